@@ -1,0 +1,1 @@
+"""Losses and information measures in plain PyTorch: usable in any training loop."""

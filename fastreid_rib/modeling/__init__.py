@@ -1,0 +1,1 @@
+"""FastReID's side: configuration keys, and RIB in FastReID's meta-architectures."""

@@ -1,0 +1,1 @@
+"""Tensor operations: no modules, no state, no toolkit."""
