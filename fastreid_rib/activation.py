@@ -1,0 +1,104 @@
+"""The import hook that brings RIB into an unmodified FastReID.
+
+FastReID has no plug-in mechanism, and its ``train_net.py`` imports nothing of ours. The wheel
+therefore installs a ``.pth`` file that calls :func:`arm` at interpreter start. Nothing happens
+until a module of FastReID is loaded; then the repairs of :mod:`fastreid_rib.compat` for that module
+act around its execution, and the registration for it, if any, right after.
+
+Only ``sys`` and ``os`` may be imported here: every interpreter start pays for this file.
+
+Environment:
+    FASTREID_RIB_DISABLE: a comma-separated list. ``1`` (or ``all``) switches the plugin off,
+        ``register`` leaves only the repairs at work, and the name of a repair switches that one off.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False  # typing takes longer to import than this whole module
+if TYPE_CHECKING:
+    from types import ModuleType
+    from typing import Any, FrozenSet, Optional
+
+REGISTRATIONS = {
+    # the FastReID module, and what of ours runs once it is loaded
+    "fastreid.config.config": "fastreid_rib.modeling.config:keep_dumps_portable",
+    "fastreid.config.defaults": "fastreid_rib.modeling.config:add_keys",
+    "fastreid.data.datasets": "fastreid_rib.data.synthetic:register",
+    "fastreid.data.data_utils": "fastreid_rib.modeling.seeding:extend_data_loader",
+    "fastreid.engine.defaults": "fastreid_rib.modeling.startup:extend_default_setup",
+    "fastreid.modeling.meta_arch.build": "fastreid_rib.modeling.meta_arch:extend_registry",
+}
+
+
+def disabled() -> FrozenSet[str]:
+    """What ``FASTREID_RIB_DISABLE`` switches off: names of repairs, ``register``, ``all``."""
+    names = os.environ.get("FASTREID_RIB_DISABLE", "").replace(" ", "").split(",")
+    return frozenset("all" if name == "1" else name for name in names if name not in ("", "0"))
+
+
+def arm() -> None:
+    """Puts the hook in place, once; what FastReID has already loaded is registered at once."""
+    if "all" in disabled() or any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        return
+    sys.meta_path.insert(0, _Finder())
+    if "fastreid" in sys.modules:
+        from fastreid_rib import compat
+
+        compat.repair_loaded()
+        for name in REGISTRATIONS:
+            if name in sys.modules:
+                _register(sys.modules[name])
+
+
+class _Finder:
+    """Finds the modules of FastReID as the other finders do, and wraps their loaders."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
+        if not fullname.startswith("fastreid."):
+            return None
+        for finder in sys.meta_path:
+            if finder is self or not hasattr(finder, "find_spec"):
+                continue
+            spec = finder.find_spec(fullname, path, target)
+            if spec is not None:
+                if hasattr(spec.loader, "exec_module"):
+                    spec.loader = _Loader(spec.loader)
+                return spec
+        return None
+
+
+class _Loader:
+    """Executes one module of FastReID between its repairs, then steps out of the way."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def create_module(self, spec: Any) -> Optional[ModuleType]:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        from fastreid_rib import compat
+
+        # Readers of __spec__ (pickle, inspect, importlib.resources) want the real loader.
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        with compat.repairing(module.__name__):
+            self._loader.exec_module(module)
+        if module.__name__ in REGISTRATIONS:
+            _register(module)
+
+
+def _register(module: ModuleType) -> None:
+    if "register" in disabled():
+        return
+    from importlib import import_module
+
+    home, function = REGISTRATIONS[module.__name__].split(":")
+    getattr(import_module(home), function)(module)

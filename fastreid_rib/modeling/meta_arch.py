@@ -1,0 +1,192 @@
+"""RIB in FastReID's meta-architectures.
+
+FastReID has no registry of losses: each meta-architecture holds a chain of ``if`` over the names it
+knows. So a meta-architecture is subclassed, as its registry hands it out, when its config names
+RIB; its own ``losses`` runs first, and RIB is added to what it returns. A config that does not name
+RIB gets FastReID's own class.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+
+from fastreid_rib.losses import RIBLoss
+from fastreid_rib.modeling import config
+
+logger = logging.getLogger(__name__)
+
+PIXEL_GRID = (8, 4)
+"""Rows and columns to which an input image is average-pooled for ``INPUT: "pixels"``."""
+
+
+def extend_registry(build: Any) -> None:
+    """Lets FastReID's registry of meta-architectures hand out builders that know RIB.
+
+    The registry is asked at every ``build_model``, so this also reaches architectures that other
+    projects register later.
+
+    Args:
+        build: the module ``fastreid.modeling.meta_arch.build``.
+    """
+    registry = build.META_ARCH_REGISTRY
+    if "get" in vars(registry):
+        return
+    stock_get = registry.get
+
+    def get(name: str) -> Callable[[Any], torch.nn.Module]:
+        return functools.partial(build_architecture, stock_get(name))
+
+    registry.get = get
+
+
+def build_architecture(architecture: Callable[[Any], torch.nn.Module], cfg: Any) -> torch.nn.Module:
+    """Builds a meta-architecture, with RIB if the config names it.
+
+    Args:
+        architecture: what FastReID's registry holds: a class, or a function of the config.
+        cfg: a FastReID config; it is not changed.
+
+    Returns:
+        ``architecture(cfg)``, or the same as a subclass with RIB added to its losses.
+
+    Raises:
+        KeyError: an unknown loss name.
+        ValueError: a plugin key out of its range.
+        TypeError: RIB is named, but the architecture has no ``losses`` to add it to.
+    """
+    config.check(cfg)
+    names = config.loss_names(cfg)
+    if names != tuple(cfg.MODEL.LOSSES.NAME):
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.LOSSES.NAME = names
+        cfg.freeze()
+    if "RIBLoss" not in names:
+        return architecture(cfg)
+    if not (isinstance(architecture, type) and hasattr(architecture, "losses")):
+        raise TypeError(_how_to_add(getattr(architecture, "__name__", repr(architecture))))
+    return with_rib(architecture)(cfg)
+
+
+@functools.lru_cache(maxsize=None)
+def with_rib(architecture: type) -> type:
+    """The subclass of a meta-architecture that adds RIB to its losses, under the same name."""
+    body = {"__module__": architecture.__module__, "__doc__": architecture.__doc__}
+    return type(architecture.__name__, (_AddsRIB, architecture), body)
+
+
+class _AddsRIB(torch.nn.Module):
+    """Mixin over a meta-architecture; ``rib`` holds the statistics, in the checkpoint with it."""
+
+    def __init__(self, cfg: Any) -> None:
+        super().__init__(cfg)
+        rib = cfg.MODEL.LOSSES.RIB
+        self.rib_scale: float = rib.SCALE
+        self.rib_input: str = rib.INPUT
+        self.rib: Optional[RIBLoss] = None
+        if cfg.MODEL.HEADS.NUM_CLASSES > 0:  # 0 in an evaluation that was not told
+            self.rib = RIBLoss(
+                cfg.MODEL.HEADS.NUM_CLASSES,
+                beta=rib.BETA,
+                gamma=rib.GAMMA,
+                num_clusters=rib.NUM_CLUSTERS,
+                warmup_epochs=rib.WARMUP_EPOCHS,
+                bank_size=rib.BANK_SIZE,
+                seed=max(cfg.SEED, 0),
+            )
+        self._rib_pixels: Optional[torch.Tensor] = None
+
+    def preprocess_image(self, batched_inputs: Any) -> torch.Tensor:
+        """As the architecture does; keeps a small version of the images if RIB reports on them."""
+        images = super().preprocess_image(batched_inputs)
+        if self.rib_input == "pixels" and self.training and torch.is_grad_enabled():
+            self._rib_pixels = F.adaptive_avg_pool2d(images, PIXEL_GRID).flatten(1)
+        return images
+
+    def forward(self, batched_inputs: Any) -> Any:
+        """As the architecture does; a training step that RIB did not reach is an error."""
+        outputs = super().forward(batched_inputs)
+        if self.training and not (isinstance(outputs, dict) and "loss_rib" in outputs):
+            raise RuntimeError(_how_to_add(type(self).__name__))
+        return outputs
+
+    def losses(self, *args: Any) -> Dict[str, torch.Tensor]:
+        """The architecture's own losses, and ``loss_rib`` = SCALE times the bound in nats."""
+        loss_dict = super().losses(*args)
+        found = embedding_and_labels(args)
+        if found is None:
+            return loss_dict
+        embeddings, labels = found
+        if not torch.is_grad_enabled():
+            # PreciseBN: another data set's images and labels, and nothing is trained.
+            loss_dict["loss_rib"] = embeddings.new_zeros((), dtype=torch.float32)
+            return loss_dict
+        if self.rib is None:
+            raise ValueError(
+                "RIB trains against identities, but MODEL.HEADS.NUM_CLASSES is 0; write their number "
+                "(FastReID's DefaultTrainer does so by itself)."
+            )
+        self._follow_epoch(self.rib)
+        pixels, self._rib_pixels = self._rib_pixels, None
+        loss_dict["loss_rib"] = self.rib(embeddings, labels, pixels) * self.rib_scale
+        return loss_dict
+
+    @staticmethod
+    def _follow_epoch(rib: RIBLoss) -> None:
+        """Refreshes the statistics when FastReID's trainer has begun another epoch."""
+        from fastreid.utils import comm
+        from fastreid.utils.events import get_event_storage
+
+        storage = get_event_storage()
+        epoch = getattr(storage, "epoch", None)
+        if epoch is None:
+            if rib.epoch is None:
+                raise RuntimeError(
+                    "RIB refreshes its statistics once an epoch, but the training loop does not tell "
+                    "the epoch. Set `get_event_storage().epoch = epoch` at the start of each epoch "
+                    "(FastReID's trainers do), or call `model.rib.start_epoch(epoch)`."
+                )
+            return
+        report = rib.start_epoch(epoch)
+        for name, value in report.items():
+            storage.put_scalar("rib/" + name, value, smoothing_hint=False)
+        if report and comm.is_main_process():
+            numbers = ", ".join(f"{name} {value:.4f}" for name, value in report.items())
+            logger.info("RIB refreshed for epoch %d (nats): %s", epoch, numbers)
+
+
+def embedding_and_labels(args: Tuple[Any, ...]) -> Optional[Tuple[torch.Tensor, torch.Tensor]]:
+    """Finds what RIB needs among the arguments of a meta-architecture's ``losses``.
+
+    Args:
+        args: what the architecture passes to its own ``losses``: one head's outputs or several
+            (MGN has eight, and retrieves with all of them), perhaps others, and the labels last.
+
+    Returns:
+        ``(embeddings, labels)``: float (batch, dim), the heads' ``"features"`` side by side, and
+        int64 (batch,); or None if the arguments are not of this form.
+    """
+    features: List[torch.Tensor] = [
+        outputs["features"] for outputs in args if isinstance(outputs, dict) and "features" in outputs
+    ]
+    labels = args[-1] if args else None
+    if not features or not isinstance(labels, torch.Tensor):
+        return None
+    if labels.dim() != 1 or labels.is_floating_point() or any(f.dim() != 2 for f in features):
+        return None
+    return (features[0] if len(features) == 1 else torch.cat(features, dim=1)), labels
+
+
+def _how_to_add(architecture: str) -> str:
+    return (
+        f"MODEL.LOSSES.NAME names RIB, but the meta-architecture {architecture} never gives it an "
+        "embedding: its training step must call `self.losses(outputs, targets)` with outputs a dict "
+        "that holds 'features' (batch, dim) and targets the identities (batch,), and return the dict "
+        "of losses that comes back. Either write it so, or take RIB out of MODEL.LOSSES.NAME and add "
+        "`fastreid_rib.RIBLoss` to its losses by hand."
+    )

@@ -1,0 +1,65 @@
+"""What a run says and settles before it trains: the check of the config, the seed, one log line."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+from typing import Any
+
+from fastreid_rib.modeling import config, seeding
+
+
+def extend_default_setup(defaults: Any) -> None:
+    """Wraps FastReID's ``default_setup``, which every training script calls first.
+
+    Args:
+        defaults: the module ``fastreid.engine.defaults``.
+    """
+    stock_setup = defaults.default_setup
+    if hasattr(stock_setup, "__wrapped__"):
+        return
+
+    @functools.wraps(stock_setup)
+    def default_setup(cfg: Any, args: Any) -> None:
+        config.check(cfg)
+        stock_setup(cfg, args)
+        seeding.seed(cfg.SEED)
+        announce(cfg)
+
+    # Scripts that were loaded before the plugin hold the function under its name.
+    for module in list(sys.modules.values()):
+        if getattr(module, "default_setup", None) is stock_setup:
+            module.default_setup = default_setup  # type: ignore[attr-defined]
+
+
+def announce(cfg: Any) -> None:
+    """Logs, on the first process, what is at work: versions, repairs, and RIB's place in the run."""
+    from fastreid.utils import comm
+
+    if not comm.is_main_process():
+        return
+    log = logging.getLogger("fastreid.rib")
+    log.info(summary())
+    if config.names_rib(cfg):
+        first = max(1, cfg.MODEL.LOSSES.RIB.WARMUP_EPOCHS)
+        if first >= cfg.SOLVER.MAX_EPOCH:
+            log.warning(
+                "RIB would start at epoch %d, but SOLVER.MAX_EPOCH is %d: it will not train. Raise "
+                "SOLVER.MAX_EPOCH or lower MODEL.LOSSES.RIB.WARMUP_EPOCHS.",
+                first,
+                cfg.SOLVER.MAX_EPOCH,
+            )
+
+
+def summary() -> str:
+    """One line: plugin version, which FastReID and torch, active repairs, backend of the loss."""
+    import fastreid
+    import torch
+
+    from fastreid_rib import __version__, compat
+
+    return (
+        f"fastreid-rib {__version__}; fastreid from {fastreid.__file__}; torch {torch.__version__}; "
+        f"repairs: {', '.join(compat.active()) or 'none'}; loss backend: torch"
+    )
