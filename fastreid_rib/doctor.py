@@ -1,0 +1,160 @@
+"""The command ``doctor``: would a training run work here, and what is at work?"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import sys
+from importlib import util
+from typing import Callable, List, NamedTuple, Tuple
+
+from fastreid_rib import __version__, activation, compat
+
+
+class Finding(NamedTuple):
+    """One line of the report."""
+
+    status: str
+    """``ok``, ``note`` (works, but you may want to know) or ``FAIL`` (training cannot work)."""
+    subject: str
+    text: str
+
+
+def main() -> int:
+    """Prints the report; 0 if training can work here, 1 if not."""
+    findings = [finding for check in CHECKS for finding in _run(check)]
+    for finding in findings:
+        print(f"{finding.status:4}  {finding.subject:18} {finding.text}")
+    failed = [finding.subject for finding in findings if finding.status == "FAIL"]
+    print(f"\ntraining cannot work here: {', '.join(failed)}" if failed else "\nready to train")
+    return 1 if failed else 0
+
+
+def _run(check: Callable[[], List[Finding]]) -> List[Finding]:
+    try:
+        return check()
+    except Exception as error:  # a check that fails is a finding, not the end of the report
+        return [Finding("FAIL", check.__name__.strip("_"), f"{type(error).__name__}: {error}")]
+
+
+def plugin() -> List[Finding]:
+    """The plugin itself, and how it is activated."""
+    findings = [Finding("ok", "fastreid-rib", f"{__version__} from {os.path.dirname(__file__)}")]
+    off = activation.disabled()
+    if "all" in off:
+        text = "FASTREID_RIB_DISABLE switches the plugin off: a config that names RIB trains without it"
+        return [*findings, Finding("FAIL", "activation", text)]
+    if "register" in off:
+        text = "FASTREID_RIB_DISABLE=register: repairs only, RIB is not registered"
+        return [*findings, Finding("FAIL", "activation", text)]
+    pth = [p for p in sys.path if os.path.isfile(os.path.join(p, "fastreid_rib.pth"))]
+    if pth:
+        findings.append(Finding("ok", "activation", "at every interpreter start (fastreid_rib.pth)"))
+    else:
+        text = "no .pth file (editable install?): write `import fastreid_rib` before `get_cfg()`"
+        findings.append(Finding("note", "activation", text))
+    return findings
+
+
+def versions() -> List[Finding]:
+    """Python, torch and NumPy."""
+    import numpy
+    import torch
+
+    findings = [
+        Finding("ok", "Python", sys.version.split()[0]),
+        Finding("ok", "torch", torch.__version__),
+        Finding("ok", "NumPy", numpy.__version__),
+    ]
+    if torch.cuda.is_available():
+        findings.append(Finding("ok", "CUDA", torch.cuda.get_device_name(0)))
+    else:
+        text = "no GPU: write MODEL.DEVICE cpu and SOLVER.AMP.ENABLED False"
+        findings.append(Finding("note", "CUDA", text))
+    findings.append(Finding("ok", "loss backend", "torch"))
+    return findings
+
+
+def fastreid() -> List[Finding]:
+    """FastReID: which one, whether it loads, what is repaired."""
+    if util.find_spec("fastreid") is None:
+        text = "not found: `pip install --no-deps fastreid==1.4.0`, or run inside its checkout"
+        return [Finding("FAIL", "fastreid", text)]
+    home = importlib.import_module("fastreid").__file__
+    findings = [Finding("ok", "fastreid", str(home))]
+    for module in ("fastreid.config", "fastreid.engine", "fastreid.evaluation"):
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            text = f"does not load: {error}; what FastReID needs comes with fastreid-rib[fastreid]"
+            return [*findings, Finding("FAIL", module, text)]
+    active = compat.active()
+    off = activation.disabled()
+    for repair in compat.REPAIRS:
+        if repair.name in active:
+            findings.append(Finding("ok", "repaired", f"{repair.name}: {repair.defect}"))
+        elif repair.name in off and repair.present():
+            findings.append(Finding("note", "not repaired", f"{repair.name}: {repair.defect}"))
+    return findings
+
+
+def learns() -> List[Finding]:
+    """Whether one step of FastReID's optimizer changes a weight (it did not on torch 2)."""
+    import torch
+    from fastreid.config import get_cfg
+    from fastreid.solver import build_optimizer
+
+    layer = torch.nn.Linear(2, 1)
+    before = layer.weight.detach().clone()
+    optimizer, _ = build_optimizer(get_cfg(), layer)
+    for _ in range(2):
+        loss = layer(torch.ones(1, 2)).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    if torch.equal(before, layer.weight.detach()):
+        return [Finding("FAIL", "optimizer", "FastReID's optimizer does not change the weights")]
+    return [Finding("ok", "optimizer", "a step changes the weights")]
+
+
+def evaluator() -> List[Finding]:
+    """The fast evaluator of FastReID, which it compiles on first use."""
+    if util.find_spec("fastreid") is None:
+        return []
+    if util.find_spec("fastreid.evaluation.rank_cylib.rank_cy") is not None:
+        return [Finding("ok", "evaluator", "compiled")]
+    missing = [name for name in ("Cython", "setuptools") if util.find_spec(name) is None]
+    if not any(shutil.which(compiler) for compiler in ("cc", "gcc", "clang")):
+        missing.append("a C compiler")
+    if missing:
+        text = f"pure Python, slow on large galleries; the compiled one needs {' and '.join(missing)}"
+        return [Finding("note", "evaluator", text)]
+    return [Finding("ok", "evaluator", "will be compiled at the first evaluation")]
+
+
+def data_root() -> List[Finding]:
+    """The folder that FastReID reads data sets from."""
+    root = os.environ.get("FASTREID_DATASETS", "datasets")
+    where = os.path.abspath(root)
+    if os.path.isdir(root):
+        found = ", ".join(sorted(os.listdir(root))) or "empty"
+        return [Finding("ok", "data root", f"{where}: {found}")]
+    parent = where
+    while not os.path.exists(parent):
+        parent = os.path.dirname(parent)
+    if not (os.path.isdir(parent) and os.access(parent, os.W_OK)):
+        text = f"{where} does not exist and cannot be made; set FASTREID_DATASETS to a folder of yours"
+        return [Finding("FAIL", "data root", text)]
+    text = f"{where} does not exist yet (SyntheticReID makes it); set FASTREID_DATASETS for your own"
+    return [Finding("note", "data root", text)]
+
+
+CHECKS: Tuple[Callable[[], List[Finding]], ...] = (
+    plugin,
+    versions,
+    fastreid,
+    learns,
+    evaluator,
+    data_root,
+)
