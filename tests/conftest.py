@@ -1,0 +1,74 @@
+"""What all tests share: the armed plugin, a data root of their own, a tiny config."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ["FASTREID_DATASETS"] = tempfile.mkdtemp(prefix="fastreid-rib-data-")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import fastreid_rib  # noqa: E402, F401  arms the hook before any test loads FastReID
+
+import pytest  # noqa: E402
+
+SCRIPTS = Path(__file__).parent / "scripts"
+
+TINY = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.BACKBONE.DEPTH": "18x",
+    "MODEL.BACKBONE.FEAT_DIM": 512,
+    "MODEL.HEADS.WITH_BNNECK": True,
+    "MODEL.HEADS.NUM_CLASSES": 8,
+    "INPUT.SIZE_TRAIN": [64, 32],
+    "INPUT.SIZE_TEST": [64, 32],
+    "DATASETS.NAMES": ("SyntheticReIDTiny",),
+    "DATASETS.TESTS": ("SyntheticReIDTiny",),
+    "DATALOADER.SAMPLER_TRAIN": "NaiveIdentitySampler",
+    "DATALOADER.NUM_WORKERS": 0,
+    "SOLVER.IMS_PER_BATCH": 16,
+    "SOLVER.MAX_EPOCH": 3,
+    "SOLVER.WARMUP_ITERS": 0,
+    "SOLVER.CHECKPOINT_PERIOD": 1,
+    "TEST.EVAL_PERIOD": 3,
+    "SEED": 0,
+}
+"""A ResNet-18 on the tiny synthetic data: an epoch takes a second."""
+
+
+@pytest.fixture
+def make_cfg(tmp_path):
+    """Makes the tiny config with keys changed: ``make_cfg({"SEED": 1})``."""
+    from fastreid.config import get_cfg
+
+    def make(changes=None, base=TINY):
+        cfg = get_cfg()
+        settings = dict(base, OUTPUT_DIR=str(tmp_path / "logs"))
+        settings.update(changes or {})
+        cfg.merge_from_list([item for pair in settings.items() for item in pair])
+        return cfg
+
+    return make
+
+
+@pytest.fixture
+def run_script():
+    """Runs a script of tests/scripts (or code after ``-c``) in a new interpreter."""
+
+    def run(*args, env=None, check=True, timeout=600, cwd=None):
+        command = [str(SCRIPTS / args[0]), *args[1:]] if str(args[0]).endswith(".py") else args
+        result = subprocess.run(
+            [sys.executable, *[str(part) for part in command]],
+            env=dict(os.environ, **(env or {})),
+            cwd=cwd,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            universal_newlines=True,
+            timeout=timeout,
+        )
+        if check and result.returncode != 0:
+            raise AssertionError(f"exit status {result.returncode}:\n{result.stdout[-6000:]}")
+        return result
+
+    return run

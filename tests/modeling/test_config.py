@@ -1,0 +1,137 @@
+"""The plugin's keys, their ranges, the names of losses, and dumps that load without the plugin."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+from fastreid_rib.modeling import config
+
+
+def test_defaults_are_in_fastreid_s_config(make_cfg):
+    cfg = make_cfg(base={})
+    assert cfg.SEED == -1
+    assert set(cfg.MODEL.LOSSES.RIB) == {
+        "SCALE",
+        "BETA",
+        "GAMMA",
+        "NUM_CLUSTERS",
+        "WARMUP_EPOCHS",
+        "BANK_SIZE",
+        "INPUT",
+    }
+    config.check(cfg)
+
+
+@pytest.mark.parametrize(
+    "key, value, expected",
+    [
+        ("SCALE", 0.0, "take it out of MODEL.LOSSES.NAME"),
+        ("SCALE", float("nan"), "> 0"),
+        ("BETA", -1.0, "> 0"),
+        ("BETA", float("inf"), "> 0"),
+        ("GAMMA", 1.5, "between 0 and 1"),
+        ("NUM_CLUSTERS", -1, "as many clusters as identities"),
+        ("WARMUP_EPOCHS", -1, ">= 0"),
+        ("BANK_SIZE", 0, "> 0"),
+        ("INPUT", "images", "'pixels'"),
+    ],
+)
+def test_a_value_out_of_range_names_the_key(make_cfg, key, value, expected):
+    changes = {"MODEL.LOSSES.NAME": ("CrossEntropy", "RIB"), f"MODEL.LOSSES.RIB.{key}": value}
+    with pytest.raises(ValueError) as error:
+        config.check(make_cfg(changes))
+    assert f"MODEL.LOSSES.RIB.{key}" in str(error.value)
+    assert expected in str(error.value)
+    assert repr(value) in str(error.value)
+
+
+def test_keys_of_rib_are_not_checked_where_rib_is_not_named(make_cfg):
+    config.check(make_cfg({"MODEL.LOSSES.RIB.SCALE": -1.0}))
+
+
+@pytest.mark.parametrize("seed", [-2, 2**32])
+def test_seed_out_of_range(make_cfg, seed):
+    with pytest.raises(ValueError, match="SEED must be"):
+        config.check(make_cfg({"SEED": seed}))
+
+
+def test_short_names_stand_for_fastreid_s(make_cfg):
+    cfg = make_cfg({"MODEL.LOSSES.NAME": ("CrossEntropy", "Triplet", "Circle", "Cosface", "RIB")})
+    assert config.loss_names(cfg) == (
+        "CrossEntropyLoss",
+        "TripletLoss",
+        "CircleLoss",
+        "Cosface",
+        "RIBLoss",
+    )
+    twice = make_cfg({"MODEL.LOSSES.NAME": ("CrossEntropyLoss", "CrossEntropy", "RIBLoss")})
+    assert config.loss_names(twice) == ("CrossEntropyLoss", "RIBLoss")
+    assert not config.names_rib(make_cfg())
+
+
+@pytest.mark.parametrize(
+    "written, meant", [("CrossEntropyLos", "CrossEntropyLoss"), ("rib", "RIB"), ("triplet", "Triplet")]
+)
+def test_an_unknown_loss_stops_with_a_guess(make_cfg, written, meant):
+    with pytest.raises(KeyError) as error:
+        config.loss_names(make_cfg({"MODEL.LOSSES.NAME": ("CrossEntropy", written)}))
+    assert f"'{written}'" in str(error.value)
+    assert f"Did you mean '{meant}'?" in str(error.value)
+    assert "TripletLoss" in str(error.value)
+
+
+def test_mgn_has_no_circle_loss(make_cfg):
+    changes = {"MODEL.LOSSES.NAME": ("CrossEntropy", "Circle"), "MODEL.META_ARCHITECTURE": "MGN"}
+    with pytest.raises(KeyError, match="MGN does not know"):
+        config.loss_names(make_cfg(changes))
+
+
+def test_other_projects_keep_their_names(make_cfg):
+    changes = {
+        "MODEL.LOSSES.NAME": ("BinaryCrossEntropyLoss", "Triplet", "RIB"),
+        "MODEL.META_ARCHITECTURE": "AttrBaseline",
+    }
+    assert config.loss_names(make_cfg(changes)) == ("BinaryCrossEntropyLoss", "Triplet", "RIBLoss")
+
+
+def test_a_misspelt_key_is_refused(make_cfg):
+    with pytest.raises(KeyError, match="Non-existent key"):
+        make_cfg({"MODEL.LOSSES.RIB.BETTA": 1.0})
+
+
+def test_dumps_hold_plugin_keys_only_where_they_differ(make_cfg):
+    plain = yaml.safe_load(make_cfg(base={}).dump())
+    assert "SEED" not in plain
+    assert "RIB" not in plain["MODEL"]["LOSSES"]
+    cfg = make_cfg({"SEED": 3, "MODEL.LOSSES.RIB.BETA": 7.0}, base={})
+    cfg.freeze()
+    changed = yaml.safe_load(cfg.dump())
+    assert changed["SEED"] == 3
+    assert changed["MODEL"]["LOSSES"]["RIB"] == {"BETA": 7.0}
+    assert cfg.SEED == 3 and cfg.MODEL.LOSSES.RIB.GAMMA == 0.0, "dump changed the config"
+
+
+def test_a_dump_loads_without_the_plugin_and_back(make_cfg, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(make_cfg({"MODEL.LOSSES.NAME": ("CrossEntropy", "RIB"), "SEED": -1}).dump())
+    code = (
+        "from fastreid.config import get_cfg\n"
+        f"cfg = get_cfg(); cfg.merge_from_file({str(path)!r})\n"
+        "assert 'SEED' not in cfg and 'RIB' not in cfg.MODEL.LOSSES\n"
+        "print(cfg.MODEL.LOSSES.NAME)"
+    )
+    import os
+
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env=dict(os.environ, FASTREID_RIB_DISABLE="1"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        universal_newlines=True,
+    )
+    assert result.returncode == 0, result.stdout
+    assert "('CrossEntropy', 'RIB')" in result.stdout
+    again = make_cfg(base={})
+    again.merge_from_file(str(path))
+    assert config.names_rib(again)

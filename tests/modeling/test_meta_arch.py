@@ -1,0 +1,232 @@
+"""RIB in FastReID's own meta-architectures and in those of other projects."""
+
+import copy
+
+import pytest
+import torch
+from fastreid.modeling import META_ARCH_REGISTRY, build_model
+from fastreid.modeling.meta_arch import MGN, Baseline, Distiller, MoCo
+from fastreid.utils.events import EventStorage
+from fastreid_rib.modeling.meta_arch import embedding_and_labels
+
+RIB = {"MODEL.LOSSES.NAME": ("CrossEntropy", "RIB")}
+
+
+def batch(seed=0, size=8):
+    """Images in FastReID's range and two of each of four identities."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(size, 3, 64, 32, generator=generator) * 255
+    return {"images": images, "targets": torch.arange(size) // 2}
+
+
+def step(model, epoch, seed=0, storage=None):
+    """One forward pass in training mode, as FastReID's trainer makes it."""
+    model.train()
+    with storage or EventStorage() as used:
+        used.epoch = epoch
+        return model(batch(seed))
+
+
+@pytest.mark.parametrize("name", ["Baseline", "MoCo"])
+def test_loss_rib_joins_the_losses(make_cfg, name):
+    model = build_model(make_cfg({**RIB, "MODEL.META_ARCHITECTURE": name}))
+    assert isinstance(model, {"Baseline": Baseline, "MoCo": MoCo}[name])
+    assert type(model).__name__ == name
+    losses = step(model, epoch=0)
+    stock = {"loss_cls"} | ({"loss_mb"} if name == "MoCo" else set())
+    assert set(losses) == stock | {"loss_rib"}
+    assert losses["loss_rib"].item() == 0.0 and losses["loss_rib"].requires_grad
+    losses = step(model, epoch=1, seed=1)
+    assert losses["loss_rib"].item() > 0
+    losses["loss_rib"].backward()
+    gradients = [p.grad for p in model.backbone.parameters()]
+    assert all(g is not None and torch.isfinite(g).all() for g in gradients)
+    assert any(g.abs().sum() > 0 for g in gradients)
+
+
+def test_scale_multiplies_the_bound(make_cfg):
+    values = []
+    for scale in (1.0, 2.5):
+        torch.manual_seed(0)
+        model = build_model(make_cfg({**RIB, "MODEL.LOSSES.RIB.SCALE": scale}))
+        step(model, epoch=0)
+        values.append(step(model, epoch=1)["loss_rib"].item())
+    assert values[1] == pytest.approx(2.5 * values[0], rel=1e-5)
+
+
+def test_rib_alone_trains(make_cfg):
+    model = build_model(make_cfg({"MODEL.LOSSES.NAME": ("RIB",)}))
+    losses = step(model, epoch=0)
+    assert list(losses) == ["loss_rib"]
+    sum(losses.values()).backward()
+
+
+def test_a_config_without_rib_gets_fastreid_s_own_class(make_cfg):
+    model = build_model(make_cfg({"MODEL.LOSSES.NAME": ("CrossEntropy", "Triplet")}))
+    assert type(model) is Baseline
+    assert not [key for key in model.state_dict() if "rib" in key]
+    assert set(step(model, epoch=1)) == {"loss_cls", "loss_triplet"}
+
+
+def test_the_config_is_left_as_written(make_cfg):
+    cfg = make_cfg(RIB)
+    cfg.freeze()
+    build_model(cfg)
+    assert cfg.MODEL.LOSSES.NAME == ("CrossEntropy", "RIB")
+
+
+def test_the_embedding_follows_neck_feat(make_cfg):
+    for neck, dim in (("before", 512), ("after", 32)):
+        changes = {"MODEL.HEADS.NECK_FEAT": neck, "MODEL.HEADS.EMBEDDING_DIM": 32}
+        model = build_model(make_cfg({**RIB, **changes}))
+        step(model, epoch=0)
+        step(model, epoch=1)
+        assert model.rib.centroids.shape == (8, dim)
+
+
+def test_mgn_uses_the_embedding_that_it_retrieves_with(make_cfg):
+    changes = {
+        "MODEL.META_ARCHITECTURE": "MGN",
+        "MODEL.BACKBONE.DEPTH": "50x",
+        "MODEL.BACKBONE.FEAT_DIM": 2048,
+        "MODEL.HEADS.EMBEDDING_DIM": 16,
+        "MODEL.HEADS.NECK_FEAT": "after",
+    }
+    model = build_model(make_cfg({**RIB, **changes}))
+    assert isinstance(model, MGN)
+    assert step(model, epoch=0)["loss_rib"].item() == 0.0
+    losses = step(model, epoch=1)
+    assert losses["loss_rib"].item() > 0 and len(losses) == 9
+    model.eval()
+    with torch.no_grad():
+        retrieved = model(batch())
+    assert model.rib.centroids.shape == (8, retrieved.shape[1]) == (8, 128)
+    losses["loss_rib"].backward()
+    for branch in (model.b1, model.b2, model.b3):
+        assert all(p.grad is not None for p in branch.parameters())
+
+
+def test_distiller_student_takes_rib(make_cfg, tmp_path):
+    teacher_cfg = make_cfg(RIB)
+    teacher = build_model(teacher_cfg)
+    torch.save({"model": teacher.state_dict()}, tmp_path / "teacher.pth")
+    (tmp_path / "teacher.yml").write_text(teacher_cfg.dump())
+    changes = {
+        "MODEL.META_ARCHITECTURE": "Distiller",
+        "KD.MODEL_CONFIG": [str(tmp_path / "teacher.yml")],
+        "KD.MODEL_WEIGHTS": [str(tmp_path / "teacher.pth")],
+        "KD.EMA.ENABLED": True,
+    }
+    model = build_model(make_cfg({**RIB, **changes}))
+    assert isinstance(model, Distiller)
+    step(model, epoch=0)
+    losses = step(model, epoch=1)
+    assert set(losses) == {"loss_cls", "loss_jsdiv", "loss_rib"}
+    assert losses["loss_rib"].item() > 0
+    assert all(not teacher.rib.state_dict() for teacher in model.model_ts), "teachers keep statistics"
+
+
+def test_the_report_goes_to_the_event_storage_and_not_into_the_objective(make_cfg):
+    model = build_model(make_cfg({**RIB, "MODEL.LOSSES.RIB.INPUT": "pixels"}))
+    step(model, epoch=0)
+    storage = EventStorage()
+    losses = step(model, epoch=1, storage=storage)
+    assert set(losses) == {"loss_cls", "loss_rib"}
+    reported = {name: value for name, (value, _) in storage.latest().items() if name[:4] == "rib/"}
+    assert {"rib/mutual_information", "rib/klb", "rib/bound"} <= set(reported)
+    assert {"rib/input_information", "rib/ib", "rib/ibb", "rib/c0"} <= set(reported)
+    assert reported["rib/ib"] <= reported["rib/klb"] + 1e-4
+    assert reported["rib/klb"] <= reported["rib/ibb"] - reported["rib/c0"] + 1e-4
+
+
+def test_passes_without_gradient_do_not_enter(make_cfg):
+    model = build_model(make_cfg(RIB))
+    step(model, epoch=0)
+    before = copy.deepcopy(model.rib.state_dict())
+    model.train()
+    with torch.no_grad(), EventStorage():  # as PreciseBN does: no epoch, labels of another data set
+        other = batch(3)
+        other["targets"] = torch.full((8,), 1000)
+        other["targets"][:] = -1
+        losses = model(other)
+    assert losses["loss_rib"].item() == 0.0
+    after = model.rib.state_dict()
+    assert before.keys() == after.keys() and before
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_evaluation_without_the_number_of_classes_builds_no_statistics(make_cfg):
+    model = build_model(make_cfg({**RIB, "MODEL.HEADS.NUM_CLASSES": 0}))
+    assert model.rib is None
+    model.eval()
+    with torch.no_grad():
+        assert model(batch()).shape == (8, 512)
+
+
+def test_a_loop_without_epochs_is_told_what_to_do(make_cfg):
+    model = build_model(make_cfg(RIB)).train()
+    with EventStorage(), pytest.raises(RuntimeError, match="start_epoch"):
+        model(batch())
+    model.rib.start_epoch(0)
+    with EventStorage():
+        assert "loss_rib" in model(batch())
+
+
+class DeafArchitecture(Baseline):
+    """A project's architecture whose training step calls no `losses`."""
+
+    def forward(self, batched_inputs):
+        return {"loss_own": super().forward(batched_inputs)["loss_cls"]}
+
+
+class MaskedArchitecture(Baseline):
+    """A project's architecture with a term of its own on top of Baseline's losses."""
+
+    def losses(self, outputs, gt_labels):
+        loss_dict = super().losses(outputs, gt_labels)
+        loss_dict["loss_own"] = outputs["features"].mean()
+        return loss_dict
+
+
+@pytest.fixture
+def registered():
+    for architecture in (DeafArchitecture, MaskedArchitecture):
+        META_ARCH_REGISTRY.register(architecture)
+    yield
+    for architecture in (DeafArchitecture, MaskedArchitecture):
+        del META_ARCH_REGISTRY._obj_map[architecture.__name__]
+
+
+def test_other_projects_architectures(make_cfg, registered):
+    names = {"MODEL.LOSSES.NAME": ("CrossEntropyLoss", "RIB")}
+    model = build_model(make_cfg({**names, "MODEL.META_ARCHITECTURE": "MaskedArchitecture"}))
+    assert set(step(model, epoch=0)) == {"loss_cls", "loss_own", "loss_rib"}
+    model = build_model(make_cfg({**names, "MODEL.META_ARCHITECTURE": "DeafArchitecture"}))
+    with pytest.raises(RuntimeError, match="DeafArchitecture never gives it an embedding"):
+        step(model, epoch=0)
+
+
+def test_an_architecture_that_is_no_class(make_cfg):
+    def function_architecture(cfg):
+        return torch.nn.Identity()
+
+    META_ARCH_REGISTRY.register(function_architecture)
+    try:
+        cfg = make_cfg({**RIB, "MODEL.META_ARCHITECTURE": "function_architecture"})
+        with pytest.raises(TypeError, match="function_architecture"):
+            build_model(cfg)
+        cfg.MODEL.LOSSES.NAME = ("Anything",)
+        assert isinstance(build_model(cfg), torch.nn.Identity)
+    finally:
+        del META_ARCH_REGISTRY._obj_map["function_architecture"]
+
+
+def test_embedding_and_labels_by_hand():
+    a, b, labels = torch.ones(2, 3), torch.zeros(2, 1), torch.tensor([0, 1])
+    embeddings, found = embedding_and_labels(({"features": a}, [{"features": b}], labels))
+    assert torch.equal(embeddings, a) and found is labels
+    embeddings, _ = embedding_and_labels(({"features": a}, {"features": b}, labels))
+    assert torch.equal(embeddings, torch.tensor([[1.0, 1, 1, 0], [1, 1, 1, 0]]))
+    assert embedding_and_labels(({"features": a}, torch.rand(2, 4))) is None, "attributes"
+    assert embedding_and_labels(({"other": a}, labels)) is None
+    assert embedding_and_labels(()) is None

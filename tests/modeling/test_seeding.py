@@ -1,0 +1,42 @@
+"""SEED: equal runs give equal numbers, and a run without it is left to FastReID."""
+
+import json
+
+import pytest
+
+TRAIN = ["train_as_users_do.py", "MODEL.DEVICE", "cpu"]
+
+
+def metrics(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    timing = ("time", "data_time", "eta_seconds")
+    return [{k: v for k, v in line.items() if k not in timing} for line in lines]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_two_equal_runs_give_equal_numbers(make_cfg, run_script, tmp_path, workers):
+    changes = {
+        "MODEL.LOSSES.NAME": ("CrossEntropy", "Triplet", "RIB"),
+        "DATALOADER.NUM_WORKERS": workers,
+        "INPUT.REA.ENABLED": True,
+        "INPUT.FLIP.ENABLED": True,
+        "INPUT.AUGMIX.ENABLED": True,
+        "INPUT.AUGMIX.PROB": 0.5,
+        "SOLVER.MAX_EPOCH": 2,
+    }
+    (tmp_path / "config.yml").write_text(make_cfg(changes).dump())
+    results = []
+    for name, seed in (("a", "5"), ("b", "5"), ("c", "6")):
+        out = tmp_path / name
+        options = ["SEED", seed, "OUTPUT_DIR", str(out)]
+        run_script(
+            "train_as_users_do.py",
+            "--config-file",
+            str(tmp_path / "config.yml"),
+            *options,
+            env={"ARM": "1"},
+        )
+        results.append(metrics(out))
+    assert results[0] == results[1]
+    assert results[0] != results[2]
+    assert any(line.get("loss_rib", 0) > 0 for line in results[0])
