@@ -11,7 +11,7 @@ from fastreid_rib.activation import arm
 
 TYPE_CHECKING = False  # typing takes longer to import than all the rest here
 if TYPE_CHECKING:
-    from typing import Any, List
+    from typing import Any
 
     from fastreid_rib.losses import RIBLoss, rib_loss
 
@@ -27,7 +27,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'fastreid_rib' has no attribute {name!r}")
 
 
-def __dir__() -> List[str]:
+def __dir__() -> list[str]:
     return sorted(__all__)
 
 

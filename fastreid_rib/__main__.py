@@ -1,7 +1,5 @@
 """``python -m fastreid_rib doctor``."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from typing import List, Optional
@@ -11,7 +9,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     """Runs one command and returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m fastreid_rib", description="fastreid-rib")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("doctor", help="say what is installed, what is repaired, and what is missing")
+    commands.add_parser("doctor", help="what is installed, repaired, missing")
     parser.parse_args(argv)
 
     from fastreid_rib import doctor

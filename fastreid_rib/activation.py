@@ -9,7 +9,7 @@ Only ``sys`` and ``os`` may be imported here: every interpreter start pays for t
 
 Environment:
     FASTREID_RIB_DISABLE: a comma-separated list. ``1`` (or ``all``) switches the plugin off,
-        ``register`` leaves only the repairs at work, and the name of a repair switches that one off.
+        ``register`` leaves only the repairs at work, the name of a repair switches that one off.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import sys
 TYPE_CHECKING = False  # typing takes longer to import than this whole module
 if TYPE_CHECKING:
     from types import ModuleType
-    from typing import Any, FrozenSet, Optional
+    from typing import Any
 
 REGISTRATIONS = {
     # the FastReID module, and what of ours runs once it is loaded
@@ -33,7 +33,7 @@ REGISTRATIONS = {
 }
 
 
-def disabled() -> FrozenSet[str]:
+def disabled() -> frozenset[str]:
     """What ``FASTREID_RIB_DISABLE`` switches off: names of repairs, ``register``, ``all``."""
     names = os.environ.get("FASTREID_RIB_DISABLE", "").replace(" ", "").split(",")
     return frozenset("all" if name == "1" else name for name in names if name not in ("", "0"))
@@ -79,7 +79,7 @@ class _Loader:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
 
-    def create_module(self, spec: Any) -> Optional[ModuleType]:
+    def create_module(self, spec: Any) -> ModuleType | None:
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:

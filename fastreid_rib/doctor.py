@@ -1,7 +1,5 @@
 """The command ``doctor``: would a training run work here, and what is at work?"""
 
-from __future__ import annotations
-
 import importlib
 import os
 import shutil
@@ -43,14 +41,14 @@ def plugin() -> List[Finding]:
     findings = [Finding("ok", "fastreid-rib", f"{__version__} from {os.path.dirname(__file__)}")]
     off = activation.disabled()
     if "all" in off:
-        text = "FASTREID_RIB_DISABLE switches the plugin off: a config that names RIB trains without it"
+        text = "FASTREID_RIB_DISABLE switches the plugin off: RIB in a config has no effect"
         return [*findings, Finding("FAIL", "activation", text)]
     if "register" in off:
         text = "FASTREID_RIB_DISABLE=register: repairs only, RIB is not registered"
         return [*findings, Finding("FAIL", "activation", text)]
     pth = [p for p in sys.path if os.path.isfile(os.path.join(p, "fastreid_rib.pth"))]
     if pth:
-        findings.append(Finding("ok", "activation", "at every interpreter start (fastreid_rib.pth)"))
+        findings.append(Finding("ok", "activation", "at interpreter start (fastreid_rib.pth)"))
     else:
         text = "no .pth file (editable install?): write `import fastreid_rib` before `get_cfg()`"
         findings.append(Finding("note", "activation", text))
@@ -128,7 +126,7 @@ def evaluator() -> List[Finding]:
     if not any(shutil.which(compiler) for compiler in ("cc", "gcc", "clang")):
         missing.append("a C compiler")
     if missing:
-        text = f"pure Python, slow on large galleries; the compiled one needs {' and '.join(missing)}"
+        text = f"pure Python, slow on large galleries; to compile it needs {', '.join(missing)}"
         return [Finding("note", "evaluator", text)]
     return [Finding("ok", "evaluator", "will be compiled at the first evaluation")]
 
@@ -144,9 +142,9 @@ def data_root() -> List[Finding]:
     while not os.path.exists(parent):
         parent = os.path.dirname(parent)
     if not (os.path.isdir(parent) and os.access(parent, os.W_OK)):
-        text = f"{where} does not exist and cannot be made; set FASTREID_DATASETS to a folder of yours"
+        text = f"{where} is not there and cannot be made: set FASTREID_DATASETS to your folder"
         return [Finding("FAIL", "data root", text)]
-    text = f"{where} does not exist yet (SyntheticReID makes it); set FASTREID_DATASETS for your own"
+    text = f"{where} is not there (SyntheticReID makes it); FASTREID_DATASETS names another"
     return [Finding("note", "data root", text)]
 
 

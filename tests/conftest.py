@@ -9,9 +9,9 @@ from pathlib import Path
 os.environ["FASTREID_DATASETS"] = tempfile.mkdtemp(prefix="fastreid-rib-data-")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import fastreid_rib  # noqa: E402, F401  arms the hook before any test loads FastReID
+import pytest
 
-import pytest  # noqa: E402
+import fastreid_rib  # noqa: F401  arms the hook before any test loads FastReID
 
 SCRIPTS = Path(__file__).parent / "scripts"
 
@@ -64,7 +64,7 @@ def run_script():
             cwd=cwd,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            universal_newlines=True,
+            text=True,
             timeout=timeout,
         )
         if check and result.returncode != 0:

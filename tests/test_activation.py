@@ -54,7 +54,7 @@ def test_importing_the_plugin_late_registers_at_once(run_script):
         "import os, sys; os.environ['FASTREID_RIB_DISABLE'] = 'register'\n"
         "import fastreid_rib, fastreid.data, fastreid.evaluation\n"
         "import fastreid.engine\n"
-        "sys.meta_path[:] = [f for f in sys.meta_path if 'fastreid_rib' not in type(f).__module__]\n"
+        "sys.meta_path[:] = [f for f in sys.meta_path if 'rib' not in type(f).__module__]\n"
         "for name in [n for n in sys.modules if n.startswith('fastreid_rib')]:\n"
         "    del sys.modules[name]\n"
         "os.environ['FASTREID_RIB_DISABLE'] = ''\n"
@@ -68,7 +68,7 @@ def test_switched_off(run_script):
     code = (
         "import sys, fastreid_rib\n"
         "from fastreid.config import get_cfg\n"
-        "print('SEED' in get_cfg(), any('fastreid_rib' in type(f).__module__ for f in sys.meta_path))"
+        "print('SEED' in get_cfg(), any('rib' in type(f).__module__ for f in sys.meta_path))"
     )
     assert "False False" in python(run_script, code, FASTREID_RIB_DISABLE="1")
     assert "False True" in python(run_script, code, FASTREID_RIB_DISABLE="register")

@@ -1,9 +1,9 @@
 """The configuration keys of RIB, their validation, and the names of losses."""
 
-from __future__ import annotations
-
 import difflib
-from typing import Any, List, Tuple
+from typing import Any, Callable, List, Tuple
+
+from fastreid_rib.compat.patching import wrap
 
 SHORT_NAMES = {
     "CrossEntropy": "CrossEntropyLoss",
@@ -25,7 +25,7 @@ KNOWN_LOSSES = {
 
 def add_keys(defaults: Any) -> None:
     """Adds the plugin's keys to FastReID's default config (``fastreid.config.defaults``)."""
-    _C = defaults._C
+    _C = defaults._C  # noqa: N806  FastReID's own name for it
     if "RIB" in _C.MODEL.LOSSES:
         return
     # Seed of every random number of a run: Python, NumPy, torch, samplers, data-loader workers, on
@@ -64,16 +64,11 @@ def keep_dumps_portable(config: Any) -> None:
     Args:
         config: the module ``fastreid.config.config``.
     """
-    node_class = config.CfgNode
-    if "dump" in vars(node_class):
-        return
-    inherited = node_class.dump
 
-    def dump(self: Any, **kwargs: Any) -> str:
-        return inherited(_without_defaults(self, config.get_cfg()), **kwargs)
+    def dump(stock: Callable[..., str], self: Any, **kwargs: Any) -> str:
+        return stock(_without_defaults(self, config.get_cfg()), **kwargs)
 
-    dump.__doc__ = inherited.__doc__
-    node_class.dump = dump
+    wrap(config.CfgNode, "dump", dump)
 
 
 def _without_defaults(cfg: Any, defaults: Any) -> Any:
@@ -83,7 +78,8 @@ def _without_defaults(cfg: Any, defaults: Any) -> Any:
         return cfg
     cfg = cfg.clone()
     cfg.defrost()
-    for node, default in ((cfg, {"SEED": defaults.SEED}), (cfg.MODEL.LOSSES.RIB, defaults.MODEL.LOSSES.RIB)):
+    ours = ((cfg, {"SEED": defaults.SEED}), (cfg.MODEL.LOSSES.RIB, defaults.MODEL.LOSSES.RIB))
+    for node, default in ours:
         for key, value in default.items():
             if node.get(key, value) == value:
                 node.pop(key, None)
@@ -125,8 +121,9 @@ def _unknown_loss(written: str, architecture: str, known: Tuple[str, ...]) -> st
     close = difflib.get_close_matches(str(written).lower(), list(by_case), n=1, cutoff=0.5)
     hint = f" Did you mean '{by_case[close[0]]}'?" if close else ""
     return (
-        f"MODEL.LOSSES.NAME holds '{written}', which {architecture} does not know and would leave "
-        f"out in silence.{hint} It knows {', '.join(known)}, and the short forms {', '.join(short)}."
+        f"MODEL.LOSSES.NAME holds '{written}', which {architecture} does not know and would "
+        f"leave out in silence.{hint} It knows {', '.join(known)}, and the short forms "
+        f"{', '.join(short)}."
     )
 
 
@@ -167,6 +164,5 @@ def check(cfg: Any) -> None:
     )
     for key, expected, holds in ranges:
         if not holds:
-            raise ValueError(
-                f"MODEL.LOSSES.RIB.{key} must be {expected}, but is {rib[key]!r}{hints.get(key, '')}."
-            )
+            value = f"{rib[key]!r}{hints.get(key, '')}"
+            raise ValueError(f"MODEL.LOSSES.RIB.{key} must be {expected}, but is {value}.")

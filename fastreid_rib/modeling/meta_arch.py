@@ -6,8 +6,6 @@ RIB; its own ``losses`` runs first, and RIB is added to what it returns. A confi
 RIB gets FastReID's own class.
 """
 
-from __future__ import annotations
-
 import functools
 import logging
 from typing import Any, Callable, Dict, List, Optional, Tuple
@@ -15,6 +13,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 import torch
 import torch.nn.functional as F
 
+from fastreid_rib.compat.patching import wrap
 from fastreid_rib.losses import RIBLoss
 from fastreid_rib.modeling import config
 
@@ -33,15 +32,11 @@ def extend_registry(build: Any) -> None:
     Args:
         build: the module ``fastreid.modeling.meta_arch.build``.
     """
-    registry = build.META_ARCH_REGISTRY
-    if "get" in vars(registry):
-        return
-    stock_get = registry.get
 
-    def get(name: str) -> Callable[[Any], torch.nn.Module]:
-        return functools.partial(build_architecture, stock_get(name))
+    def get(stock: Callable[[str], Any], name: str) -> Callable[[Any], torch.nn.Module]:
+        return functools.partial(build_architecture, stock(name))
 
-    registry.get = get
+    wrap(build.META_ARCH_REGISTRY, "get", get)
 
 
 def build_architecture(architecture: Callable[[Any], torch.nn.Module], cfg: Any) -> torch.nn.Module:
@@ -128,8 +123,8 @@ class _AddsRIB(torch.nn.Module):
             return loss_dict
         if self.rib is None:
             raise ValueError(
-                "RIB trains against identities, but MODEL.HEADS.NUM_CLASSES is 0; write their number "
-                "(FastReID's DefaultTrainer does so by itself)."
+                "RIB trains against identities, but MODEL.HEADS.NUM_CLASSES is 0: write their "
+                "number (FastReID's DefaultTrainer does so by itself)."
             )
         self._follow_epoch(self.rib)
         pixels, self._rib_pixels = self._rib_pixels, None
@@ -147,9 +142,9 @@ class _AddsRIB(torch.nn.Module):
         if epoch is None:
             if rib.epoch is None:
                 raise RuntimeError(
-                    "RIB refreshes its statistics once an epoch, but the training loop does not tell "
-                    "the epoch. Set `get_event_storage().epoch = epoch` at the start of each epoch "
-                    "(FastReID's trainers do), or call `model.rib.start_epoch(epoch)`."
+                    "RIB refreshes its statistics once an epoch, but the training loop does not "
+                    "tell the epoch. Set `get_event_storage().epoch = epoch` at the start of each "
+                    "epoch (FastReID's trainers do), or call `model.rib.start_epoch(epoch)`."
                 )
             return
         report = rib.start_epoch(epoch)
@@ -172,7 +167,9 @@ def embedding_and_labels(args: Tuple[Any, ...]) -> Optional[Tuple[torch.Tensor, 
         int64 (batch,); or None if the arguments are not of this form.
     """
     features: List[torch.Tensor] = [
-        outputs["features"] for outputs in args if isinstance(outputs, dict) and "features" in outputs
+        outputs["features"]
+        for outputs in args
+        if isinstance(outputs, dict) and "features" in outputs
     ]
     labels = args[-1] if args else None
     if not features or not isinstance(labels, torch.Tensor):
@@ -184,9 +181,9 @@ def embedding_and_labels(args: Tuple[Any, ...]) -> Optional[Tuple[torch.Tensor, 
 
 def _how_to_add(architecture: str) -> str:
     return (
-        f"MODEL.LOSSES.NAME names RIB, but the meta-architecture {architecture} never gives it an "
-        "embedding: its training step must call `self.losses(outputs, targets)` with outputs a dict "
-        "that holds 'features' (batch, dim) and targets the identities (batch,), and return the dict "
-        "of losses that comes back. Either write it so, or take RIB out of MODEL.LOSSES.NAME and add "
-        "`fastreid_rib.RIBLoss` to its losses by hand."
+        f"MODEL.LOSSES.NAME names RIB, but the meta-architecture {architecture} never gives it "
+        "an embedding. Its training step must call `self.losses(outputs, targets)`, with outputs "
+        "a dict that holds 'features' (batch, dim) and targets the identities (batch,), and return "
+        "the dict of losses that comes back. Write it so, or take RIB out of MODEL.LOSSES.NAME and "
+        "add `fastreid_rib.RIBLoss` to its losses by hand."
     )

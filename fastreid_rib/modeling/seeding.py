@@ -1,8 +1,8 @@
 """The key SEED: every random number of a run from one number."""
 
-from __future__ import annotations
+from typing import Any, Callable
 
-from typing import Any
+from fastreid_rib.compat.patching import wrap
 
 _seeded = False
 
@@ -34,16 +34,12 @@ def extend_data_loader(data_utils: Any) -> None:
     """
     from torch.utils.data import dataloader
 
-    background = data_utils.BackgroundGenerator
-    if isinstance(background, type(extend_data_loader)):
-        return
-
-    def background_generator(generator: Any, local_rank: Any, max_prefetch: int = 10) -> Any:
+    def batches(stock: Callable[..., Any], generator: Any, *args: Any, **kwargs: Any) -> Any:
         if _seeded and isinstance(generator, dataloader._SingleProcessDataLoaderIter):
             return _Foreground(generator)
-        return background(generator, local_rank, max_prefetch)
+        return stock(generator, *args, **kwargs)
 
-    data_utils.BackgroundGenerator = background_generator
+    wrap(data_utils, "BackgroundGenerator", batches)
 
 
 class _Foreground:

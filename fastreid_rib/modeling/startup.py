@@ -1,12 +1,9 @@
 """What a run says and settles before it trains: the check of the config, the seed, one log line."""
 
-from __future__ import annotations
-
-import functools
 import logging
-import sys
-from typing import Any
+from typing import Any, Callable
 
+from fastreid_rib.compat.patching import wrap
 from fastreid_rib.modeling import config, seeding
 
 
@@ -16,25 +13,18 @@ def extend_default_setup(defaults: Any) -> None:
     Args:
         defaults: the module ``fastreid.engine.defaults``.
     """
-    stock_setup = defaults.default_setup
-    if hasattr(stock_setup, "__wrapped__"):
-        return
 
-    @functools.wraps(stock_setup)
-    def default_setup(cfg: Any, args: Any) -> None:
+    def default_setup(stock: Callable[..., None], cfg: Any, args: Any) -> None:
         config.check(cfg)
-        stock_setup(cfg, args)
+        stock(cfg, args)
         seeding.seed(cfg.SEED)
         announce(cfg)
 
-    # Scripts that were loaded before the plugin hold the function under its name.
-    for module in list(sys.modules.values()):
-        if getattr(module, "default_setup", None) is stock_setup:
-            module.default_setup = default_setup  # type: ignore[attr-defined]
+    wrap(defaults, "default_setup", default_setup)
 
 
 def announce(cfg: Any) -> None:
-    """Logs, on the first process, what is at work: versions, repairs, and RIB's place in the run."""
+    """Logs, on the first process, what is at work: versions, repairs, RIB's place."""
     from fastreid.utils import comm
 
     if not comm.is_main_process():
@@ -60,6 +50,6 @@ def summary() -> str:
     from fastreid_rib import __version__, compat
 
     return (
-        f"fastreid-rib {__version__}; fastreid from {fastreid.__file__}; torch {torch.__version__}; "
-        f"repairs: {', '.join(compat.active()) or 'none'}; loss backend: torch"
+        f"fastreid-rib {__version__}; fastreid from {fastreid.__file__}; "
+        f"torch {torch.__version__}; repairs: {', '.join(compat.active()) or 'none'}; loss backend: torch"
     )

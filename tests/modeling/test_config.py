@@ -1,10 +1,12 @@
 """The plugin's keys, their ranges, the names of losses, and dumps that load without the plugin."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 import yaml
+
 from fastreid_rib.modeling import config
 
 
@@ -71,7 +73,8 @@ def test_short_names_stand_for_fastreid_s(make_cfg):
 
 
 @pytest.mark.parametrize(
-    "written, meant", [("CrossEntropyLos", "CrossEntropyLoss"), ("rib", "RIB"), ("triplet", "Triplet")]
+    "written, meant",
+    [("CrossEntropyLos", "CrossEntropyLoss"), ("rib", "RIB"), ("triplet", "Triplet")],
 )
 def test_an_unknown_loss_stops_with_a_guess(make_cfg, written, meant):
     with pytest.raises(KeyError) as error:
@@ -121,14 +124,12 @@ def test_a_dump_loads_without_the_plugin_and_back(make_cfg, tmp_path):
         "assert 'SEED' not in cfg and 'RIB' not in cfg.MODEL.LOSSES\n"
         "print(cfg.MODEL.LOSSES.NAME)"
     )
-    import os
-
     result = subprocess.run(
         [sys.executable, "-c", code],
         env=dict(os.environ, FASTREID_RIB_DISABLE="1"),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        universal_newlines=True,
+        text=True,
     )
     assert result.returncode == 0, result.stdout
     assert "('CrossEntropy', 'RIB')" in result.stdout

@@ -7,6 +7,7 @@ import torch
 from fastreid.modeling import META_ARCH_REGISTRY, build_model
 from fastreid.modeling.meta_arch import MGN, Baseline, Distiller, MoCo
 from fastreid.utils.events import EventStorage
+
 from fastreid_rib.modeling.meta_arch import embedding_and_labels
 
 RIB = {"MODEL.LOSSES.NAME": ("CrossEntropy", "RIB")}
@@ -123,7 +124,9 @@ def test_distiller_student_takes_rib(make_cfg, tmp_path):
     losses = step(model, epoch=1)
     assert set(losses) == {"loss_cls", "loss_jsdiv", "loss_rib"}
     assert losses["loss_rib"].item() > 0
-    assert all(not teacher.rib.state_dict() for teacher in model.model_ts), "teachers keep statistics"
+    assert all(not teacher.rib.state_dict() for teacher in model.model_ts), (
+        "teachers keep statistics"
+    )
 
 
 def test_the_report_goes_to_the_event_storage_and_not_into_the_objective(make_cfg):
