@@ -1,0 +1,150 @@
+"""Evaluation: FastReID's compiled ranking, and the CUHK03 protocol."""
+
+import functools
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from types import ModuleType
+from typing import Optional
+
+from .patching import overlay, replace
+
+_BUILD = """
+import sys
+from setuptools import Extension, setup  # first: it brings distutils where Python has none
+import numpy
+from Cython.Build import cythonize
+source, target, scratch = sys.argv[1:]
+modules = [
+    Extension(name, [f"{source}/{name}.pyx"], include_dirs=[numpy.get_include()])
+    for name in ("rank_cy", "roc_cy")
+]
+setup(
+    name="rank_cylib",
+    ext_modules=cythonize(modules, build_dir=scratch, quiet=True),
+    script_args=["-q", "build_ext", "--build-lib", target, "--build-temp", scratch],
+)
+"""
+
+
+def compile_ranking(module: ModuleType) -> None:
+    """The ranking is compiled with the running interpreter, and evaluation survives a failure.
+
+    FastReID calls ``make``, which calls the ``python3`` of PATH, and ends the process when that
+    fails, although it has the same ranking in Python. Here a failure is one warning.
+
+    Args:
+        module: ``fastreid.evaluation.rank_cylib``.
+    """
+    source = os.path.abspath(os.path.dirname(module.__file__ or ""))
+    cache = _cache_folder(source)
+    if cache and os.path.isdir(cache) and _only_ours(cache):
+        module.__path__.append(cache)
+
+    @functools.lru_cache(maxsize=None)  # one attempt a process, not one an evaluation
+    def compile_helper() -> None:
+        target = source
+        if not os.access(source, os.W_OK):
+            if cache is None:
+                return
+            os.makedirs(cache, mode=0o700, exist_ok=True)
+            if not _only_ours(cache):
+                return
+            target = cache
+        failure = _compile(source, target)
+        if failure:
+            logging.getLogger("fastreid.evaluation").warning(
+                "FastReID's ranking could not be compiled, the slower one in Python is used (%s). "
+                "It needs a C compiler and `python -m pip install cython setuptools`.",
+                failure,
+            )
+            return
+        if target not in module.__path__:
+            module.__path__.append(target)
+        import importlib
+
+        importlib.invalidate_caches()
+
+    replace(module, "compile_helper", lambda stock: compile_helper)
+
+
+def _compile(source: str, target: str) -> Optional[str]:
+    """Compiles the two modules of folder `source` into folder `target`; returns what went wrong."""
+    with tempfile.TemporaryDirectory() as scratch:
+        built = os.path.join(scratch, "built")
+        try:
+            run = subprocess.run(
+                [sys.executable, "-c", _BUILD, source, built, scratch],
+                cwd=scratch,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                universal_newlines=True,
+                timeout=600,
+            )
+            if run.returncode:
+                lines = run.stdout.strip().splitlines()
+                return lines[-1] if lines else f"exit status {run.returncode}"
+            for name in os.listdir(built):
+                _publish(os.path.join(built, name), os.path.join(target, name))
+        except (OSError, subprocess.SubprocessError) as error:
+            return str(error)
+    return None
+
+
+def _publish(path: str, target: str) -> None:
+    """Copies in one step, so that no other process ever loads half a file."""
+    import shutil
+
+    partial = f"{target}.{os.getpid()}"
+    shutil.copy(path, partial)
+    os.replace(partial, target)
+
+
+def _cache_folder(source: str) -> Optional[str]:
+    """Where the compiled ranking goes when FastReID's folder is read-only (None: nowhere).
+
+    The name holds whatever the machine code depends on: the source, Python and NumPy.
+    """
+    if not hasattr(os, "getuid"):
+        return None
+    import hashlib
+
+    import numpy
+
+    digest = hashlib.sha256(f"{sys.version} {numpy.__version__}".encode())
+    for name in ("rank_cy.pyx", "roc_cy.pyx"):
+        try:
+            with open(os.path.join(source, name), "rb") as file:
+                digest.update(file.read())
+        except OSError:
+            return None
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(root, "fastreid_rib", f"rank_cylib-{digest.hexdigest()[:16]}")
+
+
+def _only_ours(folder: str) -> bool:
+    """Whether nobody else can put machine code into `folder`, which is going to be loaded."""
+    state = os.stat(folder)
+    return state.st_uid == os.getuid() and not state.st_mode & 0o022
+
+
+def numpy_lacks_bool() -> bool:
+    """NumPy 1.24 removed ``np.bool``; 2.0 brought it back with another meaning."""
+    import warnings
+
+    import numpy
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # 1.20 to 1.23 have it and warn
+        return not hasattr(numpy, "bool")
+
+
+def cuhk03_bool(module: ModuleType) -> None:
+    """``eval_cuhk03`` sees a NumPy that has ``np.bool``.
+
+    Args:
+        module: ``fastreid.evaluation.rank``.
+    """
+    overlay(module, "np", bool=bool)

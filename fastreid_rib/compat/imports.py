@@ -1,0 +1,68 @@
+"""Names that FastReID imports and today's Python and torch no longer have."""
+
+import sys
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Iterator
+
+
+def collections_lack_mapping() -> bool:
+    """Python 3.10 moved the last abstract classes out of ``collections``."""
+    import collections
+
+    return not hasattr(collections, "Mapping")
+
+
+@contextmanager
+def mapping_in_collections() -> Iterator[None]:
+    """Lends ``collections.Mapping`` while a module executes; afterwards it is gone again.
+
+    Left in place it would mislead libraries that test ``hasattr(collections, "Mapping")``.
+    """
+    import collections
+    import collections.abc
+
+    collections.Mapping = collections.abc.Mapping  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        del collections.Mapping  # type: ignore[attr-defined]
+
+
+def torch_lacks_six() -> bool:
+    """Torch 2.0 dropped ``torch._six``."""
+    import importlib.util
+
+    return "torch._six" not in sys.modules and importlib.util.find_spec("torch._six") is None
+
+
+@contextmanager
+def torch_six() -> Iterator[None]:
+    """Lends a ``torch._six`` that holds ``string_classes`` while a module executes."""
+    stub = ModuleType("torch._six")
+    stub.string_classes = str  # type: ignore[attr-defined]
+    sys.modules["torch._six"] = stub
+    try:
+        yield
+    finally:
+        del sys.modules["torch._six"]
+
+
+@contextmanager
+def undeclared_dependencies() -> Iterator[None]:
+    """Says what to install when a package is missing that FastReID uses and does not declare.
+
+    Raises:
+        ModuleNotFoundError: as Python raises it, with the command that cures it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in ("six", "matplotlib", "tqdm", "faiss", "tensorboard"):
+            raise
+        package = "faiss-cpu" if error.name == "faiss" else error.name
+        raise ModuleNotFoundError(
+            f"FastReID needs {error.name}, which its own requirements leave out: "
+            f"write `python -m pip install {package}`",
+            name=error.name,
+        ) from error

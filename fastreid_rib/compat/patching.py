@@ -1,0 +1,64 @@
+"""How a repair changes FastReID: in place, once, and seen by everybody who imported the name."""
+
+import functools
+import sys
+from types import ModuleType
+from typing import Any, Callable
+
+
+def replace(owner: Any, attribute: str, make: Callable[[Any], Any]) -> None:
+    """Puts ``make(stock)`` in the place of ``owner.attribute``; a second time does nothing.
+
+    Args:
+        owner: a class, or a module. For a module, every loaded module that imported the name from
+            it gets the new object too.
+        attribute: the name.
+        make: builds the replacement from the object that FastReID defined.
+    """
+    stock = getattr(owner, attribute)
+    if hasattr(stock, "__stock__"):
+        return
+    new = make(stock)
+    new.__stock__ = stock
+    setattr(owner, attribute, new)
+    if isinstance(owner, ModuleType):
+        for module in list(sys.modules.values()):
+            if getattr(module, "__dict__", {}).get(attribute) is stock:
+                setattr(module, attribute, new)
+
+
+def wrap(owner: Any, attribute: str, call: Callable[..., Any]) -> None:
+    """Replaces a function or method by ``call(stock, *args, **kwargs)``, keeping name and docs."""
+
+    def make(stock: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(stock)
+        def repaired(*args: Any, **kwargs: Any) -> Any:
+            return call(stock, *args, **kwargs)
+
+        return repaired
+
+    replace(owner, attribute, make)
+
+
+class Overlay(ModuleType):
+    """A module as one FastReID module sees it: `base` with some names replaced.
+
+    So ``np.bool`` can be given back to the one function that wants it, without changing NumPy for
+    the rest of the process.
+    """
+
+    def __init__(self, base: ModuleType, **names: Any) -> None:
+        """Shows `names` first and everything else of `base`."""
+        super().__init__(base.__name__, base.__doc__)
+        self.__dict__.update(names, __stock__=base)
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever is not replaced comes from the real module."""
+        return getattr(self.__stock__, name)
+
+
+def overlay(module: ModuleType, attribute: str, **names: Any) -> None:
+    """Lets `module` alone see ``module.attribute`` (a module it imported) with `names` replaced."""
+    base = getattr(module, attribute)
+    if not isinstance(base, Overlay):
+        setattr(module, attribute, Overlay(base, **names))
