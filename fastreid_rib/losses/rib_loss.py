@@ -1,0 +1,452 @@
+"""The RIB loss: Wang, Jojic, Yang, arXiv 2505.08961.
+
+Legend: n images of a batch, D dimensions, K clusters, C identities, P input values an image.
+"""
+
+import logging
+import math
+import operator
+import random
+from typing import Any, Dict, List, Optional
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastreid_rib.losses import ranks
+from fastreid_rib.losses.refresh import Statistics, centred, refresh
+from fastreid_rib.losses.reservoir import Reservoir
+from fastreid_rib.ops.bound import bound
+
+logger = logging.getLogger(__name__)
+
+_REDUCTIONS = ("mean", "sum", "none")
+_COUNTERS = ("epoch", "rows_seen")
+_BANK = ("bank_rows", "bank_labels", "bank_inputs")
+
+
+def rib_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    centroids: Tensor,
+    log_q: Tensor,
+    *,
+    beta: float,
+    gamma: float = 0.0,
+    reduction: str = "mean",
+) -> Tensor:
+    """Bound of the information bottleneck against given statistics.
+
+    ``loss_i = sum_a phi_ia (gamma log phi_ia - log Q(a|y_i))`` with ``phi_i = softmax_a(-beta
+    |F_i - C_a|^2)`` and ``F_i`` the L2-normalised embedding. gamma = 0 has the gradient of the
+    paper's bound; gamma = 1 is the tighter KLB (ours, see ``information.conditional_bound``).
+
+    Args:
+        embeddings: (n, D), any floating dtype, not normalised.
+        labels: (n,), int64, < C. Images with a negative label are ignored.
+        centroids: (K, D), constant.
+        log_q: (C, K), natural logarithms, constant.
+        beta: sharpness of the soft assignment, > 0. Squared distances lie in 0..4.
+        gamma: 0..1.
+        reduction: "mean" (over the images that are not ignored), "sum" or "none".
+
+    Returns:
+        Nats, float32 (float64 for float64 embeddings), whatever autocast says. Scalar, or (n,) for
+        "none". Differentiable once, with respect to ``embeddings``.
+
+    Raises:
+        ValueError: a shape, dtype or value is out of its range. On a GPU labels >= C are ignored
+            instead, since looking at them would make the host wait.
+    """
+    _check_range("beta", beta, beta > 0, "> 0")
+    _check_range("gamma", gamma, 0 <= gamma <= 1, "in 0..1")
+    if reduction not in _REDUCTIONS:
+        raise ValueError(f"reduction must be one of {_REDUCTIONS}, got {reduction!r}")
+    _check_batch(embeddings, labels, len(log_q))
+    if centroids.dim() != 2 or centroids.shape[1] != embeddings.shape[1]:
+        raise ValueError(
+            f"centroids must be (K, {embeddings.shape[1]}) as embeddings are "
+            f"{tuple(embeddings.shape)}, got {tuple(centroids.shape)}"
+        )
+    if log_q.dim() != 2 or log_q.shape[1] != len(centroids):
+        raise ValueError(
+            f"log_q must be (C, {len(centroids)}), a column for each centroid, "
+            f"got {tuple(log_q.shape)}"
+        )
+    dtype = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
+    known = (labels >= 0) & (labels < len(log_q))
+    # Taken out before the normalisation: a NaN there would come back as NaN times zero.
+    embeddings = embeddings.to(dtype).masked_fill(~known[:, None], 0)
+    features = F.normalize(embeddings, dim=1)
+    losses = bound(features, centroids.to(dtype), log_q.to(dtype), labels, beta, gamma)
+    if reduction == "none":
+        return losses
+    total = losses.sum()
+    return total if reduction == "sum" else total / known.sum().clamp(min=1)
+
+
+class RIBLoss(nn.Module):
+    """RIB with its statistics: gathers embeddings, clusters them once an epoch, gives the loss.
+
+    ::
+
+        rib = RIBLoss(num_classes=751)
+        for epoch in range(epochs):
+            rib.start_epoch(epoch)
+            for images, labels in loader:
+                features = model(images)
+                loss = cross_entropy(classifier(features), labels) + rib(features, labels)
+
+    RIB starts at epoch ``max(1, warmup_epochs)``; until then the loss is 0, since there is nothing
+    to compare with. In training mode, with gradients enabled, each step's L2-normalised embeddings
+    enter a reservoir (float16), those of all ranks if ``torch.distributed`` is initialised. All
+    ranks must then call with batches of one size, in step. From the reservoir of an epoch,
+    ``start_epoch`` of the next makes the centroids and Q(a|y); it begins anew every epoch.
+
+    The statistics have no size before the first embeddings and add no keys to the ``state_dict``
+    before they exist. They load all or nothing, and a process that goes on from a checkpoint gets
+    bit for bit what the one that wrote it would have got.
+
+    Args:
+        num_classes: number of identities C, >= 1.
+        beta: sharpness of the soft assignment, > 0; matters more than anything else here: at 1
+            the assignment is close to uniform over hundreds of clusters.
+        gamma: weight of the entropy part, 0..1: 0 is the paper's, 1 the tighter KLB.
+        num_clusters: K, >= 0; 0: as many as identities.
+        warmup_epochs: >= 0.
+        bank_size: most embeddings kept, >= 1; an epoch that has more is sampled uniformly. Takes
+            2 D bytes a row (64 MiB at 16384 rows of 2048).
+        seed: any integer; all chance here is keyed by it and the epoch.
+        q_floor: least value of Q, in (0, 1). Sharp assignments leave exact zeros, whose logarithm
+            would make the loss infinite. Rows of Q then sum to at most 1 + K * q_floor.
+        kmeans_iterations: a refresh, >= 1.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    centroids: Optional[Tensor]
+    log_q: Optional[Tensor]
+    class_counts: Optional[Tensor]
+    class_means: Optional[Tensor]
+    _bad_labels: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        beta: float = 30.0,
+        gamma: float = 0.0,
+        num_clusters: int = 0,
+        warmup_epochs: int = 1,
+        bank_size: int = 16384,
+        seed: int = 0,
+        q_floor: float = 1e-6,
+        kmeans_iterations: int = 10,
+    ) -> None:
+        """Arguments: see the class."""
+        super().__init__()
+        _check_range("num_classes", num_classes, num_classes >= 1, ">= 1, the identities")
+        _check_range("beta", beta, beta > 0, "> 0")
+        _check_range("gamma", gamma, 0 <= gamma <= 1, "in 0..1 (outside it bounds nothing)")
+        _check_range("num_clusters", num_clusters, num_clusters >= 0, ">= 0 (0: num_classes)")
+        _check_range("warmup_epochs", warmup_epochs, warmup_epochs >= 0, ">= 0")
+        _check_range("bank_size", bank_size, bank_size >= 1, ">= 1, rows")
+        _check_range("q_floor", q_floor, 0 < q_floor < 1, "in (0, 1), for example 1e-6")
+        _check_range("kmeans_iterations", kmeans_iterations, kmeans_iterations >= 1, ">= 1")
+        self.num_classes = num_classes
+        self.num_clusters = num_clusters or num_classes
+        self.beta = float(beta)
+        self.gamma = float(gamma)
+        self.first_epoch = max(1, warmup_epochs)
+        self.seed = seed
+        self.q_floor = float(q_floor)
+        self.kmeans_iterations = kmeans_iterations
+        self.bank = Reservoir(bank_size, seed)
+        self._epoch = -1  # host integers: reading them never waits for a GPU
+        self._size_may_change = False
+        # Not persistent for torch: _save_to_state_dict writes them (of the bank its filled part).
+        for name in Statistics._fields:
+            self.register_buffer(name, None, persistent=False)
+        # Also tells on which device this module lives while nothing else does.
+        self.register_buffer("_bad_labels", torch.zeros((), dtype=torch.int64), persistent=False)
+
+    @property
+    def active(self) -> bool:
+        """Whether the loss is in force: RIB's first epoch has come and statistics exist."""
+        return self.centroids is not None and self._epoch >= self.first_epoch
+
+    def forward(
+        self, embeddings: Tensor, labels: Tensor, inputs: Optional[Tensor] = None
+    ) -> Tensor:
+        """The loss of a batch, and, in training, its embeddings into the reservoir.
+
+        Args:
+            embeddings: (n, D), any floating dtype, not normalised. Rows that are not finite never
+                enter the statistics.
+            labels: (n,), int64, < num_classes; images with a negative label are ignored.
+            inputs: (n, P), floating point: a small grid of each image's pixels, so that the
+                compression term can be reported too. In every step of an epoch or in none.
+
+        Returns:
+            Scalar, float32 (float64 for float64 embeddings), nats, unscaled. Before RIB starts a
+            zero that is connected to the graph, also if the embeddings are not finite.
+
+        Raises:
+            ValueError: a shape or dtype does not fit, or (on the CPU) a label is >= num_classes. On
+                a GPU such an image is ignored, and the next ``start_epoch`` raises.
+        """
+        _check_batch(embeddings, labels, self.num_classes)
+        if inputs is not None and (
+            inputs.dim() != 2 or len(inputs) != len(labels) or not inputs.is_floating_point()
+        ):
+            raise ValueError(
+                f"inputs must be ({len(labels)}, P) floating point, a row for each image, got "
+                f"{tuple(inputs.shape)} {inputs.dtype}; write inputs.flatten(1)"
+            )
+        if self._bad_labels.device != embeddings.device:
+            self.to(embeddings.device)
+        self._check_size(embeddings.shape[1])
+        if self.training and torch.is_grad_enabled():
+            self._bank(embeddings.detach(), labels, inputs)
+        if not self.active:
+            zero = embeddings[:0].sum()
+            return zero if zero.dtype == torch.float64 else zero.float()
+        assert self.centroids is not None and self.log_q is not None
+        return rib_loss(
+            embeddings, labels, self.centroids, self.log_q, beta=self.beta, gamma=self.gamma
+        )
+
+    def start_epoch(self, epoch: int) -> Dict[str, float]:
+        """Begin an epoch: new centroids and Q from what the last one gathered, if RIB is due.
+
+        Call it on every rank before the first step of each epoch; again for the same epoch it does
+        nothing. With several ranks it calls collectives.
+
+        Args:
+            epoch: >= 0, counted from 0.
+
+        Returns:
+            Report of the refresh in nats, empty if there was none: "mutual_information" I(F~;Y),
+            "klb", "bound" (what the loss minimises); if inputs came, also "input_information"
+            I(F~;X~), "ib", "ibb" and "c0".
+
+        Raises:
+            ValueError: ``epoch`` is negative, or a step had labels >= num_classes.
+        """
+        epoch = operator.index(epoch)
+        _check_range("epoch", epoch, epoch >= 0, ">= 0")
+        if int(self._bad_labels):
+            raise ValueError(
+                f"labels must be < num_classes = {self.num_classes}, but a step since the last "
+                "epoch had larger ones; set num_classes to the number of identities"
+            )
+        if epoch == self._epoch:
+            return {}
+        report: Dict[str, float] = {}
+        if epoch >= self.first_epoch and self.bank.filled:
+            report = self._refresh(epoch)
+        self._epoch = epoch
+        self.bank.clear(epoch)
+        return report
+
+    def extra_repr(self) -> str:
+        """Settings, as ``print`` shows them."""
+        return (
+            f"num_classes={self.num_classes}, num_clusters={self.num_clusters}, beta={self.beta}, "
+            f"gamma={self.gamma}, first_epoch={self.first_epoch}, bank_size={self.bank.limit}"
+        )
+
+    @torch.no_grad()
+    def _bank(self, embeddings: Tensor, labels: Tensor, inputs: Optional[Tensor]) -> None:
+        if self._epoch < 0 and not self.bank.seen:
+            logger.warning(
+                "RIB is off until start_epoch(epoch) is called; call it at the start of each epoch"
+            )
+        rows = F.normalize(embeddings.float(), dim=1)
+        values = rows
+        if inputs is not None:
+            inputs = centred(inputs.detach())
+            values = torch.cat([rows, inputs], dim=1)
+        # Marked, not dropped: how many there are is known on the device only.
+        labels = labels.masked_fill(~values.isfinite().all(dim=1), -1)
+        values = ranks.gather_rows(torch.nan_to_num(values).half())
+        labels = ranks.gather_rows(labels)
+        too_large = labels >= self.num_classes
+        self._bad_labels += too_large.any()
+        rows, inputs = values[:, : rows.shape[1]], values[:, rows.shape[1] :]
+        self.bank.add(rows, labels.masked_fill(too_large, -1), inputs if inputs.shape[1] else None)
+
+    @torch.no_grad()
+    def _refresh(self, epoch: int) -> Dict[str, float]:
+        rows, labels, inputs = self.bank.content()
+        usable = labels >= 0
+        if not usable.any():
+            logger.warning("RIB: no usable embedding came before epoch %d; no refresh", epoch)
+            return {}
+        statistics, report = refresh(
+            rows[usable],
+            labels[usable],
+            None if inputs is None else inputs[usable],
+            self._statistics(),
+            num_classes=self.num_classes,
+            num_clusters=self.num_clusters,
+            beta=self.beta,
+            gamma=self.gamma,
+            q_floor=self.q_floor,
+            iterations=self.kmeans_iterations,
+            draw=random.Random(f"{self.seed}/{epoch}/refresh"),
+        )
+        self._set_statistics(statistics)
+        return report
+
+    def _statistics(self) -> Optional[Statistics]:
+        if self.centroids is None:
+            return None
+        return Statistics(*(getattr(self, name) for name in Statistics._fields))
+
+    def _set_statistics(self, statistics: Optional[Statistics]) -> None:
+        for name in Statistics._fields:
+            setattr(self, name, None if statistics is None else getattr(statistics, name))
+
+    def _reset(self) -> None:
+        self._set_statistics(None)
+        self._epoch = -1
+        self.bank.clear(-1)
+
+    def _check_size(self, size: int) -> None:
+        held = self.centroids if self.centroids is not None else self.bank.rows
+        if held is not None and held.shape[1] != size:
+            if not self._size_may_change:
+                raise ValueError(
+                    f"embeddings must be (n, {held.shape[1]}) as before, got (n, {size}); make "
+                    "another RIBLoss for another embedding"
+                )
+            epoch = self._epoch
+            self._reset()
+            self._epoch = epoch
+            self.bank.clear(epoch)
+            logger.warning(
+                "RIB statistics of the checkpoint are for embeddings of size %d, the model's have "
+                "%d: they start afresh",
+                held.shape[1],
+                size,
+            )
+        self._size_may_change = False
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        statistics = self._statistics()
+        if statistics is None and not self.bank.seen:
+            return
+        for name, count in zip(_COUNTERS, (self._epoch, self.bank.seen)):
+            destination[prefix + name] = torch.tensor(count, dtype=torch.int64)
+        if statistics is not None:
+            for name in Statistics._fields:
+                destination[prefix + name] = getattr(self, name)
+        if self.bank.filled:
+            for name, value in zip(_BANK, self.bank.content()):
+                if value is not None:
+                    # A copy: torch.save writes the whole storage behind a view.
+                    destination[prefix + name] = value.clone()
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Dict[str, Any],
+        prefix: str,
+        local_metadata: Dict[str, Any],
+        strict: bool,
+        missing_keys: List[str],
+        unexpected_keys: List[str],
+        error_msgs: List[str],
+    ) -> None:
+        names = _COUNTERS + Statistics._fields + _BANK
+        found = {name: state_dict[prefix + name] for name in names if prefix + name in state_dict}
+        unexpected_keys.extend(
+            key for key in state_dict if key.startswith(prefix) and key[len(prefix) :] not in names
+        )
+        self._reset()
+        if not found:
+            logger.info("RIB statistics: none in the checkpoint, they start afresh")
+            return
+        problem = self._why_unusable(found)
+        if problem:
+            logger.warning("RIB statistics of the checkpoint not loaded, %s", problem)
+            return
+        device = self._bad_labels.device
+        tensors = {
+            name: value.detach().to(device, copy=True)
+            for name, value in found.items()
+            if name not in _COUNTERS
+        }
+        self._epoch = int(found["epoch"])
+        if "centroids" in tensors:
+            self._set_statistics(Statistics(*(tensors[name] for name in Statistics._fields)))
+        bank = [tensors.get(name) for name in _BANK]
+        self.bank.restore(bank[0], bank[1], bank[2], int(found["rows_seen"]), self._epoch)
+        self._size_may_change = True
+        logger.info(
+            "RIB statistics loaded: epoch %d, %s, %d embeddings in the bank",
+            self._epoch,
+            f"{self.num_clusters} clusters" if self.centroids is not None else "no clusters yet",
+            self.bank.filled,
+        )
+
+    def _why_unusable(self, found: Dict[str, Tensor]) -> str:
+        """Why the statistics found in a checkpoint cannot be taken over; empty if they can."""
+        needed = list(_COUNTERS)
+        if any(name in found for name in Statistics._fields):
+            needed += Statistics._fields
+        if any(name in found for name in _BANK) or int(found.get("rows_seen", 0)):
+            needed += _BANK[:2]
+        missing = [name for name in needed if name not in found]
+        if missing:
+            return f"as {', '.join(missing)} is missing or has another shape: they start afresh"
+        size = found["centroids" if "centroids" in found else "bank_rows"].shape[-1]
+        rows = len(found["bank_rows"]) if "bank_rows" in found else 0
+        expected = {
+            "centroids": (self.num_clusters, size),
+            "log_q": (self.num_classes, self.num_clusters),
+            "class_counts": (self.num_classes,),
+            "class_means": (self.num_classes, size),
+            "bank_rows": (rows, size),
+            "bank_labels": (rows,),
+        }
+        for name, shape in expected.items():
+            if name in found and tuple(found[name].shape) != shape:
+                return (
+                    f"as {name} is {tuple(found[name].shape)} and {shape} is needed (another "
+                    "number of identities, clusters or dimensions): they start afresh"
+                )
+        if rows and int(found["bank_labels"].max()) >= self.num_classes:
+            return f"as it has labels beyond {self.num_classes} identities: they start afresh"
+        return ""
+
+
+def _check_range(name: str, value: float, fits: bool, expected: str) -> None:
+    if not fits or not math.isfinite(value):
+        raise ValueError(f"{name} must be {expected}, got {value}")
+
+
+def _check_batch(embeddings: Tensor, labels: Tensor, num_classes: int) -> None:
+    if embeddings.dim() != 2 or not embeddings.is_floating_point():
+        raise ValueError(
+            f"embeddings must be (n, D) floating point, got {tuple(embeddings.shape)} "
+            f"{embeddings.dtype}; write embeddings.flatten(1)"
+        )
+    if labels.dtype != torch.int64 or labels.shape != embeddings.shape[:1]:
+        raise ValueError(
+            f"labels must be ({len(embeddings)},) int64, one for each embedding, got "
+            f"{tuple(labels.shape)} {labels.dtype}; write labels.long()"
+        )
+    if labels.device != embeddings.device:
+        raise ValueError(
+            f"labels must be on {embeddings.device} as the embeddings are, got {labels.device}; "
+            "write labels.to(embeddings.device)"
+        )
+    # On a GPU this would make the host wait for it.
+    if labels.device.type == "cpu" and max(labels.tolist(), default=-1) >= num_classes:
+        raise ValueError(
+            f"labels must be < {num_classes}, the number of identities, got {int(labels.max())}; "
+            "set num_classes to the number of identities"
+        )

@@ -1,0 +1,35 @@
+"""Soft assignment of embeddings to clusters."""
+
+import torch
+from torch import Tensor
+
+from fastreid_rib.ops.precision import full_precision
+
+
+def assignment_logits(embeddings: Tensor, centroids: Tensor, beta: float) -> Tensor:
+    """Logits of the soft assignment, up to a constant in each row.
+
+    ``-beta |F_i - C_a|^2`` without its ``-beta |F_i|^2`` part, which cancels in the softmax. What
+    remains is one matrix product with a bias, so no (n, K, D) tensor is made.
+
+    Args:
+        embeddings: (n, D), float32 or float64, L2-normalised by the caller.
+        centroids: (K, D), dtype of ``embeddings``.
+        beta: sharpness, > 0.
+
+    Returns:
+        (n, K), dtype of ``embeddings``.
+    """
+    bias = -beta * centroids.square().sum(dim=1)
+    with full_precision(embeddings.device):
+        return torch.addmm(bias, embeddings, centroids.t(), alpha=2 * beta)
+
+
+def log_soft_assignment(embeddings: Tensor, centroids: Tensor, beta: float) -> Tensor:
+    """``log phi(F_i, a)``: arguments as :func:`assignment_logits`; (n, K), in nats, <= 0."""
+    return assignment_logits(embeddings, centroids, beta).log_softmax(dim=1)
+
+
+def soft_assignment(embeddings: Tensor, centroids: Tensor, beta: float) -> Tensor:
+    """``phi(F_i, a) = softmax_a(-beta |F_i - C_a|^2)``: (n, K), rows sum to one."""
+    return assignment_logits(embeddings, centroids, beta).softmax(dim=1)
