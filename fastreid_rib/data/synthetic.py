@@ -1,0 +1,107 @@
+"""Pedestrians drawn by code as data sets in FastReID's registry: nothing to download.
+
+    DATASETS:
+      NAMES: ("SyntheticReID",)
+      TESTS: ("SyntheticReID",)
+
+Importing this module registers them.
+"""
+
+import os
+from dataclasses import replace
+from types import ModuleType
+from typing import Any, List, Tuple
+
+from .synthetic_folder import (
+    GALLERY,
+    QUERY,
+    SPEC_FIELDS,
+    TRAIN,
+    SyntheticSpec,
+    folder_name,
+    generate,
+    plan,
+)
+
+
+def register(datasets: ModuleType) -> None:
+    """Put both into FastReID's registry, once.
+
+    Args:
+        datasets: the module `fastreid.data.datasets`.
+    """
+    for name in ("SyntheticReID", "SyntheticReIDTiny"):
+        # they do not exist yet when it is the import below that wakes the activation hook
+        if name in globals() and name not in datasets.DATASET_REGISTRY._obj_map:
+            datasets.DATASET_REGISTRY.register(globals()[name])
+
+
+from fastreid.data import datasets as _datasets  # noqa: E402  its loading may call register
+from fastreid.data.datasets.bases import ImageDataset  # noqa: E402
+
+_BASE_ARGUMENTS = ("transform", "mode", "combineall", "verbose")
+
+
+class SyntheticReID(ImageDataset):
+    """Synthetic pedestrians, made on first use in a folder of their own under the data root.
+
+    200 training identities with 12 pictures each, 100 others in query and gallery, six cameras,
+    three quarters of the queries occluded; `SyntheticSpec` describes every parameter.
+
+    Args:
+        root: data root; FastReID passes the environment variable FASTREID_DATASETS, or "datasets".
+        **kwargs: fields of `SyntheticSpec`, and what FastReID's `ImageDataset` takes (transform,
+            mode, combineall, verbose).
+
+    Raises:
+        ValueError: an argument is unknown, or out of range.
+        OSError: the pictures are not there yet and the data root cannot be written.
+    """
+
+    _junk_pids = [0, -1]
+    dataset_name = "SyntheticReID"
+    spec = SyntheticSpec()
+
+    def __init__(self, root: str = "datasets", **kwargs: Any) -> None:
+        """Find the pictures, or draw them."""
+        unknown = sorted(set(kwargs) - set(SPEC_FIELDS) - set(_BASE_ARGUMENTS))
+        if unknown:
+            raise ValueError(
+                f"unknown arguments {unknown} of {self.dataset_name}, expected some of "
+                f"{SPEC_FIELDS + _BASE_ARGUMENTS}"
+            )
+        changes = {name: kwargs.pop(name) for name in SPEC_FIELDS if name in kwargs}
+        self.spec = replace(type(self).spec, **changes)
+        self.data_dir = os.path.join(root, folder_name(self.spec))
+        generate(self.data_dir, self.spec)
+        super().__init__(self._train_items(), self._items(QUERY), self._items(GALLERY), **kwargs)
+
+    def _items(self, subset: str) -> List[Tuple[str, int, int]]:
+        # from the plan, not from a listing: its order is the same on every machine
+        return [
+            (os.path.join(self.data_dir, *shot.path.split("/")), shot.pid, shot.camera - 1)
+            for shot in plan(self.spec)
+            if shot.subset == subset
+        ]
+
+    def _train_items(self) -> List[Tuple[str, str, str]]:
+        # FastReID trains on names, so that identities of several data sets stay apart
+        name = self.dataset_name
+        return [(path, f"{name}_{pid}", f"{name}_{cam}") for path, pid, cam in self._items(TRAIN)]
+
+
+class SyntheticReIDTiny(SyntheticReID):
+    """A SyntheticReID that is made in half a second, for tests and smoke runs."""
+
+    dataset_name = "SyntheticReIDTiny"
+    spec = SyntheticSpec(
+        num_train_ids=8,
+        train_images=8,
+        num_test_ids=6,
+        query_images=2,
+        gallery_images=4,
+        num_distractors=4,
+    )
+
+
+register(_datasets)
