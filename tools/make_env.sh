@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# Makes an environment that holds FastReID and this plugin, or brings it up to date, and prints the
+# path of its Python (everything else goes to stderr).
+#
+#   bash tools/make_env.sh today            .venv: FastReID beside a current torch
+#   bash tools/make_env.sh published        .venv-published: FastReID with the versions it pins
+#   bash tools/make_env.sh KIND tests       the same, and what tools/run_tests.sh needs
+#
+# PYTHON names the interpreter to build on; otherwise PATH and pyenv are searched for one.
+# Exit status 3: there is none that would do.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+case ${1:-} in
+    today) env=.venv versions="3.11 3.12 3.13 3.10 3.9" ;;
+    published) env=.venv-published versions="3.9 3.8" ;;
+    *)
+        echo "usage: bash tools/make_env.sh today|published [tests]" >&2
+        exit 2
+        ;;
+esac
+
+say() {
+    echo "make_env.sh: $*" >&2
+}
+
+# The version of an interpreter, if it starts (a pyenv shim may not) and can make environments.
+version_of() {
+    "$1" -c "import ensurepip, sys, venv; print('%d.%d' % sys.version_info[:2])" 2>/dev/null || true
+}
+
+find_python() {
+    local version candidate
+    for version in $versions; do
+        for candidate in "python$version" python3 \
+            "${PYENV_ROOT:-$HOME/.pyenv}/versions/$version".*/bin/python; do
+            if [[ $(version_of "${PYTHON:-$candidate}") == "$version" ]]; then
+                echo "${PYTHON:-$candidate}"
+                return
+            fi
+        done
+    done
+    return 1
+}
+
+# install WHAT ARGUMENTS...: pip install, unless WHAT was last installed with the same arguments.
+install() {
+    local stamp=$env/installed-$1
+    if [[ -f $stamp && $(<"$stamp") == "$*" ]]; then
+        return
+    fi
+    say "$env: installing $1"
+    if ! "$env/bin/python" -m pip install --quiet --disable-pip-version-check "${@:2}" >&2; then
+        say "'pip install ${*:2}' failed (see above). Does pip reach a package index from here?"
+        exit 1
+    fi
+    echo "$*" >"$stamp"
+}
+
+# Starting it finds the environment whose base interpreter is gone, or whose making was cut short.
+if ! "$env/bin/python" -m pip --version >/dev/null 2>&1; then
+    if ! python=$(find_python); then
+        say "$env needs Python ${versions// / or } with ensurepip (Debian: package python3-venv);" \
+            "looked at ${PYTHON:-PATH and pyenv}."
+        exit 3
+    fi
+    say "$env: made on $python"
+    "$python" -m venv --clear "$env"
+fi
+
+if [[ $env == .venv ]]; then
+    # The pair that the numbers in the README were measured with; Python 3.9 has no such torch.
+    if [[ $(version_of $env/bin/python) == 3.9 ]]; then
+        install torch torch torchvision
+    else
+        install torch torch==2.14.1 torchvision==0.29.1
+    fi
+    # Without its dependencies, which pin torch 1.13.1. The plugin's extra brings the others.
+    install fastreid --no-deps fastreid==1.4.0
+    plugin=".[fastreid]"
+else
+    install fastreid fastreid==1.4.0 "numpy<2" cython
+    plugin=.
+fi
+
+# The plugin is installed as its users install it, so that the .pth file is part of what is tested;
+# again when a source is newer. setuptools would put files that are gone into the wheel: `build` goes.
+if [[ -n $(find fastreid_rib setup.py pyproject.toml -name __pycache__ -prune \
+    -o -newer $env/installed-plugin -print 2>/dev/null || echo none) ]]; then
+    rm -rf build $env/installed-plugin
+fi
+install plugin "$plugin"
+
+if [[ ${2:-} == tests ]]; then
+    install tests pytest pytest-timeout pytest-xdist hypothesis
+    if [[ $env == .venv ]]; then
+        install linters ruff==0.17.6 mypy==2.4.1 import-linter==2.16
+    fi
+fi
+echo "$env/bin/python"
