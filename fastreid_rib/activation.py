@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 REGISTRATIONS = {
-    # the FastReID module, and what of ours runs once it is loaded
+    # The FastReID module, and what of ours runs once it is loaded: a function that is called with
+    # it, or a module whose import is enough.
     "fastreid.config.config": "fastreid_rib.modeling.config:keep_dumps_portable",
     "fastreid.config.defaults": "fastreid_rib.modeling.config:add_keys",
-    "fastreid.data.datasets": "fastreid_rib.data.synthetic:register",
+    "fastreid.data.datasets": "fastreid_rib.data.synthetic",
     "fastreid.data.data_utils": "fastreid_rib.modeling.seeding:extend_data_loader",
     "fastreid.engine.defaults": "fastreid_rib.modeling.startup:extend_default_setup",
     "fastreid.modeling.meta_arch.build": "fastreid_rib.modeling.meta_arch:extend_registry",
@@ -53,11 +54,17 @@ def arm() -> None:
                 _register(sys.modules[name])
 
 
+def _concerned() -> set[str]:
+    from fastreid_rib import compat
+
+    return set(REGISTRATIONS).union(*(repair.modules for repair in compat.REPAIRS))
+
+
 class _Finder:
-    """Finds the modules of FastReID as the other finders do, and wraps their loaders."""
+    """Finds FastReID's modules as the other finders do, and wraps the loaders that concern us."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
-        if not fullname.startswith("fastreid."):
+        if not fullname.startswith("fastreid.") or fullname not in _concerned():
             return None
         for finder in sys.meta_path:
             if finder is self or not hasattr(finder, "find_spec"):
@@ -100,5 +107,7 @@ def _register(module: ModuleType) -> None:
         return
     from importlib import import_module
 
-    home, function = REGISTRATIONS[module.__name__].split(":")
-    getattr(import_module(home), function)(module)
+    home, _, function = REGISTRATIONS[module.__name__].partition(":")
+    ours = import_module(home)
+    if function:
+        getattr(ours, function)(module)

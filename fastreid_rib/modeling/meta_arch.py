@@ -140,7 +140,7 @@ class _AddsRIB(torch.nn.Module):
         storage = get_event_storage()
         epoch = getattr(storage, "epoch", None)
         if epoch is None:
-            if rib.epoch is None:
+            if rib.epoch < 0:
                 raise RuntimeError(
                     "RIB refreshes its statistics once an epoch, but the training loop does not "
                     "tell the epoch. Set `get_event_storage().epoch = epoch` at the start of each "

@@ -6,6 +6,8 @@ from typing import Any, Callable
 from fastreid_rib.compat.patching import wrap
 from fastreid_rib.modeling import config, seeding
 
+logger = logging.getLogger(__name__)
+
 
 def extend_default_setup(defaults: Any) -> None:
     """Wraps FastReID's ``default_setup``, which every training script calls first.
@@ -17,6 +19,8 @@ def extend_default_setup(defaults: Any) -> None:
     def default_setup(stock: Callable[..., None], cfg: Any, args: Any) -> None:
         config.check(cfg)
         stock(cfg, args)
+        # FastReID's handlers hang on its own logger: what this package says goes there too.
+        logging.getLogger("fastreid_rib").parent = logging.getLogger("fastreid")
         seeding.seed(cfg.SEED)
         announce(cfg)
 
@@ -29,12 +33,11 @@ def announce(cfg: Any) -> None:
 
     if not comm.is_main_process():
         return
-    log = logging.getLogger("fastreid.rib")
-    log.info(summary())
+    logger.info(summary())
     if config.names_rib(cfg):
         first = max(1, cfg.MODEL.LOSSES.RIB.WARMUP_EPOCHS)
         if first >= cfg.SOLVER.MAX_EPOCH:
-            log.warning(
+            logger.warning(
                 "RIB would start at epoch %d, but SOLVER.MAX_EPOCH is %d: it will not train. Raise "
                 "SOLVER.MAX_EPOCH or lower MODEL.LOSSES.RIB.WARMUP_EPOCHS.",
                 first,
@@ -51,5 +54,6 @@ def summary() -> str:
 
     return (
         f"fastreid-rib {__version__}; fastreid from {fastreid.__file__}; "
-        f"torch {torch.__version__}; repairs: {', '.join(compat.active()) or 'none'}; loss backend: torch"
+        f"torch {torch.__version__}; repairs: {', '.join(compat.active()) or 'none'}; "
+        "loss backend: torch"
     )

@@ -1,0 +1,150 @@
+"""A user's training script, with nothing changed but the loss line of its config."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from fastreid_rib.data.synthetic_folder import SyntheticSpec, generate
+
+MARKET = SyntheticSpec(
+    num_train_ids=8,
+    train_images=8,
+    num_test_ids=6,
+    query_images=2,
+    gallery_images=4,
+    num_distractors=2,
+)
+WITHOUT_RIB = {
+    "DATASETS.NAMES": ("Market1501",),
+    "DATASETS.TESTS": ("Market1501",),
+    "DATALOADER.NUM_WORKERS": 1,
+    "MODEL.HEADS.NUM_CLASSES": 0,
+    "SEED": -1,
+}
+
+
+@pytest.fixture(scope="module")
+def market(tmp_path_factory):
+    """A data root with a folder in Market-1501's layout, and the environment that names it."""
+    root = tmp_path_factory.mktemp("market")
+    generate(str(root / "Market-1501-v15.09.15"), MARKET)
+    return {"FASTREID_DATASETS": str(root), "ARM": "1"}
+
+
+@pytest.fixture
+def write_config(make_cfg, tmp_path):
+    def write(changes=None):
+        path = tmp_path / "config.yml"
+        path.write_text(make_cfg({**WITHOUT_RIB, **(changes or {})}).dump())
+        return ["--config-file", str(path)]
+
+    return write
+
+
+def logged(folder, key):
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    return [line[key] for line in lines if key in line]
+
+
+def mean_average_precision(output):
+    rows = re.findall(r"\| Market1501\s*\|(.*)\|", output)
+    return [float(row.split("|")[3]) for row in rows]
+
+
+def test_one_changed_line_trains_evaluates_resumes(run_script, write_config, market, tmp_path):
+    config = write_config({"MODEL.LOSSES.NAME": ("CrossEntropy", "RIB"), "SOLVER.MAX_EPOCH": 4})
+    logs = tmp_path / "logs"
+    run = run_script("train_as_users_do.py", *config, "TEST.EVAL_PERIOD", "4", env=market).stdout
+    assert "fastreid-rib" in run and "loss backend: torch" in run
+    assert "RIB refreshed for epoch 1" in run
+    classification, rib = logged(logs, "loss_cls"), logged(logs, "loss_rib")
+    assert classification[-1] < 0.8 * classification[0]
+    assert rib[0] == 0.0 and all(0 < value < 100 for value in rib[1:]) and len(rib) == 4
+    assert logged(logs, "rib/mutual_information")[-1] > 0
+    (trained,) = mean_average_precision(run)
+
+    weights = ["MODEL.WEIGHTS", str(logs / "model_final.pth"), "OUTPUT_DIR", str(tmp_path / "eval")]
+    evaluated = run_script("train_as_users_do.py", *config, "--eval-only", *weights, env=market)
+    assert mean_average_precision(evaluated.stdout) == [trained]
+
+    (logs / "last_checkpoint").write_text("model_0002.pth")
+    resumed = run_script("train_as_users_do.py", *config, "--resume", env=market).stdout
+    assert "RIB statistics loaded: epoch 2" in resumed
+    assert "Starting training from epoch 3" in resumed
+    again = logged(logs, "loss_rib")
+    assert len(again) == 5 and 0 < again[-1] < 100
+
+
+def test_two_processes_train_and_hold_equal_statistics(run_script, write_config, market, tmp_path):
+    config = write_config(
+        {
+            "MODEL.LOSSES.NAME": ("CrossEntropy", "Triplet", "RIB"),
+            "SOLVER.MAX_EPOCH": 3,
+            "SEED": 0,
+        }
+    )
+    run = run_script(
+        "train_two_processes.py", *config, "--num-gpus", "2", env=dict(market, DUMP=str(tmp_path))
+    )
+    assert len(mean_average_precision(run.stdout)) == 1
+    states = [torch.load(tmp_path / f"rank{rank}.pth") for rank in range(2)]
+    assert states[0].keys() == states[1].keys()
+    assert {"rib.centroids", "rib.log_q", "rib.bank_rows"} <= states[0].keys()
+    different = [key for key in states[0] if not torch.equal(states[0][key], states[1][key])]
+    assert different == []
+
+
+def test_a_config_without_rib_is_stock_fastreid_bit_for_bit(
+    run_script, write_config, market, tmp_path
+):
+    config = write_config(
+        {
+            "MODEL.LOSSES.NAME": ("CrossEntropyLoss", "TripletLoss"),
+            "INPUT.FLIP.ENABLED": True,
+            "INPUT.REA.ENABLED": True,
+        }
+    )
+    states = {}
+    for name, disable in (("plugin", ""), ("stock", "register")):
+        out = tmp_path / name
+        run_script(
+            "train_and_dump.py",
+            *config,
+            "OUTPUT_DIR",
+            str(out),
+            env=dict(market, FASTREID_RIB_DISABLE=disable, DUMP=str(out / "state.pth")),
+        )
+        states[name] = torch.load(out / "state.pth")
+        losses = [logged(out, key) for key in ("loss_cls", "loss_triplet", "total_loss")]
+        states[name]["losses"] = losses
+    plugin, stock = states["plugin"], states["stock"]
+    assert plugin.pop("losses") == stock.pop("losses")
+    assert list(plugin) == list(stock)
+    assert all(torch.equal(plugin[key], stock[key]) for key in stock)
+    assert len(stock) > 100
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"MODEL.LOSSES.NAME": ("CrossEntropy", "Ribb")}, "Did you mean 'RIB'?"),
+        (
+            {"MODEL.LOSSES.NAME": ("CrossEntropy", "RIB"), "MODEL.LOSSES.RIB.BETA": 0.0},
+            "MODEL.LOSSES.RIB.BETA must be > 0, but is 0.0",
+        ),
+    ],
+)
+def test_errors_come_at_the_start(run_script, write_config, market, changes, message):
+    config = write_config(changes)
+    run = run_script("train_as_users_do.py", *config, env=market, check=False)
+    assert run.returncode != 0
+    assert message in run.stdout
+    assert "Prepare training set" not in run.stdout, "the error came after the data were read"
+
+
+def test_a_run_too_short_for_rib_is_told(run_script, write_config, market):
+    config = write_config({"MODEL.LOSSES.NAME": ("CrossEntropy", "RIB"), "SOLVER.MAX_EPOCH": 1})
+    run = run_script("train_as_users_do.py", *config, "TEST.EVAL_PERIOD", "1", env=market)
+    assert "SOLVER.MAX_EPOCH is 1: it will not train" in run.stdout
