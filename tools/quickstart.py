@@ -70,6 +70,7 @@ def train(config, seed):
 
 
 def main():
+    """Trains what the command line names and prints a table, a row for each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("configs", nargs="*", default=CONFIGS, metavar="CONFIG")
     parser.add_argument("--seed", type=int, default=int(os.environ.get("SEED", "0")))
