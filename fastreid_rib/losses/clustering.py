@@ -37,15 +37,17 @@ def kmeans(rows: Tensor, centroids: Tensor, iterations: int) -> Tensor:
     Returns:
         (K, D) float32, the same bits on every rank.
     """
+    own = rows[ranks.own_slice(len(rows))].float()
     centroids = centroids.float()
     for _ in range(iterations):
-        sums, counts, distances = _assign(rows, centroids)
+        sums, counts, similarity = _assign(own, centroids)
         empty = (counts == 0).nonzero().squeeze(1)
         centroids = sums / counts.clamp(min=1)[:, None]
         if len(empty):
-            farthest = ranks.join_slices(distances, len(rows)).sort(descending=True, stable=True)
+            distances = ranks.join_slices(_squared_distances(own, similarity), len(rows))
+            farthest = distances.sort(descending=True, stable=True).indices
             order = torch.arange(len(empty), device=rows.device) % len(rows)
-            centroids[empty] = rows[farthest.indices[order]].float()
+            centroids[empty] = rows[farthest[order]].float()
     return ranks.copy_from_first(centroids.contiguous().clone())
 
 
@@ -65,49 +67,42 @@ def spread_seeds(rows: Tensor, clusters: int, draw: random.Random) -> Tensor:
     """
     # Drawn on the host: the same rows on every device and every rank.
     generator = torch.Generator().manual_seed(draw.getrandbits(63))
-    chosen = torch.tensor([draw.randrange(len(rows))])
-    distances = _squared_distances(rows, rows[chosen.to(rows.device)])
-    per_round = -(-clusters // 64)
+    own = rows[ranks.own_slice(len(rows))].float()
+    similarity = own.new_full((len(own),), -float("inf"))
+    picked = torch.tensor([draw.randrange(len(rows))])
+    chosen = picked
     while len(chosen) < clusters:
-        size = min(per_round, clusters - len(chosen))
+        seeds = rows[picked.to(rows.device)].float()
+        similarity = torch.maximum(similarity, _nearest(own, seeds)[1])
+        distances = ranks.join_slices(_squared_distances(own, similarity), len(rows))
         weights = distances.double().clamp(min=_SMALLEST_WEIGHT).cpu()
+        size = min(-(-clusters // 64), clusters - len(chosen))
         picked = torch.multinomial(weights, size, size > len(rows), generator=generator)
         chosen = torch.cat([chosen, picked])
-        new = _squared_distances(rows, rows[picked.to(rows.device)])
-        distances = torch.minimum(distances, new)
     return rows[chosen.to(rows.device)].float()
 
 
-def _squared_distances(rows: Tensor, centroids: Tensor) -> Tensor:
-    """(N,) float32: squared distance of each row to its nearest centroid."""
-    centroids = centroids.float()
+def _squared_distances(rows: Tensor, similarity: Tensor) -> Tensor:
+    """(N,): squared distance to the nearest centroid, from what :func:`_nearest` gives."""
+    return (rows.square().sum(dim=1) - 2 * similarity).clamp(min=0)
+
+
+def _nearest(rows: Tensor, centroids: Tensor) -> Tuple[Tensor, Tensor]:
+    """Nearest centroid of each row (ties: the first), and ``F.C - |C|^2 / 2`` for it: (N,) both."""
     half_norms = -0.5 * centroids.square().sum(dim=1)
-    own = rows[ranks.own_slice(len(rows))]
-    parts = [own.new_empty(0, dtype=torch.float32)]
-    for chunk in chunks(len(own), len(centroids)):
-        parts.append(_nearest(own[chunk].float(), centroids, half_norms)[1])
-    return ranks.join_slices(torch.cat(parts), len(rows))
+    index = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
+    similarity = rows.new_empty(len(rows))
+    for chunk in chunks(len(rows), len(centroids)):
+        with full_precision(rows.device):
+            scores = torch.addmm(half_norms, rows[chunk], centroids.t())
+        similarity[chunk], index[chunk] = scores.max(dim=1)
+    return index, similarity
 
 
-def _nearest(rows: Tensor, centroids: Tensor, half_norms: Tensor) -> Tuple[Tensor, Tensor]:
-    """Index of each row's nearest centroid (ties: the first) and the squared distance to it."""
-    with full_precision(rows.device):
-        similarity = torch.addmm(half_norms, rows, centroids.t())
-    best, index = similarity.max(dim=1)
-    return index, (rows.square().sum(dim=1) - 2 * best).clamp(min=0)
-
-
-def _assign(rows: Tensor, centroids: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-    """Sums (K, D) and counts (K,) of all ranks' rows, and the squared distances of the own rows."""
-    half_norms = -0.5 * centroids.square().sum(dim=1)
-    sums, counts = torch.zeros_like(centroids), torch.zeros_like(half_norms)
-    own = rows[ranks.own_slice(len(rows))]
-    parts = [half_norms.new_empty(0)]
-    for chunk in chunks(len(own), len(centroids)):
-        part = own[chunk].float()
-        index, distance = _nearest(part, centroids, half_norms)
-        sums += group_sum(part, index, len(centroids))
-        counts += group_sum(torch.ones_like(distance)[:, None], index, len(centroids))[:, 0]
-        parts.append(distance)
+def _assign(own: Tensor, centroids: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+    """Sums (K, D) and counts (K,) over all ranks' rows, and the own rows' similarities."""
+    index, similarity = _nearest(own, centroids)
+    sums = group_sum(own, index, len(centroids))
+    counts = group_sum(torch.ones_like(similarity)[:, None], index, len(centroids))[:, 0]
     ranks.sum_over_ranks(sums, counts)
-    return sums, counts, torch.cat(parts)
+    return sums, counts, similarity

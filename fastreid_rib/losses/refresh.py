@@ -90,10 +90,8 @@ def _class_means(
     rows: Tensor, labels: Tensor, num_classes: int, previous: Optional[Statistics]
 ) -> Tuple[Tensor, Tensor]:
     """Counts and means; an identity that is not in the rows keeps its previous ones."""
-    sums = rows.new_zeros(num_classes, rows.shape[1], dtype=torch.float32)
     own = ranks.own_slice(len(rows))
-    for chunk in chunks(len(rows[own]), num_classes):
-        sums += group_sum(rows[own][chunk].float(), labels[own][chunk], num_classes)
+    sums = group_sum(rows[own].float(), labels[own], num_classes)
     ranks.sum_over_ranks(sums)
     counts = torch.bincount(labels, minlength=num_classes)
     means = ranks.copy_from_first(sums / counts.clamp(min=1)[:, None])

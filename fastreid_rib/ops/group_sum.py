@@ -5,6 +5,9 @@ from torch import Tensor
 
 from fastreid_rib.ops.precision import full_precision
 
+# Elements of the one-hot matrix of a chunk of rows: 64 MiB in float32.
+_ONE_HOT_ELEMENTS = 2**24
+
 
 def group_sum(values: Tensor, groups: Tensor, num_groups: int) -> Tensor:
     """Sums of the rows that belong to each group.
@@ -20,8 +23,13 @@ def group_sum(values: Tensor, groups: Tensor, num_groups: int) -> Tensor:
     Returns:
         (G, d), dtype of ``values``; zero for a group without rows.
     """
+    sums = values.new_zeros(num_groups, values.shape[1])
     if values.device.type == "cpu":
-        return values.new_zeros(num_groups, values.shape[1]).index_add_(0, groups, values)
-    one_hot = torch.arange(num_groups, device=groups.device)[:, None] == groups
-    with full_precision(values.device):
-        return one_hot.to(values.dtype) @ values
+        return sums.index_add_(0, groups, values)
+    step = max(1, _ONE_HOT_ELEMENTS // max(num_groups, 1))
+    for start in range(0, len(values), step):
+        part = groups[start : start + step]
+        one_hot = torch.arange(num_groups, device=groups.device)[:, None] == part
+        with full_precision(values.device):
+            sums.addmm_(one_hot.to(values.dtype), values[start : start + step])
+    return sums
