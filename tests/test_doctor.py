@@ -1,0 +1,54 @@
+"""The command that says whether training can work here."""
+
+import os
+
+import pytest
+
+DOCTOR = ("-m", "fastreid_rib", "doctor")
+
+
+def test_a_good_machine_is_ready(run_script, tmp_path):
+    report = run_script(*DOCTOR, env={"FASTREID_DATASETS": str(tmp_path)}).stdout
+    assert "FAIL" not in report and "ready to train" in report
+    for subject in ("fastreid-rib", "torch", "NumPy", "CUDA", "loss backend", "optimizer"):
+        assert subject in report
+    assert "cpu-launch" in report or "CUDA" in report
+    assert str(tmp_path) in report
+
+
+@pytest.mark.parametrize("value", ["1", "register"])
+def test_a_plugin_that_is_switched_off_is_a_failure(run_script, value):
+    run = run_script(*DOCTOR, env={"FASTREID_RIB_DISABLE": value}, check=False)
+    assert run.returncode == 1
+    assert "FAIL  activation" in run.stdout and "training cannot work here" in run.stdout
+
+
+def test_a_data_root_that_cannot_be_made(run_script, tmp_path):
+    (tmp_path / "file").write_text("")
+    root = os.path.join(str(tmp_path), "file", "datasets")
+    run = run_script(*DOCTOR, env={"FASTREID_DATASETS": root}, check=False)
+    assert run.returncode == 1
+    assert "FAIL  data root" in run.stdout and "FASTREID_DATASETS" in run.stdout
+
+
+def test_without_fastreid(run_script):
+    code = (
+        "import sys, fastreid_rib.activation as activation\n"
+        "class NotThere:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] == 'fastreid': raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, NotThere())\n"
+        "from fastreid_rib.__main__ import main\n"
+        "sys.exit(main(['doctor']))"
+    )
+    run = run_script("-c", code, check=False)
+    assert run.returncode == 1
+    assert "FAIL  fastreid" in run.stdout
+
+
+@pytest.mark.today_only
+def test_an_optimizer_that_does_not_learn_is_found(run_script):
+    run = run_script(*DOCTOR, env={"FASTREID_RIB_DISABLE": "zero-grad"}, check=False)
+    assert run.returncode == 1
+    assert "FAIL  optimizer" in run.stdout
+    assert "not repaired" in run.stdout
