@@ -5,6 +5,7 @@ the driver, and a script may still set CUDA_VISIBLE_DEVICES after its imports.
 """
 
 import functools
+import importlib
 from types import ModuleType
 from typing import Any, Callable, Dict, Tuple
 
@@ -103,8 +104,7 @@ class _WorkerChoice:
 
 def _worker_choice() -> Any:
     # Runs in the spawned process, which may have come here without the import hook.
-    from fastreid.engine import launch
-
+    launch = importlib.import_module("fastreid.engine.launch")
     gloo_processes(launch)
     return launch._distributed_worker
 

@@ -80,7 +80,7 @@ def _compile(source: str, target: str) -> Optional[str]:
                 cwd=scratch,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                universal_newlines=True,
+                text=True,
                 timeout=600,
             )
             if run.returncode:

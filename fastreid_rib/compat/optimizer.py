@@ -1,7 +1,7 @@
 """FastReID's flat parameters under torch 2, and the pair that ``build_optimizer`` returns."""
 
 from types import ModuleType
-from typing import Any, Callable, Iterator
+from typing import Any, Callable
 
 
 def zero_grad_drops_gradients() -> bool:
