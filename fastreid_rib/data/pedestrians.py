@@ -4,7 +4,7 @@ A figure is 1000 units tall, from the crown (y = 0) to the soles (y = 1000), wit
 middle; `Place` maps it onto the canvas.
 """
 
-from typing import NamedTuple, Sequence, TypeVar
+from typing import NamedTuple, Optional, Sequence, TypeVar
 
 import numpy as np
 
@@ -14,9 +14,16 @@ T = TypeVar("T")
 
 # most people wear black, grey, white or blue, which is what makes them hard to tell apart
 _CLOTHES = (
-    *((38, 38, 42), (38, 38, 42), (92, 94, 98), (150, 152, 154), (214, 212, 206), (214, 212, 206)),
-    *((36, 46, 84), (36, 46, 84), (62, 98, 158), (140, 36, 40), (58, 92, 64), (124, 92, 60)),
-    *((196, 168, 124), (196, 178, 70), (176, 104, 132), (104, 70, 124)),
+    *((38, 38, 42), (92, 94, 98), (150, 152, 154), (214, 212, 206)),
+    *((36, 46, 84), (62, 98, 158), (140, 36, 40), (58, 92, 64), (124, 92, 60)),
+    *(
+        (196, 168, 124),
+        (196, 178, 70),
+        (190, 96, 130),
+        (104, 70, 124),
+        (186, 104, 44),
+        (60, 132, 132),
+    ),
 )
 _TROUSERS = (
     *((36, 36, 40), (36, 36, 40), (48, 58, 88), (48, 58, 88), (78, 104, 146), (96, 96, 98)),
@@ -71,14 +78,14 @@ class Pedestrian(NamedTuple):
     @classmethod
     def random(cls, rng: np.random.RandomState) -> "Pedestrian":
         """Make up a person."""
-        main, second = _shade(rng, _CLOTHES, 10), _shade(rng, _CLOTHES, 10)
+        main, second = _shade(rng, _CLOTHES, 16), _shade(rng, _CLOTHES, 16)
         pattern = draw_one(
-            rng, ("plain", "plain", "hoops", "pinstripes", "checks", "dots", "diagonal", "band")
+            rng, ("plain", "hoops", "pinstripes", "checks", "dots", "diagonal", "band")
         )
         upper = Cloth(main, second, pattern, draw_int(rng, 26, 52))
         lower = Cloth(
-            _shade(rng, _TROUSERS, 8),
-            _shade(rng, _TROUSERS, 8),
+            _shade(rng, _TROUSERS, 14),
+            _shade(rng, _TROUSERS, 14),
             draw_one(rng, ("plain", "plain", "plain", "pinstripes", "checks")),
             draw_int(rng, 26, 40),
         )
@@ -239,17 +246,17 @@ def _torso(pen: _Pen, who: Pedestrian, shoulder: int, waist: int) -> None:
         pen.limb((0, 140), 58, (0, 190), 66, who.hat)
 
 
-def _head(pen: _Pen, who: Pedestrian, face: int) -> None:
-    """Paint the head; face is the x of the face's middle, or 99 when it looks away."""
+def _head(pen: _Pen, who: Pedestrian, face: Optional[int]) -> None:
+    """Paint the head; face is the x of the face's middle, None when it looks away."""
     hair = who.skin if who.hair_style == "bald" else who.hair
     if who.hair_style == "bun":
-        pen.oval(-face if abs(face) < 99 else 0, 4, 32, 28, hair)
+        pen.oval(-(face or 0), 4, 32, 28, hair)
     pen.oval(0, 74, 62, 74, hair)
-    if face < 99:
+    if face is not None:
         pen.oval(face, 90, 50, 56, who.skin)
     if who.hair_style == "hat":
         pen.limb((0, -8), 50, (0, 46), 68, who.hat)
-        if 0 < face < 99:
+        if face:  # from the side the brim sticks out
             pen.limb((60, 34), 44, (64, 52), 48, who.hat)
 
 
@@ -278,7 +285,7 @@ def _from_front_or_back(pen: _Pen, who: Pedestrian, pose: Pose) -> None:
     if who.bag == "handbag":
         pen.limb((side * 160, 530), 14, (side * 160, 580), 40, who.bag_colour, 30)
         pen.limb((side * 160, 575), 64, (side * 160, 690), 72, who.bag_colour)
-    _head(pen, who, 99 if back else 0)
+    _head(pen, who, None if back else 0)
     if who.hair_style == "long" and back:
         pen.limb((0, 70), 62, (0, 250), 70, who.hair)
 

@@ -61,11 +61,11 @@ class Camera(NamedTuple):
             ground=draw_one(rng, _GROUNDS),
             things=tuple(things),
             views=(*views, "front", "back", "left", "right"),
-            gain=(draw_int(rng, 200, 300), draw_int(rng, 216, 284), draw_int(rng, 200, 300)),
-            grey=draw_int(rng, 0, 100),
-            lift=draw_int(rng, -12, 28),
-            blur=draw_int(rng, 0, 1),
-            noise=draw_int(rng, 6, 14),
+            gain=(draw_int(rng, 232, 282), draw_int(rng, 240, 272), draw_int(rng, 232, 282)),
+            grey=draw_int(rng, 0, 40),
+            lift=draw_int(rng, -8, 16),
+            blur=draw_int(rng, 0, 2) // 2,
+            noise=draw_int(rng, 2, 6),
         )
 
 
@@ -88,7 +88,7 @@ def photograph(
     canvas = Canvas(height)
     _paint_background(rng, canvas, camera)
     place = Place(
-        WIDE // 2 + draw_int(rng, -50, 50), draw_int(rng, -20, 80), draw_int(rng, 860, 980)
+        WIDE // 2 + draw_int(rng, -40, 40), draw_int(rng, -10, 70), draw_int(rng, 860, 980)
     )
     pose = Pose(draw_one(rng, camera.views), draw_int(rng, -100, 100))
     feet = (place.centre, place.top + place.height - 6)
@@ -107,7 +107,7 @@ def _paint_background(rng: np.random.RandomState, canvas: Canvas, camera: Camera
     canvas.box(shift - WIDE, horizon - 2 * TALL, 2 * WIDE, horizon, camera.wall)
     for x0, y0, x1, y1, colour in camera.things:
         canvas.box(x0 + shift, y0, x1 + shift, y1, colour)
-    if draw_int(rng, 0, 3) == 0:
+    if draw_int(rng, 0, 7) == 0:
         x = draw_one(rng, (draw_int(rng, 0, 110), draw_int(rng, 400, WIDE)))
         tall = draw_int(rng, 400, 620)
         pose = Pose(draw_one(rng, ("front", "back", "left", "right")), draw_int(rng, -100, 100))
@@ -119,30 +119,30 @@ def _paint_occluder(rng: np.random.RandomState, canvas: Canvas, place: Place) ->
     colour = draw_one(rng, _THINGS)
     light = (colour[0] + 28, colour[1] + 28, colour[2] + 28)
     if kind == "pole":
-        x, half = place.centre + draw_int(rng, -70, 70), draw_int(rng, 36, 76)
+        x, half = place.centre + draw_int(rng, -90, 90), draw_int(rng, 30, 56)
         canvas.box(x - half, 0, x + half, TALL, colour)
         canvas.box(x - half // 2, 0, x - half // 4, TALL, light)
     elif kind == "wall":
-        top = draw_int(rng, 400, 620)
+        top = draw_int(rng, 530, 700)
         canvas.box(0, top, WIDE, TALL, Cloth(colour, light, "checks", draw_int(rng, 40, 80)))
         canvas.box(0, top - 24, WIDE, top, light)
     elif kind == "side":
-        edge = draw_int(rng, 180, 250)
+        edge = draw_int(rng, 130, 200)
         left, right = draw_one(rng, ((0, edge), (WIDE - edge, WIDE)))
         canvas.box(left, 0, right, TALL, Cloth(colour, light, "hoops", draw_int(rng, 40, 90)))
     elif kind == "bag":
-        x, top = place.centre + draw_int(rng, -90, 90), draw_int(rng, 440, 620)
-        half = draw_int(rng, 130, 200)
+        x, top = place.centre + draw_int(rng, -90, 90), draw_int(rng, 540, 700)
+        half = draw_int(rng, 100, 170)
         canvas.ellipse((x, top), half // 2, 60, light)
         canvas.box(x - half, top, x + half, TALL, colour)
         canvas.box(x - half, top + 130, x + half, top + 160, light)
     elif kind == "bush":
         for _ in range(9):
-            spot = (place.centre + draw_int(rng, -200, 200), draw_int(rng, 480, 960))
+            spot = (place.centre + draw_int(rng, -200, 200), draw_int(rng, 580, 960))
             leaf = (60 + draw_int(rng, 0, 40), 90 + draw_int(rng, 0, 50), 50 + draw_int(rng, 0, 20))
             canvas.ellipse(spot, draw_int(rng, 70, 130), draw_int(rng, 70, 130), leaf)
     else:
-        x = place.centre + draw_one(rng, (-1, 1)) * draw_int(rng, 80, 150)
+        x = place.centre + draw_one(rng, (-1, 1)) * draw_int(rng, 130, 200)
         pose = Pose(draw_one(rng, ("front", "back", "left", "right")), draw_int(rng, -100, 100))
         top = place.top + draw_int(rng, 20, 140)
         paint_pedestrian(canvas, Pedestrian.random(rng), pose, Place(x, top, place.height))
@@ -151,8 +151,8 @@ def _paint_occluder(rng: np.random.RandomState, canvas: Canvas, place: Place) ->
 def _expose(rng: np.random.RandomState, scene: np.ndarray, camera: Camera) -> np.ndarray:
     """Turn what is there, int64 0 to 255, into what the camera saves, uint8."""
     height, width, _ = scene.shape
-    light, slant = draw_int(rng, 180, 300), draw_int(rng, -60, 60)
-    blur = (camera.blur + draw_int(rng, 0, 1)) * max(height // 64, 1)
+    light, slant = draw_int(rng, 210, 282), draw_int(rng, -40, 40)
+    blur = (camera.blur + draw_int(rng, 0, 3) // 3) * max(height // 64, 1)
     across = light + slant * (2 * np.arange(width, dtype=np.int64) - width) // width
     grey = scene.sum(axis=2, keepdims=True) // 3
     seen = (scene * (256 - camera.grey) + grey * camera.grey) >> 8

@@ -46,7 +46,7 @@ class SyntheticReID(ImageDataset):
     """Synthetic pedestrians, made on first use in a folder of their own under the data root.
 
     200 training identities with 12 pictures each, 100 others in query and gallery, six cameras,
-    three quarters of the queries occluded; `SyntheticSpec` describes every parameter.
+    most of the queries occluded; `SyntheticSpec` describes every parameter.
 
     Args:
         root: data root; FastReID passes the environment variable FASTREID_DATASETS, or "datasets".

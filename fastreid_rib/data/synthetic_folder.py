@@ -60,11 +60,11 @@ class SyntheticSpec:
     num_test_ids: int = 100
     query_images: int = 3
     gallery_images: int = 8
-    num_distractors: int = 100
+    num_distractors: int = 50
     num_cameras: int = 6
     height: int = 64
     train_occluded: float = 0.3
-    query_occluded: float = 0.75
+    query_occluded: float = 0.7
     gallery_occluded: float = 0.1
     seed: int = 0
 
@@ -149,6 +149,16 @@ def plan(spec: SyntheticSpec) -> List[Shot]:
     return shots
 
 
+def picture(spec: SyntheticSpec, shot: Shot) -> np.ndarray:
+    """What one shot of the plan shows: (height, height // 2, 3), uint8, RGB."""
+    camera = Camera.random(_rng(spec, _CAMERA, shot.camera))
+    # every distractor is somebody else
+    person = (shot.pid,) if shot.pid else (0, shot.frame)
+    who = Pedestrian.random(_rng(spec, _PERSON, *person))
+    rng = _rng(spec, _PICTURE, shot.pid, shot.frame)
+    return photograph(rng, camera, who, shot.occluded, spec.height)
+
+
 def folder_name(spec: SyntheticSpec) -> str:
     """Name for the folder of a spec; another spec, or another way of drawing, has another."""
     return "SyntheticReID-" + hashlib.sha256(_parameters(spec).encode()).hexdigest()[:8]
@@ -177,13 +187,12 @@ def generate(directory: str, spec: SyntheticSpec) -> None:
             os.makedirs(os.path.join(directory, subset), exist_ok=True)
         # each process begins elsewhere, so that together they draw most pictures once
         start = uuid.uuid4().int % len(shots)
-        cameras = [Camera.random(_rng(spec, _CAMERA, c)) for c in range(1, spec.num_cameras + 1)]
         size = len(encode_png(np.zeros((spec.height, spec.height // 2, 3), dtype=np.uint8)))
         for shot in shots[start:] + shots[:start]:
             path = os.path.join(directory, shot.path)
             # stored PNGs are all of one size: a file of another was cut short
             if not (os.path.exists(path) and os.path.getsize(path) == size):
-                _write(path, encode_png(_take(spec, shot, cameras[shot.camera - 1])))
+                _write(path, encode_png(picture(spec, shot)))
         made = {**json.loads(_parameters(spec)), "images": len(shots), "sha256": digest(directory)}
         _write(os.path.join(directory, MARKER), json.dumps(made, indent=1).encode())
     except OSError as error:
@@ -209,14 +218,6 @@ def digest(directory: str) -> str:
 
 def _parameters(spec: SyntheticSpec) -> str:
     return json.dumps({**asdict(spec), "drawing": _DRAWING}, sort_keys=True)
-
-
-def _take(spec: SyntheticSpec, shot: Shot, camera: Camera) -> np.ndarray:
-    # every distractor is somebody else
-    person = (shot.pid,) if shot.pid else (0, shot.frame)
-    who = Pedestrian.random(_rng(spec, _PERSON, *person))
-    rng = _rng(spec, _PICTURE, shot.pid, shot.frame)
-    return photograph(rng, camera, who, shot.occluded, spec.height)
 
 
 def _write(path: str, content: bytes) -> None:
