@@ -9,7 +9,6 @@ line now and then.
 """
 
 import argparse
-import json
 import os
 import re
 import subprocess
@@ -22,9 +21,7 @@ CONFIGS = ["configs/quickstart/baseline.yml", "configs/quickstart/rib.yml"]
 METRICS = ("mAP", "Rank-1", "mINP")
 
 # FastReID's progress: "eta: 0:00:12  epoch/iter: 3/111  total_loss: 5.1  loss_cls: 4.9  ...  time:"
-PROGRESS = re.compile(
-    r"eta: (?P<eta>\S+)\s+epoch/iter: (?P<epoch>\d+)/\d+\s+(?P<losses>.*?)\s+time:"
-)
+PROGRESS = re.compile(r"eta: (\S+)  epoch/iter: (\d+)/\d+  (.*?)  time:")
 
 
 def train(config, seed):
@@ -46,27 +43,30 @@ def train(config, seed):
     command += ["--config-file", str(config), "SEED", str(seed), "OUTPUT_DIR", str(output_dir)]
     print(f"\n{name}: {output_dir}{os.sep}log.txt", flush=True)
 
-    # Its text is kept for the case that it fails, since not all of it is in the log.
     text = []
+    last = None
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     ) as process:
         for line in process.stdout:
             text.append(line)
             progress = PROGRESS.search(line)
-            if progress:
-                print(
-                    "{name}: epoch {epoch}  {losses}  eta {eta}".format(
-                        name=name, **progress.groupdict()
-                    ),
-                    flush=True,
-                )
+            # FastReID writes after the last step, and again after the last epoch.
+            if progress and progress.groups() != last:
+                last = progress.groups()
+                eta, epoch, losses = last
+                print(f"{name}: epoch {epoch}  {losses}  eta {eta}", flush=True)
     if process.returncode != 0:
         sys.exit("".join(text[-40:]) + f"\n{name}: training failed, exit {process.returncode}")
+    return metrics(text)
 
-    # FastReID appends to this file: the last evaluation is this run's.
-    lines = (output_dir / "metrics.json").read_text(encoding="utf-8").splitlines()
-    return [scalars for scalars in map(json.loads, lines) if METRICS[0] in scalars][-1]
+
+def metrics(text):
+    """Finds the last evaluation in what FastReID prints: a table of a heading, a rule and a row."""
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text if "|" in line]
+    heading = max(i for i, cells in enumerate(table) if cells[:1] == ["Dataset"])
+    row = dict(zip(table[heading], table[heading + 2]))
+    return {metric: float(row[metric]) for metric in METRICS}
 
 
 def main():
@@ -76,6 +76,9 @@ def main():
     parser.add_argument("--seed", type=int, default=int(os.environ.get("SEED", "0")))
     args = parser.parse_args()
     os.environ.setdefault("FASTREID_DATASETS", str(REPOSITORY / "datasets"))
+    # Threads that wait for work must not keep a core busy: with few cores the data-loader workers
+    # and whatever else runs on the machine need it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
     rows = []
     for config in args.configs:
