@@ -8,7 +8,6 @@ from typing import Any, Optional, Tuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fastreid_rib.ops.assignment import log_soft_assignment
 from fastreid_rib.ops.precision import full_precision
@@ -61,16 +60,34 @@ class _Bound(torch.autograd.Function):
     ) -> Tensor:
         loss, grad_logits = _loss_and_grad_logits(embeddings, centroids, log_q, labels, beta, gamma)
         ctx.beta = beta
-        ctx.save_for_backward(grad_logits, centroids)
+        ctx.save_for_backward(grad_logits, centroids, embeddings)
         return loss
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> Tuple[Optional[Tensor], ...]:
-        grad_logits, centroids = ctx.saved_tensors
-        with full_precision(grad_loss.device):
+        grad_logits, centroids, embeddings = ctx.saved_tensors
+        with torch.no_grad(), full_precision(grad_loss.device):
             grad = (2 * ctx.beta * grad_loss)[:, None] * (grad_logits @ centroids)
+        # once_differentiable would let the second derivative with respect to the embeddings pass
+        # as zero, since grad_loss does not depend on them.
+        if torch.is_grad_enabled():
+            grad = _DifferentiableOnce.apply(grad, embeddings, grad_loss)
         return grad, None, None, None, None, None
+
+
+class _DifferentiableOnce(torch.autograd.Function):
+    """Identity on the gradient that refuses to be differentiated again."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, embeddings: Tensor, grad_loss: Tensor) -> Tensor:
+        return grad.view_as(grad)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
+        raise RuntimeError(
+            "the RIB bound is differentiable once; for second derivatives (a gradient penalty, "
+            "say) use rib_loss_reference"
+        )
 
 
 def _loss_and_grad_logits(

@@ -1,0 +1,146 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastreid_rib.losses import information as info
+
+SLACK = 1e-9
+
+problems = st.fixed_dictionaries(
+    {
+        "n": st.integers(1, 30),
+        "k": st.integers(1, 12),
+        "k_x": st.integers(1, 12),
+        "classes": st.integers(1, 6),
+        "sharpness": st.sampled_from([0.1, 1.0, 8.0]),
+        "seed": st.integers(0, 10**6),
+    }
+)
+
+
+def random_problem(n, k, k_x, classes, sharpness, seed):
+    """Log assignments of features and inputs, and labels that have to do with both."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, classes, (n,), generator=generator)
+
+    def assignments(clusters):
+        by_class = torch.randn(classes, clusters, generator=generator, dtype=torch.float64)
+        noise = torch.randn(n, clusters, generator=generator, dtype=torch.float64)
+        return (sharpness * (by_class[labels] + noise)).log_softmax(1)
+
+    return assignments(k), assignments(k_x), labels
+
+
+def class_table(tables, floor=0.0):
+    sums = tables.labels_features
+    return (sums / sums.sum(1, keepdim=True)).nan_to_num(1.0).clamp(min=max(floor, 1e-300)).log()
+
+
+def test_mutual_information_by_hand():
+    assert info.mutual_information(torch.eye(2)).item() == pytest.approx(math.log(2))
+    assert info.mutual_information(torch.ones(3, 4)).item() == pytest.approx(0, abs=1e-7)
+    # p(a) = p(b) = 1/2, cells 3/8 and 1/8: 3/4 ln 3/2 + 1/4 ln 1/2
+    joint = torch.tensor([[3.0, 1.0], [1.0, 3.0]])
+    assert info.mutual_information(joint).item() == pytest.approx(0.1308120)
+
+
+def test_every_measure_by_hand():
+    # Two images of two identities; features tell them apart, inputs (3/4, 1/4) and (1/4, 3/4) less.
+    log_f = torch.tensor([[0.0, -1e9], [-1e9, 0.0]])
+    log_x = torch.tensor([[0.75, 0.25], [0.25, 0.75]]).log()
+    tables = info.tabulate(log_f, torch.tensor([0, 1]), 2, log_x)
+    log_q = torch.tensor([[0.9, 0.1], [0.2, 0.8]]).log()
+    assert info.label_information(tables).item() == pytest.approx(math.log(2))
+    assert info.input_information(tables).item() == pytest.approx(0.1308120)
+    assert info.information_bottleneck(tables).item() == pytest.approx(0.1308120 - math.log(2))
+    assert info.relevance_term(tables, log_q).item() == pytest.approx(-math.log(0.72) / 2)
+    assert info.compression_term(tables).item() == pytest.approx(-0.5623351)
+    ibb = -0.5623351 - math.log(0.72) / 2
+    assert info.variational_bound(tables, log_q).item() == pytest.approx(ibb)
+    # mean phi_x is (1/2, 1/2), mean log phi_x is (ln 3/4 + ln 1/4) / 2 in both clusters
+    assert info.bound_constant(tables).item() == pytest.approx(math.log(3 / 16) / 2)
+    assert info.conditional_bound(tables, log_q).item() == pytest.approx(-math.log(0.72) / 2)
+    assert info.image_information(tables).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_image_information_by_hand():
+    # One identity, two images told apart: ln 2 beyond the identity.
+    tables = info.tabulate(torch.tensor([[0.0, -1e9], [-1e9, 0.0]]), torch.tensor([0, 0]), 1)
+    assert info.image_information(tables).item() == pytest.approx(math.log(2))
+
+
+@settings(max_examples=60, deadline=None)
+@given(problems)
+def test_chain_of_bounds(parameters):
+    log_f, log_x, labels = random_problem(**parameters)
+    tables = info.tabulate(log_f, labels, parameters["classes"], log_x)
+    log_q = class_table(tables)
+    ib = info.information_bottleneck(tables).item()
+    beyond = info.image_information(tables).item()
+    klb = info.conditional_bound(tables, log_q).item()
+    papers = (info.variational_bound(tables, log_q) - info.bound_constant(tables)).item()
+    assert ib <= beyond + SLACK
+    assert beyond <= klb + SLACK
+    assert klb <= papers + SLACK
+    assert ib <= papers + SLACK
+    # With Q of the same images KLB is the information itself, not only a bound of it.
+    assert klb == pytest.approx(beyond, abs=1e-8)
+
+
+@settings(max_examples=30, deadline=None)
+@given(problems)
+def test_bounds_hold_for_any_q(parameters):
+    log_f, log_x, labels = random_problem(**parameters)
+    tables = info.tabulate(log_f, labels, parameters["classes"], log_x)
+    torch.manual_seed(parameters["seed"])
+    log_q = torch.randn(parameters["classes"], parameters["k"], dtype=torch.float64).log_softmax(1)
+    klb = info.conditional_bound(tables, log_q).item()
+    papers = (info.variational_bound(tables, log_q) - info.bound_constant(tables)).item()
+    assert info.information_bottleneck(tables).item() <= klb + SLACK
+    assert info.image_information(tables).item() <= klb + SLACK
+    assert klb <= papers + SLACK
+
+
+@settings(max_examples=30, deadline=None)
+@given(problems)
+def test_a_floor_costs_at_most_its_excess(parameters):
+    log_f, _, labels = random_problem(**parameters)
+    tables = info.tabulate(log_f, labels, parameters["classes"])
+    klb = info.conditional_bound(tables, class_table(tables, floor=1e-3)).item()
+    assert info.image_information(tables).item() <= klb + parameters["k"] * 1e-3 + SLACK
+
+
+@settings(max_examples=30, deadline=None)
+@given(problems)
+def test_published_compression_term_does_not_depend_on_the_features(parameters):
+    log_f, log_x, labels = random_problem(**parameters)
+    published = torch.einsum("ia,ib,ib->", log_f.exp(), log_x.exp(), log_x) / len(labels)
+    tables = info.tabulate(log_f, labels, parameters["classes"], log_x)
+    others = info.tabulate(-log_f.log_softmax(1).flip(0), labels, parameters["classes"], log_x)
+    assert info.compression_term(tables).item() == pytest.approx(published.item(), abs=1e-9)
+    assert info.compression_term(tables).item() == info.compression_term(others).item()
+
+
+@settings(max_examples=20, deadline=None)
+@given(problems)
+def test_tables_add_up_over_chunks(parameters):
+    log_f, log_x, labels = random_problem(**parameters)
+    classes, half = parameters["classes"], parameters["n"] // 2
+    whole = info.tabulate(log_f, labels, classes, log_x)
+    first = info.tabulate(log_f[:half], labels[:half], classes, log_x[:half])
+    second = info.tabulate(log_f[half:], labels[half:], classes, log_x[half:])
+    for expected, got in zip(whole, first + second):
+        assert torch.allclose(expected, got)
+
+
+@settings(max_examples=30, deadline=None)
+@given(problems)
+def test_information_is_within_its_limits(parameters):
+    log_f, log_x, labels = random_problem(**parameters)
+    tables = info.tabulate(log_f, labels, parameters["classes"], log_x)
+    label_limit = math.log(min(parameters["k"], parameters["classes"])) + SLACK
+    assert -SLACK <= info.label_information(tables).item() <= label_limit
+    assert -SLACK <= info.input_information(tables).item()

@@ -1,0 +1,522 @@
+import copy
+import logging
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fastreid_rib.losses import RIBLoss, rib_loss, rib_loss_reference
+from fastreid_rib.losses.refresh import centred
+
+CLASSES, DIM = 6, 8
+
+
+class Stream:
+    """Batches of noisy class means: the same for the same seed."""
+
+    def __init__(self, seed=0, classes=CLASSES, dim=DIM, noise=0.5):
+        self.generator = torch.Generator().manual_seed(seed)
+        self.means = torch.randn(classes, dim, generator=self.generator)
+        self.noise = noise
+
+    def batch(self, n=12):
+        labels = torch.randint(0, len(self.means), (n,), generator=self.generator)
+        noise = torch.randn(n, self.means.shape[1], generator=self.generator)
+        return (self.means[labels] + self.noise * noise), labels
+
+
+def feed(rib, stream, steps=8, n=12):
+    return [rib(*(lambda e, y: (e.requires_grad_(), y))(*stream.batch(n))) for _ in range(steps)]
+
+
+def started(epochs=1, seed=0, **settings):
+    """A module whose statistics come from ``epochs`` epochs of batches."""
+    rib, stream = RIBLoss(CLASSES, **{"beta": 5.0, **settings}), Stream(seed)
+    for epoch in range(epochs):
+        rib.start_epoch(epoch)
+        feed(rib, stream)
+    rib.start_epoch(epochs)
+    return rib, stream
+
+
+# The function
+
+
+def test_by_hand():
+    # Normalised to (1, 0), assigned (3/4, 1/4); the gradient is tangential and divided by |z| = 5.
+    embeddings = torch.tensor([[5.0, 0.0], [3.0, 4.0]], requires_grad=True)
+    log_q = torch.tensor([[0.0, -1.0]])
+    beta = math.log(3) / 2
+    loss = rib_loss(embeddings, torch.tensor([0, -1]), torch.eye(2), log_q, beta=beta)
+    loss.backward()
+    assert loss.item() == pytest.approx(0.25)
+    assert embeddings.grad.flatten().tolist() == pytest.approx([0, 0.0411980, 0, 0], abs=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_function_equals_the_reference(gamma, reduction):
+    torch.manual_seed(0)
+    embeddings = (3 * torch.randn(9, 5, dtype=torch.float64)).requires_grad_()
+    labels = torch.tensor([0, 1, 2, -1, 3, 0, 1, -7, 2])
+    centroids = torch.randn(7, 5, dtype=torch.float64)
+    log_q = torch.randn(4, 7, dtype=torch.float64).log_softmax(1)
+    arguments = {"beta": 3.0, "gamma": gamma, "reduction": reduction}
+    ours = rib_loss(embeddings, labels, centroids, log_q, **arguments)
+    theirs = rib_loss_reference(embeddings, labels, centroids, log_q, **arguments)
+    gradients = [torch.autograd.grad(x.sum(), embeddings)[0] for x in (ours, theirs)]
+    assert torch.allclose(ours, theirs, rtol=1e-10)
+    assert torch.allclose(*gradients, rtol=1e-8, atol=1e-10)
+    assert torch.autograd.gradcheck(
+        lambda e: rib_loss(e, labels, centroids, log_q, **arguments), embeddings
+    )
+
+
+def test_nothing_to_average_is_a_zero_with_zero_gradient():
+    embeddings = torch.full((3, 2), float("nan"), requires_grad=True)
+    loss = rib_loss(embeddings, torch.tensor([-1] * 3), torch.eye(2), torch.zeros(1, 2), beta=1.0)
+    loss.backward()
+    assert loss.item() == 0
+    assert embeddings.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_low_precision_embeddings_are_computed_in_float32(dtype):
+    rib, stream = started(beta=30.0)
+    embeddings, labels = stream.batch()
+    embeddings = embeddings.to(dtype)
+    arguments = (labels, rib.centroids, rib.log_q)
+    loss = rib_loss(embeddings, *arguments, beta=30.0)
+    assert loss.dtype == torch.float32
+    assert torch.equal(loss, rib_loss(embeddings.float(), *arguments, beta=30.0))
+
+
+def test_autocast_changes_nothing():
+    rib, stream = started(beta=30.0, gamma=0.5)
+    embeddings, labels = stream.batch()
+    embeddings.requires_grad_()
+    (plain,) = torch.autograd.grad(rib(embeddings, labels), embeddings)
+    before = rib(embeddings, labels)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = rib(embeddings, labels)
+        assert rib(torch.nn.functional.linear(embeddings, torch.eye(DIM)), labels).isfinite()
+    assert inside.dtype == torch.float32
+    assert torch.equal(before, inside)
+    assert torch.equal(torch.autograd.grad(inside, embeddings)[0], plain)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"embeddings": torch.zeros(3, 2, 1)}, r"embeddings must be \(n, D\).*flatten"),
+        ({"embeddings": torch.zeros(3, 2, dtype=torch.int64)}, "embeddings must be"),
+        ({"labels": torch.zeros(2, dtype=torch.int64)}, r"labels must be \(3,\) int64"),
+        ({"labels": torch.zeros(3)}, r"labels must be .*labels.long\(\)"),
+        (
+            {"labels": torch.tensor([0, 1, 4])},
+            "labels must be < 4, the number of identities, got 4",
+        ),
+        ({"centroids": torch.zeros(5, 3)}, r"centroids must be \(K, 2\)"),
+        ({"log_q": torch.zeros(4, 6)}, r"log_q must be \(C, 5\)"),
+        ({"beta": 0.0}, "beta must be > 0, got 0.0"),
+        ({"beta": float("inf")}, "beta must be > 0, got inf"),
+        ({"gamma": 1.5}, "gamma must be in 0..1, got 1.5"),
+        ({"reduction": "avg"}, "reduction must be one of"),
+    ],
+)
+def test_function_names_what_is_wrong(change, message):
+    arguments = {
+        "embeddings": torch.zeros(3, 2),
+        "labels": torch.zeros(3, dtype=torch.int64),
+        "centroids": torch.zeros(5, 2),
+        "log_q": torch.zeros(4, 5),
+        "beta": 1.0,
+    }
+    rib_loss(**arguments)
+    with pytest.raises(ValueError, match=message):
+        rib_loss(**{**arguments, **change})
+
+
+# The module: when it starts
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_classes": 0}, "num_classes must be >= 1"),
+        ({"beta": -1.0}, "beta must be > 0"),
+        ({"beta": float("nan")}, "beta must be > 0"),
+        ({"gamma": -0.1}, "gamma must be in 0..1"),
+        ({"num_clusters": -1}, "num_clusters must be >= 0"),
+        ({"warmup_epochs": -1}, "warmup_epochs must be >= 0"),
+        ({"bank_size": 0}, "bank_size must be >= 1"),
+        ({"q_floor": 0.0}, "q_floor must be in"),
+        ({"kmeans_iterations": 0}, "kmeans_iterations must be >= 1"),
+    ],
+)
+def test_settings_are_checked_by_name(change, message):
+    with pytest.raises(ValueError, match=message):
+        RIBLoss(**{"num_classes": 3, **change})
+
+
+@pytest.mark.parametrize(("warmup", "first"), [(0, 1), (1, 1), (3, 3)])
+def test_starts_after_warm_up(warmup, first):
+    rib, stream = RIBLoss(CLASSES, warmup_epochs=warmup), Stream()
+    for epoch in range(first + 2):
+        report = rib.start_epoch(epoch)
+        losses = [loss.item() for loss in feed(rib, stream)]
+        assert bool(report) == rib.active == (epoch >= first)
+        assert (max(losses) > 0) == (epoch >= first)
+
+
+def test_zero_before_the_start_is_connected_and_finite():
+    rib = RIBLoss(CLASSES)
+    rib.start_epoch(0)
+    embeddings = torch.full((4, DIM), float("nan")).half().requires_grad_()
+    loss = rib(embeddings, torch.zeros(4, dtype=torch.int64))
+    loss.backward()
+    assert (loss.item(), loss.dtype, loss.dim()) == (0.0, torch.float32, 0)
+    assert embeddings.grad.abs().max() == 0
+
+
+def test_start_epoch_twice_is_once():
+    rib, stream = started()
+    feed(rib, stream)
+    before = rib.state_dict()
+    assert rib.start_epoch(1) == {}
+    after = rib.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_an_epoch_without_embeddings_keeps_the_statistics():
+    rib, _ = started()
+    centroids = rib.centroids.clone()
+    assert rib.start_epoch(2) == {}
+    assert rib.active
+    assert torch.equal(rib.centroids, centroids)
+
+
+def test_only_useless_embeddings_keep_the_statistics(caplog):
+    rib, _ = started()
+    rib(torch.full((4, DIM), float("nan"), requires_grad=True), torch.zeros(4).long())
+    with caplog.at_level(logging.WARNING):
+        assert rib.start_epoch(2) == {}
+    assert "no usable embedding" in caplog.text
+    assert rib.log_q.isfinite().all()
+
+
+def test_forgetting_start_epoch_is_noticed(caplog):
+    with caplog.at_level(logging.WARNING):
+        feed(RIBLoss(CLASSES), Stream(), 2)
+    assert caplog.text.count("call it at the start of each epoch") == 1
+
+
+def test_epoch_must_be_a_number_from_0():
+    with pytest.raises(ValueError, match="epoch must be >= 0, got -1"):
+        RIBLoss(3).start_epoch(-1)
+    with pytest.raises(TypeError):
+        RIBLoss(3).start_epoch(1.5)
+
+
+# The module: what it learns from
+
+
+def test_bank_holds_the_normalised_embeddings_of_the_epoch():
+    rib, stream = RIBLoss(CLASSES), Stream()
+    rib.start_epoch(0)
+    batches = [stream.batch() for _ in range(3)]
+    for embeddings, labels in batches:
+        rib(embeddings, labels)
+    rows, labels, inputs = rib.bank.content()
+    expected = torch.cat([F.normalize(e, dim=1) for e, _ in batches])
+    assert rows.dtype == torch.float16
+    assert torch.equal(rows, expected.half())
+    assert labels.tolist() == torch.cat([y for _, y in batches]).tolist()
+    assert inputs is None
+    rib.start_epoch(1)
+    assert rib.bank.filled == 0
+
+
+def test_passes_without_gradient_or_in_eval_mode_never_enter():
+    rib, stream = started()
+    with torch.no_grad():
+        feed(rib, stream)
+    rib.eval()
+    assert feed(rib, stream)[0].item() > 0
+    assert rib.bank.seen == 0
+
+
+def test_useless_rows_never_enter_the_statistics():
+    clean, dirty = RIBLoss(CLASSES), RIBLoss(CLASSES)
+    stream = Stream()
+    clean.start_epoch(0), dirty.start_epoch(0)
+    for _ in range(5):
+        embeddings, labels = stream.batch()
+        clean(embeddings, labels)
+        bad = torch.stack([torch.full((DIM,), v) for v in (float("nan"), float("inf"), 1.0)])
+        dirty(torch.cat([embeddings, bad]), torch.cat([labels, torch.tensor([0, 1, -1])]))
+    assert dirty.bank.rows.isfinite().all()
+    assert clean.start_epoch(1) == dirty.start_epoch(1)
+    assert torch.equal(clean.centroids, dirty.centroids)
+    assert torch.equal(clean.log_q, dirty.log_q)
+
+
+def test_non_finite_inputs_never_enter_either():
+    rib, stream = RIBLoss(CLASSES), Stream()
+    rib.start_epoch(0)
+    for _ in range(5):
+        embeddings, labels = stream.batch()
+        inputs = torch.rand(12, 4)
+        inputs[3, 1] = float("nan")
+        rib(embeddings, labels, inputs)
+    assert rib.bank.content()[1].tolist().count(-1) == 5
+    assert all(math.isfinite(v) for v in rib.start_epoch(1).values())
+
+
+def test_inputs_are_centred_and_normalised():
+    inputs = torch.tensor([[1.0, 3.0], [7.0, 7.0]]).half()
+    expected = [-(0.5**0.5), 0.5**0.5, 0, 0]
+    assert centred(inputs).flatten().tolist() == pytest.approx(expected)
+    # An image that is brighter and has more contrast is the same input.
+    image = torch.rand(1, 12)
+    assert torch.allclose(centred(image), centred(3 * image + 1), atol=1e-6)
+
+
+def test_batch_is_checked():
+    rib, (embeddings, labels) = RIBLoss(CLASSES), Stream().batch()
+    with pytest.raises(ValueError, match="embeddings must be"):
+        rib(embeddings[0], labels)
+    with pytest.raises(ValueError, match="labels must be < 6"):
+        rib(embeddings, labels + CLASSES)
+    with pytest.raises(ValueError, match=r"inputs must be \(12, P\)"):
+        rib(embeddings, labels, torch.zeros(11, 3))
+    with pytest.raises(ValueError, match="labels must be on cpu"):
+        rib(embeddings, labels.to("meta"))
+    rib(embeddings, labels)
+    with pytest.raises(ValueError, match=r"embeddings must be \(n, 8\) as before, got \(n, 3\)"):
+        rib(embeddings[:, :3], labels)
+
+
+def test_large_labels_that_a_gpu_could_not_report_are_raised_at_the_next_epoch():
+    rib, stream = started()
+    rib._bank(*stream.batch(), None)
+    rib._bank(torch.randn(2, DIM), torch.tensor([0, CLASSES]), None)
+    assert rib.bank.content()[1][-2:].tolist() == [0, -1]
+    with pytest.raises(ValueError, match="labels must be < num_classes = 6"):
+        rib.start_epoch(2)
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations that make the host wait for the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = str(function)
+        masked = name.startswith("aten.index") and any(
+            isinstance(index, torch.Tensor) and index.dtype == torch.bool
+            for index in (args[1] if isinstance(args[1], (list, tuple)) else ())
+        )
+        if masked or any(w in name for w in ("_local_scalar_dense", "nonzero", "aten.equal")):
+            self.seen.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_count_of_waits_sees_them():
+    with Waits() as waits:
+        torch.ones(1).item()
+        bool(torch.ones(1) > 0)
+        torch.ones(2)[torch.ones(2) > 0]
+        torch.ones(2).nonzero()
+    assert len(waits.seen) == 4
+
+
+@pytest.mark.parametrize("bank_size", [1000, 20])
+def test_a_step_never_waits_for_the_device(bank_size):
+    rib, stream = started(bank_size=bank_size)
+    with Waits() as waits:
+        for loss in feed(rib, stream):
+            loss.backward()
+    assert rib.bank.filled == min(96, bank_size)
+    assert waits.seen == []
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("bank_size", [1000, 20])
+def test_a_step_never_waits_for_the_gpu(bank_size):
+    rib, stream = started(bank_size=bank_size)
+    rib.cuda()
+    batches = [tuple(t.cuda() for t in stream.batch()) for _ in range(8)]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for embeddings, labels in batches:
+            rib(embeddings.requires_grad_(), labels).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert rib.start_epoch(2)["bound"] > 0
+
+
+# The module: refresh
+
+
+def test_separated_identities_give_their_own_clusters():
+    rib = RIBLoss(3, beta=30.0)
+    rib.start_epoch(0)
+    rib(torch.eye(3).repeat(4, 1), torch.arange(3).repeat(4))
+    report = rib.start_epoch(1)
+    assert torch.allclose(rib.centroids, torch.eye(3))
+    off = ~torch.eye(3, dtype=torch.bool)
+    assert rib.log_q.diagonal().abs().max() < 1e-6
+    assert torch.allclose(rib.log_q[off], torch.tensor(1e-6).log())  # the floor
+    assert report["mutual_information"] == pytest.approx(math.log(3))
+    assert report["klb"] == pytest.approx(0, abs=1e-5)
+
+
+def test_table_by_hand():
+    # Two clusters at beta ln(3)/2: phi is (3/4, 1/4) or (1/4, 3/4); identity 1 has one of each.
+    rib = RIBLoss(2, beta=math.log(3) / 2, num_clusters=2, kmeans_iterations=1)
+    rib.start_epoch(0)
+    rib(torch.eye(2)[[0, 0, 0, 1]], torch.tensor([0, 0, 1, 1]))
+    rib.start_epoch(1)
+    # Means of the identities are (1, 0) and (1/2, 1/2); one iteration moves the second to (0, 1).
+    assert torch.allclose(rib.centroids, torch.eye(2))
+    assert torch.allclose(rib.log_q.exp(), torch.tensor([[0.75, 0.25], [0.5, 0.5]]))
+    assert rib.class_counts.tolist() == [2, 2]
+    assert torch.allclose(rib.class_means, torch.tensor([[1.0, 0.0], [0.5, 0.5]]))
+
+
+def test_report_is_what_a_pass_over_the_bank_gives():
+    rib, stream = started(gamma=0.3, beta=8.0)
+    feed(rib, stream, 10)
+    rows, labels, _ = rib.bank.content()
+    rows, labels = rows.float(), labels.clone()
+    report = rib.start_epoch(2)
+    arguments = {"beta": 8.0, "reduction": "mean"}
+    for name, gamma in (("bound", 0.3), ("klb", 1.0)):
+        loss = rib_loss_reference(rows, labels, rib.centroids, rib.log_q, gamma=gamma, **arguments)
+        assert report[name] == pytest.approx(loss.item(), abs=2e-3)
+    assert 0 < report["mutual_information"] <= math.log(CLASSES)
+
+
+def test_inputs_are_reported_and_obey_the_bound():
+    rib, stream = RIBLoss(CLASSES, beta=10.0), Stream()
+    rib.start_epoch(0)
+    for _ in range(8):
+        embeddings, labels = stream.batch()
+        rib(embeddings, labels, torch.rand(12, 9) + embeddings[:, :1].abs())
+    report = rib.start_epoch(1)
+    assert report["ib"] == pytest.approx(
+        report["input_information"] - report["mutual_information"], abs=1e-12
+    )
+    assert report["ib"] <= report["klb"] <= report["ibb"] - report["c0"]
+
+
+def test_never_seen_identities_are_uniform_and_absent_ones_keep_their_mean():
+    rib, stream = RIBLoss(4, beta=10.0), Stream(classes=4)
+    rib.start_epoch(0)
+    embeddings, labels = stream.batch(60)
+    first = labels != 3
+    rib(embeddings[first], labels[first])
+    rib.start_epoch(1)
+    assert torch.allclose(rib.log_q[3], torch.full((4,), -math.log(4)))
+    assert rib.class_counts[3] == 0
+    mean, old_row = rib.class_means[0].clone(), rib.log_q[0].clone()
+    later = (labels == 1) | (labels == 2)
+    rib(embeddings[later], labels[later])
+    rib.start_epoch(2)
+    assert torch.equal(rib.class_means[0], mean)
+    distances = (mean.double() - rib.centroids.double()).square().sum(1)
+    expected = (-10 * distances).softmax(0).clamp(min=1e-6).log()
+    assert torch.allclose(rib.log_q[0].double(), expected, atol=1e-4)
+    assert not torch.equal(rib.log_q[0], old_row)
+
+
+def test_the_floor_keeps_the_loss_finite():
+    rib, stream = started(beta=60.0, num_clusters=15)
+    assert rib.log_q.min().item() == pytest.approx(math.log(1e-6))
+    embeddings = -torch.cat([stream.batch()[0] for _ in range(3)])
+    loss = rib(embeddings, torch.arange(36) % CLASSES)
+    assert 0 < loss.item() <= -math.log(1e-6) + 1e-4
+
+
+@pytest.mark.parametrize("clusters", [0, 1, 3, 40])
+@pytest.mark.parametrize("classes", [1, 5])
+@pytest.mark.parametrize("n", [1, 7])
+def test_degenerate_sizes(classes, clusters, n):
+    rib = RIBLoss(classes, num_clusters=clusters, beta=20.0)
+    rib.start_epoch(0)
+    torch.manual_seed(0)
+    embeddings = torch.randn(n, 3)
+    rib(embeddings, torch.arange(n) % classes)
+    report = rib.start_epoch(1)
+    assert all(math.isfinite(v) for v in report.values())
+    assert rib.log_q.shape == (classes, clusters or classes)
+    loss = rib(embeddings.requires_grad_(), torch.arange(n) % classes)
+    loss.backward()
+    assert loss.isfinite()
+    assert embeddings.grad.isfinite().all()
+
+
+def test_all_embeddings_equal():
+    rib = RIBLoss(CLASSES)
+    rib.start_epoch(0)
+    rib(torch.ones(12, DIM), torch.arange(12) % CLASSES)
+    report = rib.start_epoch(1)
+    assert report["mutual_information"] == pytest.approx(0, abs=1e-9)
+    assert rib(torch.ones(12, DIM), torch.arange(12) % CLASSES).isfinite()
+
+
+def test_equal_runs_are_equal_and_seeds_matter():
+    def run(seed):
+        rib, stream = RIBLoss(CLASSES, bank_size=40, num_clusters=4, seed=seed), Stream()
+        losses = []
+        for epoch in range(3):
+            rib.start_epoch(epoch)
+            losses += feed(rib, stream)
+        return torch.stack(losses)
+
+    assert torch.equal(run(5), run(5))
+    assert not torch.equal(run(5), run(6))
+
+
+def test_training_with_it_lowers_the_bound():
+    torch.manual_seed(0)
+    stream = Stream(noise=1.5)
+    layer = torch.nn.Linear(DIM, DIM)
+    rib = RIBLoss(CLASSES, beta=10.0)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.5)
+    bounds = []
+    for epoch in range(6):
+        bounds.append(rib.start_epoch(epoch).get("bound"))
+        for _ in range(20):
+            embeddings, labels = stream.batch(24)
+            loss = rib(layer(embeddings), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    assert bounds[-1] < 0.8 * bounds[1]
+
+
+def test_several_losses_in_one_model_do_not_collide():
+    model = torch.nn.ModuleDict({"a": RIBLoss(CLASSES), "b": RIBLoss(CLASSES, num_clusters=3)})
+    stream = Stream()
+    for epoch in range(2):
+        for rib in model.values():
+            rib.start_epoch(epoch)
+            feed(rib, stream)
+    twin = copy.deepcopy(model)
+    assert model["a"].centroids.shape == (6, DIM)
+    assert model["b"].centroids.shape == (3, DIM)
+    before = model["a"].bank.content()[0].clone()
+    feed(twin["a"], stream)
+    assert torch.equal(model["a"].bank.content()[0], before)
+    assert twin["a"].bank.seen == 2 * model["a"].bank.seen
+
+
+def test_repr_shows_the_settings():
+    assert "num_classes=6, num_clusters=6, beta=5.0" in repr(RIBLoss(6, beta=5))
