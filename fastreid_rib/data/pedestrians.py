@@ -153,7 +153,7 @@ class _Pen:
 
     def point(self, x: int, y: int) -> Point:
         return (
-            self.origin[0] + self.flip * x * self.wide // 1000,
+            self.origin[0] + self.flip * (x * self.wide // 1000),
             self.origin[1] + y * self.tall // 1000,
         )
 

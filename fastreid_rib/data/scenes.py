@@ -87,16 +87,16 @@ def photograph(
     """
     canvas = Canvas(height)
     _paint_background(rng, canvas, camera)
-    place = Place(
-        WIDE // 2 + draw_int(rng, -40, 40), draw_int(rng, -10, 70), draw_int(rng, 860, 980)
-    )
+    place = Place(WIDE // 2 + draw_int(rng, -32, 32), draw_int(rng, 0, 60), draw_int(rng, 860, 980))
     pose = Pose(draw_one(rng, camera.views), draw_int(rng, -100, 100))
     feet = (place.centre, place.top + place.height - 6)
     dark = (camera.ground[0] * 3 // 5, camera.ground[1] * 3 // 5, camera.ground[2] * 3 // 5)
     canvas.ellipse(feet, 150, 24, dark)
     paint_pedestrian(canvas, who, pose, place)
+    # of random numbers of its own: all else is the same with an occluder and without
+    chance = np.random.RandomState(draw_int(rng, 0, 2**31 - 1))
     if occluded:
-        _paint_occluder(rng, canvas, place)
+        _paint_occluder(chance, canvas, place)
     return _expose(rng, canvas.pixels(), camera)
 
 
@@ -151,7 +151,7 @@ def _paint_occluder(rng: np.random.RandomState, canvas: Canvas, place: Place) ->
 def _expose(rng: np.random.RandomState, scene: np.ndarray, camera: Camera) -> np.ndarray:
     """Turn what is there, int64 0 to 255, into what the camera saves, uint8."""
     height, width, _ = scene.shape
-    light, slant = draw_int(rng, 210, 282), draw_int(rng, -40, 40)
+    light, slant = draw_int(rng, 216, 278), draw_int(rng, -32, 32)
     blur = (camera.blur + draw_int(rng, 0, 3) // 3) * max(height // 64, 1)
     across = light + slant * (2 * np.arange(width, dtype=np.int64) - width) // width
     grey = scene.sum(axis=2, keepdims=True) // 3

@@ -64,7 +64,7 @@ class SyntheticSpec:
     num_cameras: int = 6
     height: int = 64
     train_occluded: float = 0.3
-    query_occluded: float = 0.7
+    query_occluded: float = 0.65
     gallery_occluded: float = 0.1
     seed: int = 0
 

@@ -31,7 +31,7 @@ SMALL = SyntheticSpec(
 )
 # of every platform, Python and NumPy: a change of it makes everybody's folders anew and old
 # results incomparable, so raise _DRAWING with it
-SMALL_DIGEST = "f86f41d6b836fa632ec06b0357bc5087cd80e3910854b17bfbc0444ea0148780"
+SMALL_DIGEST = "beffa00cc63c849f4fe35d3b1793c66c12b20c09b4256223dc0afdbbe33b6bac"
 
 
 @pytest.fixture()
@@ -73,7 +73,7 @@ def test_every_query_can_be_found_in_another_camera():
 
 def test_occlusion_has_the_share_that_was_asked_for():
     shots = plan(SyntheticSpec())
-    for subset, share in ((TRAIN, 0.3), (QUERY, 0.7), (GALLERY, 0.1)):
+    for subset, share in ((TRAIN, 0.3), (QUERY, 0.65), (GALLERY, 0.1)):
         occluded = [shot.occluded for shot in shots if shot.subset == subset]
         assert np.mean(occluded) == pytest.approx(share, abs=0.06)
     assert not any(
