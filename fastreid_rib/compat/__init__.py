@@ -5,13 +5,14 @@ The import hook (`fastreid_rib.activation`) wraps the execution of each FastReID
 commas between them. docs/compat.md explains each.
 """
 
+import logging
 import os
 import sys
 from contextlib import ExitStack, contextmanager
 from types import ModuleType
 from typing import Callable, ContextManager, Iterator, List, NamedTuple, Optional, Set, Tuple
 
-from . import cpu, evaluation, imports, optimizer
+from . import checkpoint, checks, cpu, evaluation, imports, loading, optimizer, training
 
 
 class Repair(NamedTuple):
@@ -88,6 +89,14 @@ REPAIRS: Tuple[Repair, ...] = (
         at_run_time=True,
     ),
     Repair(
+        "test-workers",
+        8,
+        "the test loader always starts 4 workers",
+        ("fastreid.data.build",),
+        _always,
+        after=loading.test_workers,
+    ),
+    Repair(
         "cpu-model-loader",
         4,
         "with MODEL.DEVICE cpu on a machine with a GPU batches go to the GPU",
@@ -130,12 +139,70 @@ REPAIRS: Tuple[Repair, ...] = (
         after=evaluation.cuhk03_bool,
     ),
     Repair(
+        "image-tensors",
+        7,
+        "images become tensors by a storage class that torch 2 deprecates (a warning in every "
+        "worker) and by np.array(copy=False), which NumPy 2 refuses",
+        ("fastreid.data.transforms.functional",),
+        loading.typed_storage_warns,
+        after=loading.image_to_tensor,
+    ),
+    Repair(
+        "exchanged-objects",
+        7,
+        "objects sent between processes pass the same deprecated storage class",
+        ("fastreid.utils.comm",),
+        loading.typed_storage_warns,
+        after=loading.bytes_to_tensor,
+    ),
+    Repair(
+        "identity-batches",
+        9,
+        "training hangs before its first step when batch, instances, processes and identities do "
+        "not fit",
+        ("fastreid.data.samplers.triplet_sampler",),
+        _always,
+        after=checks.identity_samplers,
+    ),
+    Repair(
+        "empty-epoch",
+        9,
+        "a training set smaller than one batch ends in a division by zero",
+        ("fastreid.solver.build",),
+        _always,
+        after=checks.images_for_a_batch,
+    ),
+    Repair(
         "cpu-ddp",
         10,
         "DistributedDataParallel(device_ids=...) refuses CPU models",
         ("fastreid.engine.defaults",),
         _always,
         after=cpu.ddp_on_cpu,
+    ),
+    Repair(
+        "optimizer-pair",
+        11,
+        "tools/plain_train_net.py takes the pair that build_optimizer returns for the optimizer",
+        ("fastreid.solver.build",),
+        _always,
+        after=optimizer.optimizer_that_unpacks,
+    ),
+    Repair(
+        "sync-bn-message",
+        12,
+        "syncBN on the CPU fails without saying what to write",
+        ("fastreid.layers.batch_norm",),
+        _always,
+        after=checks.sync_batch_norm,
+    ),
+    Repair(
+        "amp-message",
+        12,
+        "AMP without CUDA fails at the first step, without saying what to write",
+        ("fastreid.engine.train_loop",),
+        _always,
+        after=checks.amp_on_cpu,
     ),
     Repair(
         "dependencies",
@@ -145,9 +212,58 @@ REPAIRS: Tuple[Repair, ...] = (
         _always,
         around=imports.undeclared_dependencies,
     ),
+    Repair(
+        "random-affine",
+        0,
+        "INPUT.AFFINE uses argument names that torchvision 0.15 dropped",
+        ("fastreid.data.transforms.build",),
+        loading.random_affine_renamed,
+        after=loading.affine_arguments,
+    ),
+    Repair(
+        "loader-errors",
+        0,
+        "an error while a batch is prepared (an unreadable image) stops training for ever",
+        ("fastreid.data.data_utils",),
+        _always,
+        after=loading.loader_errors,
+    ),
+    Repair(
+        "set-reweight",
+        0,
+        "SetReWeightSampler never yields",
+        ("fastreid.data.samplers.triplet_sampler",),
+        _always,
+        after=checks.set_reweight_sampler,
+    ),
+    Repair(
+        "checkpoint-scalars",
+        0,
+        "checkpoints that hold NumPy numbers do not load with torch 2.6 and later",
+        ("fastreid.utils.checkpoint",),
+        checkpoint.loads_weights_only,
+        after=checkpoint.numpy_scalars,
+    ),
+    Repair(
+        "regnet-configs",
+        0,
+        "RegNet and EfficientNet look for their settings below the current folder",
+        ("fastreid.modeling.backbones.regnet.config",),
+        _always,
+        after=training.architecture_files,
+    ),
+    Repair(
+        "failed-run",
+        0,
+        "a run that fails in its last epoch still evaluates: processes wait for each other",
+        ("fastreid.engine.hooks",),
+        _always,
+        after=training.no_evaluation_after_failure,
+    ),
 )
 
 _acted: Set[str] = set()
+_failed: Set[str] = set()
 
 
 @contextmanager
@@ -194,6 +310,17 @@ def _wanted(module_name: str) -> List[Repair]:
 
 def _mend(repairs: List[Repair], module_name: str) -> None:
     for repair in repairs:
-        if repair.after and (repair.at_run_time or repair.present()):
-            repair.after(sys.modules[module_name])
-            _acted.add(repair.name)
+        if repair.after is None or repair.name in _failed:
+            continue
+        try:
+            if repair.at_run_time or repair.present():
+                repair.after(sys.modules[module_name])
+                _acted.add(repair.name)
+        except Exception as error:
+            # A FastReID that was changed at this place must still be usable.
+            _failed.add(repair.name)
+            logging.getLogger("fastreid").warning(
+                "fastreid-rib: repair %s does not fit this FastReID (%r); left as it is.",
+                repair.name,
+                error,
+            )

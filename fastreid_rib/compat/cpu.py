@@ -4,7 +4,6 @@ Whether CUDA is there is asked at each use, never while a module is imported: th
 the driver, and a script may still set CUDA_VISIBLE_DEVICES after its imports.
 """
 
-import functools
 import importlib
 from types import ModuleType
 from typing import Any, Callable, Dict, Tuple
@@ -156,7 +155,6 @@ def ddp_on_cpu(module: ModuleType) -> None:
 
     def make(stock: Any) -> Any:
         class DistributedDataParallel(stock):
-            @functools.wraps(stock.__init__)
             def __init__(self, module: Any, *args: Any, **kwargs: Any) -> None:
                 if all(p.device.type == "cpu" for p in module.parameters()):
                     kwargs["device_ids"] = None
@@ -164,11 +162,12 @@ def ddp_on_cpu(module: ModuleType) -> None:
 
         return DistributedDataParallel
 
-    # Only FastReID's own name for it: torch's class stays as it is for everybody else.
+    # Not `replace`: torch's class stays as it is for everybody else.
     stock = module.DistributedDataParallel
     if not hasattr(stock, "__stock__"):
-        module.DistributedDataParallel = make(stock)
-        module.DistributedDataParallel.__stock__ = stock
+        repaired = make(stock)
+        repaired.__stock__ = stock
+        vars(module)["DistributedDataParallel"] = repaired
 
 
 def search_on_cpu(module: ModuleType) -> None:

@@ -1,7 +1,7 @@
 """FastReID's flat parameters under torch 2, and the pair that ``build_optimizer`` returns."""
 
 from types import ModuleType
-from typing import Any, Callable
+from typing import Any, Callable, Iterator
 
 
 def zero_grad_drops_gradients() -> bool:
@@ -56,3 +56,31 @@ def keep_flat_gradients_in_swa(module: ModuleType) -> None:
         self.optimizer.zero_grad(set_to_none=set_to_none)
 
     module.SWA.zero_grad = zero_grad
+
+
+def optimizer_that_unpacks(module: ModuleType) -> None:
+    """``build_optimizer`` returns an optimizer that also unpacks into the pair it used to return.
+
+    ``tools/plain_train_net.py`` uses the result as the optimizer, ``DefaultTrainer`` unpacks it
+    into optimizer and parameters; this way both are right.
+
+    Args:
+        module: ``fastreid.solver.build``.
+    """
+    from .patching import wrap
+
+    def build_optimizer(stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        optimizer, params = stock(*args, **kwargs)
+
+        def pair(self: Any) -> Iterator[Any]:
+            return iter((self, params))
+
+        def item(self: Any, index: Any) -> Any:
+            return (self, params)[index]
+
+        kind = type(optimizer)
+        names = {"__iter__": pair, "__getitem__": item}
+        optimizer.__class__ = type(kind.__name__, (kind,), names)
+        return optimizer
+
+    wrap(module, "build_optimizer", build_optimizer)

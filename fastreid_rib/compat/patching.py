@@ -6,20 +6,24 @@ from types import ModuleType
 from typing import Any, Callable
 
 
-def replace(owner: Any, attribute: str, make: Callable[[Any], Any]) -> None:
+def replace(owner: Any, attribute: str, make: Callable[[Any], Any], key: str = "") -> None:
     """Puts ``make(stock)`` in the place of ``owner.attribute``; a second time does nothing.
 
     Args:
         owner: a class, or a module. For a module, every loaded module that imported the name from
             it gets the new object too.
         attribute: the name.
-        make: builds the replacement from the object that FastReID defined.
+        make: builds the replacement from the object that stood there.
+        key: what makes the second time recognisable; the name of `make` if empty.
     """
-    stock = getattr(owner, attribute)
-    if hasattr(stock, "__stock__"):
-        return
+    stock = found = getattr(owner, attribute)
+    key = key or make.__qualname__
+    while hasattr(found, "__stock__"):  # several repairs may have mended the same name
+        if found.__repair__ == key:
+            return
+        found = found.__stock__
     new = make(stock)
-    new.__stock__ = stock
+    new.__stock__, new.__repair__ = stock, key
     setattr(owner, attribute, new)
     if isinstance(owner, ModuleType):
         for module in list(sys.modules.values()):
@@ -37,7 +41,7 @@ def wrap(owner: Any, attribute: str, call: Callable[..., Any]) -> None:
 
         return repaired
 
-    replace(owner, attribute, make)
+    replace(owner, attribute, make, key=call.__qualname__)
 
 
 class Overlay(ModuleType):
