@@ -1,0 +1,23 @@
+"""The core is plain PyTorch: it neither needs nor loads FastReID."""
+
+
+def test_losses_and_ops_load_no_toolkit(run_script):
+    code = (
+        "import sys\n"
+        "class NoToolkit:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        assert name.split('.')[0] not in ('fastreid', 'yacs'), name\n"
+        "sys.meta_path.insert(0, NoToolkit())\n"
+        "from fastreid_rib import RIBLoss, rib_loss\n"
+        "import fastreid_rib.losses.information, fastreid_rib.ops.reference, torch\n"
+        "rib = RIBLoss(num_classes=3)\n"
+        "labels = torch.arange(6) % 3\n"
+        "for epoch in range(2):\n"
+        "    rib.start_epoch(epoch)\n"
+        "    embeddings = torch.randn(6, 4, requires_grad=True)\n"
+        "    loss = rib(embeddings, labels)\n"
+        "loss.backward()\n"
+        "assert loss > 0 and embeddings.grad.abs().sum() > 0\n"
+        "print('fastreid' in sys.modules, 'yacs' in sys.modules)\n"
+    )
+    assert "False False" in run_script("-c", code).stdout
