@@ -176,6 +176,11 @@ class RIBLoss(nn.Module):
         """Whether the loss is in force: RIB's first epoch has come and statistics exist."""
         return self.centroids is not None and self._epoch >= self.first_epoch
 
+    @property
+    def epoch(self) -> int:
+        """The epoch that was last started; -1 before the first."""
+        return self._epoch
+
     def forward(
         self, embeddings: Tensor, labels: Tensor, inputs: Optional[Tensor] = None
     ) -> Tensor:
@@ -236,13 +241,13 @@ class RIBLoss(nn.Module):
         """
         epoch = operator.index(epoch)
         _check_range("epoch", epoch, epoch >= 0, ">= 0")
+        if epoch == self._epoch:  # before anything that would wait for a GPU: asked at every step
+            return {}
         if int(self._bad_labels):
             raise ValueError(
                 f"labels must be < num_classes = {self.num_classes}, but a step since the last "
                 "epoch had larger ones; set num_classes to the number of identities"
             )
-        if epoch == self._epoch:
-            return {}
         report: Dict[str, float] = {}
         if epoch >= self.first_epoch and self.bank.filled:
             report = self._refresh(epoch)
