@@ -248,7 +248,7 @@ REPAIRS: Tuple[Repair, ...] = (
         "regnet-configs",
         0,
         "RegNet and EfficientNet look for their settings below the current folder",
-        ("fastreid.modeling.backbones.regnet.config",),
+        ("fastreid.modeling.backbones.regnet.regnet", "fastreid.modeling.backbones.regnet.effnet"),
         _always,
         after=training.architecture_files,
     ),

@@ -31,18 +31,26 @@ def architecture_files(module: ModuleType) -> None:
     FastReID names them by a path that is right only in a checkout that is the current folder.
 
     Args:
-        module: ``fastreid.modeling.backbones.regnet.config``.
+        module: ``fastreid.modeling.backbones.regnet.regnet`` or ``.effnet``.
     """
-    from yacs.config import CfgNode
+    name = f"{module.__name__.rsplit('.', 1)[-1]}_cfg"
+    cfg = vars(module)[name]
+    if not isinstance(cfg, _Settings):
+        vars(module)[name] = _Settings(cfg, os.path.dirname(os.path.abspath(module.__file__ or "")))
 
-    here = "fastreid/modeling/backbones/regnet/"
-    folder = os.path.dirname(os.path.abspath(module.__file__ or ""))
 
-    class ArchitectureNode(CfgNode):
-        def merge_from_file(self, path: str) -> None:
-            if path.startswith(here) and not os.path.exists(path):
-                path = os.path.join(folder, path[len(here) :])
-            super().merge_from_file(path)
+class _Settings:
+    """The settings as those two modules see them: the same node, with files found at `folder`."""
 
-    # CfgNode takes every assignment for a key.
-    object.__setattr__(module.cfg, "__class__", ArchitectureNode)
+    _prefix = "fastreid/modeling/backbones/regnet/"
+
+    def __init__(self, cfg: Any, folder: str) -> None:
+        self._cfg, self._folder = cfg, folder
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cfg, name)
+
+    def merge_from_file(self, path: str) -> None:
+        if path.startswith(self._prefix) and not os.path.exists(path):
+            path = os.path.join(self._folder, path[len(self._prefix) :])
+        self._cfg.merge_from_file(path)
