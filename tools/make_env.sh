@@ -89,6 +89,9 @@ if [[ -n $(find fastreid_rib setup.py pyproject.toml -name __pycache__ -prune \
     -o -newer $env/installed-plugin -print 2>/dev/null || echo none) ]]; then
     rm -rf build $env/installed-plugin
 fi
+if [[ $env == .venv && ! -f $env/installed-plugin ]]; then
+    say "(pip will say that fastreid pins an older torch: known, and what the plugin repairs)"
+fi
 install plugin "$plugin"
 
 if [[ ${2:-} == tests ]]; then
