@@ -9,8 +9,10 @@ Importing this module registers them.
 
 import os
 from dataclasses import replace
-from types import ModuleType
 from typing import Any, List, Tuple
+
+from fastreid.data.datasets import DATASET_REGISTRY
+from fastreid.data.datasets.bases import ImageDataset
 
 from .synthetic_folder import (
     GALLERY,
@@ -22,22 +24,6 @@ from .synthetic_folder import (
     generate,
     plan,
 )
-
-
-def register(datasets: ModuleType) -> None:
-    """Put both into FastReID's registry, once.
-
-    Args:
-        datasets: the module `fastreid.data.datasets`.
-    """
-    for name in ("SyntheticReID", "SyntheticReIDTiny"):
-        # they do not exist yet when it is the import below that wakes the activation hook
-        if name in globals() and name not in datasets.DATASET_REGISTRY._obj_map:
-            datasets.DATASET_REGISTRY.register(globals()[name])
-
-
-from fastreid.data import datasets as _datasets  # noqa: E402  its loading may call register
-from fastreid.data.datasets.bases import ImageDataset  # noqa: E402
 
 _BASE_ARGUMENTS = ("transform", "mode", "combineall", "verbose")
 
@@ -104,4 +90,7 @@ class SyntheticReIDTiny(SyntheticReID):
     )
 
 
-register(_datasets)
+for _dataset in (SyntheticReID, SyntheticReIDTiny):
+    # The registry refuses a second entry: this module may have been loaded again.
+    if _dataset.__name__ not in DATASET_REGISTRY._obj_map:
+        DATASET_REGISTRY.register(_dataset)
