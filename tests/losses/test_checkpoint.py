@@ -234,7 +234,6 @@ def test_statistics_follow_the_module():
 
 
 def test_with_fastreids_checkpointer(tmp_path, caplog):
-    import fastreid_rib  # noqa: F401  (repairs FastReID where it needs it)
     from fastreid.utils.checkpoint import Checkpointer
 
     model = trained(3)

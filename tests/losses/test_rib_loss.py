@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastreid_rib.losses import RIBLoss, rib_loss, rib_loss_reference
+from fastreid_rib.losses.clustering import kmeans
 from fastreid_rib.losses.refresh import centred
 
 CLASSES, DIM = 6, 8
@@ -388,6 +389,19 @@ def test_table_by_hand():
     assert torch.allclose(rib.log_q.exp(), torch.tensor([[0.75, 0.25], [0.5, 0.5]]))
     assert rib.class_counts.tolist() == [2, 2]
     assert torch.allclose(rib.class_means, torch.tensor([[1.0, 0.0], [0.5, 0.5]]))
+
+
+def test_a_refresh_starts_from_the_previous_centroids():
+    rib, stream = started(kmeans_iterations=1)
+    previous = rib.centroids.clone()
+    feed(rib, Stream(seed=9))
+    rows, labels, _ = (None if t is None else t.clone() for t in rib.bank.content())
+    rib.start_epoch(2)
+    assert torch.equal(rib.centroids, kmeans(rows, previous, 1))
+    fresh = RIBLoss(CLASSES, kmeans_iterations=1)
+    fresh(rows, labels)
+    fresh.start_epoch(1)
+    assert not torch.allclose(rib.centroids, fresh.centroids, atol=0.05)
 
 
 def test_report_is_what_a_pass_over_the_bank_gives():
