@@ -23,7 +23,7 @@ def chunks(rows: int, columns: int) -> Iterator[slice]:
 
 
 def kmeans(rows: Tensor, centroids: Tensor, iterations: int) -> Tensor:
-    """Lloyd's algorithm from given centroids, for a fixed number of iterations.
+    """Lloyd's algorithm from given centroids, until nothing moves or the iterations are used up.
 
     A cluster that lost all rows moves to the row farthest from its centroid (the second empty one
     to the second farthest row, and so on), so the result does not depend on a generator. Calls
@@ -32,16 +32,23 @@ def kmeans(rows: Tensor, centroids: Tensor, iterations: int) -> Tensor:
     Args:
         rows: (N, D), N >= 1, floating point; the products are in float32.
         centroids: (K, D), the start; K may exceed N.
-        iterations: >= 0.
+        iterations: most iterations, >= 0.
 
     Returns:
         (K, D) float32, the same bits on every rank.
     """
     own = rows[ranks.own_slice(len(rows))].float()
     centroids = centroids.float()
+    index = own.new_full((len(own),), -1, dtype=torch.int64)
     for _ in range(iterations):
-        sums, counts, similarity = _assign(own, centroids)
+        before = index
+        index, similarity = _nearest(own, centroids)
+        sums, counts = _sums_and_counts(own, index, len(centroids))
+        moved = (index != before).sum()
+        ranks.sum_over_ranks(sums, counts, moved)
         empty = (counts == 0).nonzero().squeeze(1)
+        if not moved and not len(empty):
+            break  # the means of the same rows are the centroids that are there already
         centroids = sums / counts.clamp(min=1)[:, None]
         if len(empty):
             distances = ranks.join_slices(_squared_distances(own, similarity), len(rows))
@@ -99,10 +106,7 @@ def _nearest(rows: Tensor, centroids: Tensor) -> Tuple[Tensor, Tensor]:
     return index, similarity
 
 
-def _assign(own: Tensor, centroids: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-    """Sums (K, D) and counts (K,) over all ranks' rows, and the own rows' similarities."""
-    index, similarity = _nearest(own, centroids)
-    sums = group_sum(own, index, len(centroids))
-    counts = group_sum(torch.ones_like(similarity)[:, None], index, len(centroids))[:, 0]
-    ranks.sum_over_ranks(sums, counts)
-    return sums, counts, similarity
+def _sums_and_counts(rows: Tensor, index: Tensor, clusters: int) -> Tuple[Tensor, Tensor]:
+    """Sums (K, D) and counts (K,) of the rows assigned to each cluster, both float32."""
+    ones = rows.new_ones(len(rows), 1)
+    return group_sum(rows, index, clusters), group_sum(ones, index, clusters).squeeze(1)

@@ -119,7 +119,7 @@ class RIBLoss(nn.Module):
         seed: any integer; all chance here is keyed by it and the epoch.
         q_floor: least value of Q, in (0, 1). Sharp assignments leave exact zeros, whose logarithm
             would make the loss infinite. Rows of Q then sum to at most 1 + K * q_floor.
-        kmeans_iterations: a refresh, >= 1.
+        kmeans_iterations: most in a refresh, >= 1; it stops when nothing moves.
 
     Raises:
         ValueError: an argument is out of its range.

@@ -43,6 +43,16 @@ def test_inertia_falls_with_every_iteration_and_a_warm_start_goes_on():
     assert torch.equal(kmeans(rows, kmeans(rows, start, 3), 3), kmeans(rows, start, 6))
 
 
+def test_stops_when_nothing_moves_with_the_same_result(monkeypatch):
+    rows = torch.tensor([[0.0], [2.0], [10.0], [14.0]])
+    passes = []
+    nearest_of = clustering._nearest
+    monkeypatch.setattr(clustering, "_nearest", lambda *a: passes.append(1) or nearest_of(*a))
+    # Two iterations move something, as above, the third sees that nothing does.
+    assert kmeans(rows, torch.tensor([[0.0], [1.0]]), 50).tolist() == [[1.0], [12.0]]
+    assert len(passes) == 3
+
+
 def test_finds_separated_blobs_from_spread_seeds(blobs):
     centres, rows = blobs
     for seed in range(10):
