@@ -1,7 +1,7 @@
 """Errors that come at once and say what to write, where FastReID hangs or fails later."""
 
 from types import ModuleType
-from typing import Any, Callable, List, Optional, Sequence
+from typing import Any, Callable, Iterator, List, Optional, Sequence
 
 from .patching import wrap
 
@@ -111,10 +111,10 @@ def _other_instances(
 
 
 def set_reweight_sampler(module: ModuleType) -> None:
-    """``SetReWeightSampler`` yields: it drew less than a batch, threw it away, and began again.
+    """``SetReWeightSampler`` fills batches.
 
-    Its own check asks for batches of several draws; with the length of one draw as its unit the
-    loader puts them together.
+    FastReID's adds an array to a list, which fails, and compares one draw of every camera with a
+    batch, which its own check wants to be several draws.
 
     Args:
         module: ``fastreid.data.samplers.triplet_sampler``.
@@ -122,28 +122,42 @@ def set_reweight_sampler(module: ModuleType) -> None:
     Raises:
         ValueError: if DATALOADER.SET_WEIGHT does not have one weight for each camera.
     """
+    import numpy as np
 
     def init(
-        stock: Callable[..., None],
-        self: Any,
-        data_source: Any,
-        mini_batch_size: int,
-        num_instances: int,
-        set_weight: Any,
-        seed: Optional[int] = None,
+        stock: Callable[..., None], self: Any, data_source: Any, *args: Any, **kw: Any
     ) -> None:
+        weights = kw["set_weight"] if "set_weight" in kw else args[2]
         cameras = sorted({item[2] for item in data_source})
-        if cameras != list(range(len(set_weight))) or not sum(set_weight):
+        if cameras != list(range(len(weights))) or not sum(weights):
             raise ValueError(
                 f"SetReWeightSampler draws DATALOADER.SET_WEIGHT[c] identities from camera (set) "
                 f"c: expected one weight for each of the {len(cameras)} cameras "
-                f"{cameras[:10]}, got {tuple(set_weight)}. Write as many weights as there are "
+                f"{cameras[:10]}, got {tuple(weights)}. Write as many weights as there are "
                 f"cameras, numbered from 0."
             )
-        stock(self, data_source, mini_batch_size, num_instances, set_weight, seed)
-        self.batch_size = sum(self.set_weight) * self.num_instances
+        stock(self, data_source, *args, **kw)
+
+    def indices(stock: Callable[..., Any], self: Any) -> Iterator[int]:
+        np.random.seed(self._seed)
+        while True:
+            batch: List[int] = []
+            while len(batch) < self.batch_size:
+                for camera, identities in enumerate(self.set_weight):
+                    chosen = np.random.choice(
+                        self.cam_pid[camera],
+                        identities,
+                        replace=False,
+                        p=self.set_pid_prob[camera],
+                    )
+                    for images in (self.pid_index[identity] for identity in chosen):
+                        again = len(images) < self.num_instances
+                        batch += np.random.choice(images, self.num_instances, again).tolist()
+            np.random.shuffle(batch)
+            yield from module.reorder_index(batch, self._world_size)
 
     wrap(module.SetReWeightSampler, "__init__", init)
+    wrap(module.SetReWeightSampler, "_infinite_indices", indices)
 
 
 def images_for_a_batch(module: ModuleType) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from types import ModuleType
-from typing import Optional
+from typing import Any, Optional
 
 from .patching import overlay, replace
 
@@ -128,6 +128,26 @@ def _only_ours(folder: str) -> bool:
     """Whether nobody else can put machine code into `folder`, which is going to be loaded."""
     state = os.stat(folder)
     return state.st_uid == os.getuid() and not state.st_mode & 0o022
+
+
+def evaluate_rank_by_package(module: ModuleType) -> None:
+    """``from fastreid.evaluation import evaluate_rank``, as demo/visualize_result.py has it.
+
+    Loaded when it is asked for: the module behind it looks for the compiled ranking when it is
+    imported, and the evaluator compiles that before.
+
+    Args:
+        module: ``fastreid.evaluation``.
+    """
+    import importlib
+
+    def __getattr__(name: str) -> Any:  # noqa: N807 (a module's, PEP 562)
+        if name == "evaluate_rank":
+            return importlib.import_module("fastreid.evaluation.rank").evaluate_rank
+        raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+
+    if "evaluate_rank" not in vars(module):
+        vars(module).setdefault("__getattr__", __getattr__)
 
 
 def numpy_lacks_bool() -> bool:

@@ -1,9 +1,14 @@
 """Reading data: images to tensors, augmentations, loader workers, errors in the background."""
 
+import atexit
+import contextlib
 import functools
 import inspect
 import os
 import pickle
+import queue
+import time
+import weakref
 from types import ModuleType
 from typing import Any, Callable
 
@@ -135,3 +140,32 @@ def loader_errors(module: ModuleType) -> None:
 
     wrap(module.BackgroundGenerator, "run", run)
     wrap(module.BackgroundGenerator, "next", following)
+
+
+def loader_exit(module: ModuleType) -> None:
+    """Background threads of loaders end before the interpreter does.
+
+    Training never ends them. One that is in the middle of a batch when Python shuts down takes the
+    whole process down (SIGABRT), and a finished training looks like a failed one to `launch`.
+
+    Args:
+        module: ``fastreid.data.data_utils``.
+    """
+    started: Any = weakref.WeakSet()
+
+    def start(stock: Callable[..., None], self: Any) -> None:
+        if not started:
+            atexit.register(stop)
+        started.add(self)
+        stock(self)
+
+    def stop() -> None:
+        patience = time.monotonic() + 5.0  # a worker process may be stuck for good
+        for thread in list(started):
+            thread.exit_event.set()
+            while thread.is_alive() and time.monotonic() < patience:
+                with contextlib.suppress(queue.Empty):
+                    thread.queue.get_nowait()  # it may be waiting for room in there
+                thread.join(0.02)
+
+    wrap(module.BackgroundGenerator, "start", start)

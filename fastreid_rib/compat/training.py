@@ -25,6 +25,19 @@ def no_evaluation_after_failure(module: ModuleType) -> None:
     wrap(module.EvalHook, "after_train", after_train)
 
 
+def optimizer_setter(module: ModuleType) -> None:
+    """FastReID's SWA hook can put its optimizer into `DefaultTrainer`.
+
+    Args:
+        module: ``fastreid.engine.defaults``.
+    """
+
+    def put(self: Any, optimizer: Any) -> None:
+        self._trainer.optimizer = optimizer
+
+    module.DefaultTrainer.optimizer = module.DefaultTrainer.optimizer.setter(put)
+
+
 def architecture_files(module: ModuleType) -> None:
     """The settings of RegNet and EfficientNet are found beside the code that wants them.
 

@@ -1,0 +1,191 @@
+"""Small uses of FastReID; each shows a defect unless its repair is at work."""
+
+import os
+import tempfile
+
+import numpy as np
+import torch
+from fastreid.config import get_cfg
+from fastreid.data import build_reid_train_loader
+from fastreid.data.build import samplers
+from fastreid.solver import build_lr_scheduler, build_optimizer
+
+
+def small_cfg(**solver):
+    cfg = get_cfg()
+    cfg.MODEL.DEVICE = "cpu"
+    for key, value in dict({"OPT": "SGD", "BASE_LR": 0.1}, **solver).items():
+        setattr(cfg.SOLVER, key, value)
+    return cfg
+
+
+def small_model():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+
+
+def small_batch():
+    generator = torch.Generator().manual_seed(1)
+    return (
+        torch.randn(16, 4, generator=generator),
+        torch.randint(0, 3, (16,), generator=generator),
+    )
+
+
+def steps(model, optimizer, count=5):
+    """Trains; returns the losses and the sum of all gradients' sizes after the last step."""
+    images, labels = small_batch()
+    losses = []
+    for _ in range(count):
+        loss = torch.nn.functional.cross_entropy(model(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    return losses
+
+
+def learned():
+    """Losses of five steps with the optimizer that FastReID builds."""
+    model = small_model()
+    built = build_optimizer(small_cfg(), model)
+    return steps(model, built[0])
+
+
+class Pictures(torch.utils.data.Dataset):
+    def __init__(self, broken=()):
+        self.broken = broken
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        if index in self.broken:
+            raise OSError(f"image {index} is truncated")
+        return {"images": torch.full((3, 2, 2), float(index)), "targets": int(index)}
+
+
+def picture_loader(broken=(), workers=0):
+    return build_reid_train_loader(
+        Pictures(broken),
+        sampler=samplers.TrainingSampler(8, shuffle=False, seed=0),
+        total_batch_size=4,
+        num_workers=workers,
+    )
+
+
+def iterate_loader():
+    """Targets of the first three batches of an endless loader."""
+    batches = iter(picture_loader())
+    return [next(batches)["targets"].tolist() for _ in range(3)]
+
+
+def bool_of_cuhk03():
+    """Three queries, gallery of three identities seen by the other camera: everything is found."""
+    from fastreid.evaluation.rank import evaluate_rank
+
+    identities = np.arange(3)
+    cmc, mean_ap = evaluate_rank(
+        1.0 - np.eye(3, dtype=np.float32),
+        identities,
+        identities,
+        np.zeros(3, int),
+        np.ones(3, int),
+        use_metric_cuhk03=True,
+        use_cython=False,
+    )
+    return [cmc.tolist(), float(mean_ap)]
+
+
+def empty_epoch():
+    model = small_model()
+    cfg = small_cfg(WARMUP_ITERS=10)
+    build_lr_scheduler(cfg, build_optimizer(cfg, model)[0], 0)
+
+
+def pair_as_optimizer():
+    """What tools/plain_train_net.py does with the result."""
+    model = small_model()
+    optimizer = build_optimizer(small_cfg(), model)
+    build_lr_scheduler(small_cfg(WARMUP_ITERS=2, MAX_EPOCH=3), optimizer, 2)
+    return steps(model, optimizer)
+
+
+def ddp():
+    """FastReID's DDP around a CPU model, in a group of one process."""
+    from fastreid.engine import defaults
+
+    with tempfile.TemporaryDirectory() as folder:
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{folder}/meet", rank=0, world_size=1
+        )
+        try:
+            model = defaults.DistributedDataParallel(
+                small_model(), device_ids=[0], broadcast_buffers=False
+            )
+            return list(model(small_batch()[0]).shape)
+        finally:
+            torch.distributed.destroy_process_group()
+
+
+def sync_bn():
+    """One training step of syncBN on the CPU in a process group."""
+    from fastreid.layers import get_norm
+
+    with tempfile.TemporaryDirectory() as folder:
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{folder}/meet", rank=0, world_size=1
+        )
+        try:
+            get_norm("syncBN", 3)(torch.rand(2, 3, 2, 2))
+        finally:
+            torch.distributed.destroy_process_group()
+
+
+def amp_trainer():
+    """Builds FastReID's AMP trainer around a CPU model."""
+    from fastreid.engine.train_loop import AMPTrainer
+
+    AMPTrainer(small_model(), [], None, None)
+
+
+def affine():
+    """Shape of an image after INPUT.AFFINE."""
+    from fastreid.data.transforms import build_transforms
+    from PIL import Image
+
+    cfg = get_cfg()
+    cfg.INPUT.AFFINE.ENABLED = True
+    cfg.INPUT.SIZE_TRAIN = [32, 16]
+    return list(build_transforms(cfg, is_train=True)(Image.new("RGB", (16, 32))).shape)
+
+
+def load_scalars():
+    """A checkpoint with a NumPy metric in it, saved and loaded by FastReID."""
+    from fastreid.utils.checkpoint import Checkpointer
+
+    with tempfile.TemporaryDirectory() as folder:
+        Checkpointer(small_model(), folder).save("one", metric=np.float64(71.5), epoch=np.int64(3))
+        rest = Checkpointer(small_model()).load(os.path.join(folder, "one.pth"))
+    return [float(rest["metric"]), int(rest["epoch"])]
+
+
+def regnet():
+    """Features of the two architectures that read files of settings, away from any checkout."""
+    from fastreid.modeling.backbones import build_backbone
+
+    cfg = get_cfg()
+    cfg.MODEL.BACKBONE.PRETRAIN = False
+    shapes = []
+    here = os.getcwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            for name, depth in (("regnet", "200x"), ("effnet", "b0")):
+                cfg.MODEL.BACKBONE.NAME = f"build_{name}_backbone"
+                cfg.MODEL.BACKBONE.DEPTH = depth
+                with torch.no_grad():
+                    shapes.append(list(build_backbone(cfg).eval()(torch.rand(1, 3, 64, 32)).shape))
+        finally:
+            os.chdir(here)
+    return shapes

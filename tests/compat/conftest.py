@@ -1,0 +1,57 @@
+"""A Market-1501 folder made here, and what FastReID does with its repairs switched off."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def write_market(root, identities=6, size=(16, 32)):
+    """Writes a Market-1501 layout: per identity two cameras with two training shots each."""
+    rng = np.random.RandomState(0)
+    for split, first, shots in (
+        ("bounding_box_train", 1, 2),
+        ("query", 1001, 1),
+        ("bounding_box_test", 1001, 2),
+    ):
+        folder = Path(root) / "Market-1501-v15.09.15" / split
+        folder.mkdir(parents=True, exist_ok=True)
+        for identity in range(identities):
+            clothes = rng.randint(0, 255, (2, 1, 3)).repeat(size[1] // 2, 0).repeat(size[0], 1)
+            for camera in (1, 2):
+                for shot in range(shots):
+                    pixels = np.clip(clothes + rng.randn(*clothes.shape) * 20, 0, 255)
+                    name = f"{first + identity:04d}_c{camera}s1_{shot:06d}_00.png"
+                    image = Image.fromarray(pixels.astype(np.uint8))
+                    image.save(folder / name.replace("png", "jpg"))
+    return str(root)
+
+
+@pytest.fixture(scope="session")
+def market(tmp_path_factory):
+    return write_market(tmp_path_factory.mktemp("market"))
+
+
+@pytest.fixture(scope="session")
+def stock(request, tmp_path_factory):
+    """What FastReID without the repairs in question does: {case: error or value}."""
+    import os
+    import subprocess
+    import sys
+
+    script = Path(__file__).parent / "stock_behaviour.py"
+    report = tmp_path_factory.mktemp("stock") / "report.json"
+    from stock_behaviour import SWITCHED_OFF
+
+    done = subprocess.run(
+        [sys.executable, str(script), str(report)],
+        env=dict(os.environ, FASTREID_RIB_DISABLE=",".join(SWITCHED_OFF)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    return json.loads(report.read_text())

@@ -1,0 +1,123 @@
+import importlib
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cases import bool_of_cuhk03
+
+from fastreid_rib.compat import evaluation
+
+
+@pytest.fixture
+def ranking(tmp_path, monkeypatch):
+    """A copy of FastReID's Cython folder as a package of its own, not compiled yet."""
+    import fastreid
+
+    folder = tmp_path / "ranking_copy"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("def compile_helper():\n    raise SystemExit(1)\n")
+    source = Path(fastreid.__file__).parent / "evaluation" / "rank_cylib"
+    for name in ("rank_cy.pyx", "roc_cy.pyx"):
+        shutil.copy(str(source / name), str(folder))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield importlib.import_module("ranking_copy")
+    for name in [n for n in sys.modules if n.startswith("ranking_copy")]:
+        del sys.modules[name]
+
+
+def can_compile():
+    try:
+        import Cython  # noqa: F401
+        import setuptools  # noqa: F401
+    except ImportError:
+        return False
+    return any(shutil.which(compiler) for compiler in ("cc", "gcc", "clang"))
+
+
+@pytest.mark.skipif(not can_compile(), reason="needs Cython, setuptools and a C compiler")
+def test_a_read_only_folder_is_compiled_into_the_cache(ranking, tmp_path, monkeypatch):
+    from fastreid.evaluation.rank import eval_market1501
+
+    monkeypatch.setenv("CFLAGS", "-O0")  # it has to be right, not fast
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", str(tmp_path) + os.pathsep + os.environ["PATH"])
+    python3 = tmp_path / "python3"  # not the running interpreter, and good for nothing
+    python3.write_text("#!/bin/sh\nexit 1\n")
+    python3.chmod(0o700)
+    writable = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: str(path) != ranking.__path__[0] and writable(path, mode)
+    )
+    evaluation.compile_ranking(ranking)
+    ranking.compile_helper()
+    assert sorted(Path(ranking.__file__).parent.glob("*.so")) == []
+    from ranking_copy.rank_cy import evaluate_cy
+
+    rng = np.random.RandomState(0)
+    case = (
+        rng.rand(6, 40).astype(np.float32),
+        rng.randint(0, 5, 6),
+        rng.randint(0, 5, 40),
+        rng.randint(0, 2, 6),
+        rng.randint(0, 2, 40),
+        10,
+    )
+    for ours, theirs in zip(evaluate_cy(*case, False), eval_market1501(*case)):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+    # The next process finds it, unless somebody else could have put it there.
+    paths = [str(tmp_path), str(Path(evaluation.__file__).parents[2])]
+    found = (
+        f"import sys; sys.path[:0] = {paths!r}; import ranking_copy;"
+        "from fastreid_rib.compat import evaluation;"
+        "evaluation.compile_ranking(ranking_copy); print(len(ranking_copy.__path__))"
+    )
+    command = [sys.executable, "-c", found]
+    env = dict(os.environ, FASTREID_RIB_DISABLE="all")
+    assert subprocess.check_output(command, env=env, text=True).strip() == "2"
+    os.chmod(evaluation._cache_folder(ranking.__path__[0]), 0o777)
+    assert subprocess.check_output(command, env=env, text=True).strip() == "1"
+
+
+def test_a_failing_compiler_is_one_warning(ranking, stock, monkeypatch, caplog):
+    assert stock["compile"].startswith("SystemExit")
+    monkeypatch.setattr(evaluation, "_BUILD", "raise SystemExit('no compiler here')")
+    evaluation.compile_ranking(ranking)
+    with caplog.at_level(logging.WARNING):
+        ranking.compile_helper()
+        ranking.compile_helper()
+    assert [r.getMessage().split("(")[1].split(")")[0] for r in caplog.records] == [
+        "no compiler here"
+    ]
+    assert list(Path(ranking.__file__).parent.glob("*.so")) == []
+
+
+def test_fastreids_evaluator_calls_the_repaired_one():
+    from fastreid.evaluation import rank_cylib, reid_evaluation
+
+    assert reid_evaluation.compile_helper is rank_cylib.compile_helper
+    assert rank_cylib.compile_helper.__stock__.__module__ == "fastreid.evaluation.rank_cylib"
+
+
+def test_cuhk03_protocol(stock):
+    if evaluation.numpy_lacks_bool():
+        assert stock["cuhk03"].startswith("AttributeError")
+    cmc, mean_ap = bool_of_cuhk03()
+    assert cmc == [1.0, 1.0, 1.0]
+    assert mean_ap == 1.0
+    assert evaluation.numpy_lacks_bool() == (not hasattr(np, "bool"))  # NumPy itself is untouched
+
+
+def test_evaluate_rank_is_where_the_demo_looks_for_it():
+    import fastreid.evaluation
+    from fastreid.evaluation import evaluate_rank
+    from fastreid.evaluation.rank import evaluate_rank as original
+
+    assert evaluate_rank is original
+    with pytest.raises(AttributeError, match="no attribute 'evaluate_rnak'"):
+        fastreid.evaluation.evaluate_rnak  # noqa: B018

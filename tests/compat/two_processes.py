@@ -1,0 +1,67 @@
+"""FastReID's launch with two CPU processes: they train and evaluate, then one of them fails."""
+
+import os
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
+import torch
+from fastreid.config import get_cfg
+from fastreid.engine import DefaultTrainer, launch
+from fastreid.utils import comm
+
+import fastreid_rib  # noqa: F401  arms the hook, in the spawned processes too
+
+
+class Trainer(DefaultTrainer):
+    may_fail = False
+
+    def run_step(self):
+        if self.may_fail and comm.get_rank() == 1:
+            raise RuntimeError("rank 1 cannot go on")
+        super().run_step()
+
+
+def main(folder):
+    torch.set_num_threads(1)
+    cfg = get_cfg()
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.BACKBONE.NAME = "build_osnet_backbone"
+    cfg.MODEL.BACKBONE.DEPTH = "x0_25"
+    cfg.MODEL.BACKBONE.FEAT_DIM = 128
+    cfg.MODEL.BACKBONE.PRETRAIN = False
+    cfg.INPUT.SIZE_TRAIN = cfg.INPUT.SIZE_TEST = [32, 16]
+    cfg.DATASETS.NAMES = cfg.DATASETS.TESTS = ("Market1501",)
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.DATALOADER.SAMPLER_TRAIN = "NaiveIdentitySampler"
+    cfg.DATALOADER.NUM_INSTANCE = 2
+    cfg.SOLVER.IMS_PER_BATCH = 8
+    cfg.SOLVER.MAX_EPOCH = 1
+    cfg.SOLVER.WARMUP_ITERS = 0
+    cfg.TEST.EVAL_PERIOD = 2  # evaluates after the last epoch only
+    cfg.OUTPUT_DIR = os.path.join(folder, "logs")
+    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    trainer = Trainer(cfg)
+    model = trainer.model.module
+    before = [p.detach().clone() for p in model.parameters()]
+    results = trainer.train()
+    if comm.is_main_process():
+        print(results)
+    torch.save(
+        {
+            "moved": sum(float((p - q).abs().sum()) for p, q in zip(model.parameters(), before)),
+            "weights": [float(p.double().sum()) for p in model.parameters()],
+            "images": next(trainer._trainer._data_loader_iter)["img_paths"],
+        },
+        os.path.join(folder, f"rank{comm.get_rank()}.pt"),
+    )
+
+    trainer = Trainer(cfg)
+    trainer.may_fail = True
+    trainer.train()
+
+
+if __name__ == "__main__":
+    try:
+        launch(main, 2, dist_url="auto", args=(sys.argv[1],))
+    except Exception as error:
+        print("launch raised:", str(error).strip().splitlines()[-1].split("RuntimeError: ")[-1])
