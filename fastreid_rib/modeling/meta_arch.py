@@ -98,7 +98,7 @@ class _AddsRIB(torch.nn.Module):
 
     def preprocess_image(self, batched_inputs: Any) -> torch.Tensor:
         """As the architecture does; keeps a small version of the images if RIB reports on them."""
-        images = super().preprocess_image(batched_inputs)
+        images = super().preprocess_image(batched_inputs)  # type: ignore[misc]
         if self.rib_input == "pixels" and self.training and torch.is_grad_enabled():
             self._rib_pixels = F.adaptive_avg_pool2d(images, PIXEL_GRID).flatten(1)
         return images
@@ -112,7 +112,7 @@ class _AddsRIB(torch.nn.Module):
 
     def losses(self, *args: Any) -> Dict[str, torch.Tensor]:
         """The architecture's own losses, and ``loss_rib`` = SCALE times the bound in nats."""
-        loss_dict = super().losses(*args)
+        loss_dict = super().losses(*args)  # type: ignore[misc]
         found = embedding_and_labels(args)
         if found is None:
             return loss_dict
