@@ -85,7 +85,7 @@ def gloo_processes(module: ModuleType) -> None:
     Args:
         module: ``fastreid.engine.launch``.
     """
-    replace(module, "_distributed_worker", lambda stock: _WorkerChoice(stock))
+    replace(module, "_distributed_worker", _WorkerChoice)
 
 
 class _WorkerChoice:

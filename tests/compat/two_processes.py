@@ -4,12 +4,13 @@ import os
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
+import fastreid_rib  # noqa: F401  arms the hook, in the spawned processes too
+
+# isort: split
 import torch
 from fastreid.config import get_cfg
 from fastreid.engine import DefaultTrainer, launch
 from fastreid.utils import comm
-
-import fastreid_rib  # noqa: F401  arms the hook, in the spawned processes too
 
 
 class Trainer(DefaultTrainer):
