@@ -534,3 +534,16 @@ def test_several_losses_in_one_model_do_not_collide():
 
 def test_repr_shows_the_settings():
     assert "num_classes=6, num_clusters=6, beta=5.0" in repr(RIBLoss(6, beta=5))
+
+
+@pytest.mark.parametrize("spread, warned", [(1e-3, 1), (1.0, 0)])
+def test_says_when_the_assignment_is_as_good_as_uniform(spread, warned, caplog):
+    rib, stream = RIBLoss(CLASSES, beta=5.0), Stream()
+    for epoch in range(2):
+        rib.start_epoch(epoch)
+        for _ in range(8):
+            embeddings, labels = stream.batch()
+            rib((torch.ones(DIM) + spread * embeddings).requires_grad_(), labels)
+    lines = [r.message for r in caplog.records if "next to no gradient" in r.message]
+    assert len(lines) == warned
+    assert all("epoch 1" in line and "beta" in line for line in lines)
