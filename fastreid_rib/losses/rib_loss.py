@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 _REDUCTIONS = ("mean", "sum", "none")
 # Below this share of log(identities) the soft assignment is as good as uniform. Runs in which RIB
-# collapsed fell under it within three refreshes; in runs that gained by it the share was above 0.08.
+# collapsed fell under it within three refreshes; in runs that gained by it it was above 0.08.
 _LEAST_SHARE = 0.02
 _COUNTERS = ("epoch", "rows_seen")
 _BANK = ("bank_rows", "bank_labels", "bank_inputs")
@@ -312,9 +312,9 @@ class RIBLoss(nn.Module):
         )
         if told < _LEAST_SHARE * most:
             logger.warning(
-                "RIB at epoch %d: the clusters tell %.3f of %.3f nats about the identity, so the loss "
-                "has next to no gradient. The embeddings lie too close together for this beta: raise "
-                "beta, start later (warmup_epochs), or look why they do",
+                "RIB at epoch %d: the clusters tell %.3f of %.3f nats about the identity, so the "
+                "loss has next to no gradient. The embeddings lie too close together for this "
+                "beta: raise beta, start later (warmup_epochs), or look why they do",
                 epoch,
                 told,
                 most,

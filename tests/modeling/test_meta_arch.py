@@ -14,7 +14,7 @@ RIB = {"MODEL.LOSSES.NAME": ("CrossEntropy", "RIB")}
 
 
 def batch(seed=0, size=8):
-    """Images in FastReID's range (MGN wants three rows of features) and pairs of four identities."""
+    """Images in FastReID's range, large enough for MGN, and pairs of four identities."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(size, 3, 96, 32, generator=generator) * 255
     return {"images": images, "targets": torch.arange(size) // 2}
