@@ -38,6 +38,7 @@ def make_step(losses):
         "MODEL.BACKBONE.PRETRAIN": False,
         "MODEL.HEADS.NUM_CLASSES": IDENTITIES,
         "MODEL.LOSSES.NAME": losses,
+        "MODEL.LOSSES.RIB.WARMUP_EPOCHS": 1,
     }
     cfg.merge_from_list([part for change in changes.items() for part in change])
     model = build_model(cfg).train()
@@ -80,7 +81,7 @@ def measure_refreshes(repeats):
     """Seconds of a refresh from the previous epoch's centroids, at Market-1501's size."""
     generator = torch.Generator().manual_seed(0)
     centres = torch.randn(IDENTITIES, DIMENSIONS, generator=generator)
-    rib = fastreid_rib.RIBLoss(IDENTITIES, bank_size=IMAGES)
+    rib = fastreid_rib.RIBLoss(IDENTITIES, bank_size=IMAGES, warmup_epochs=1)
     results = []
     for epoch in range(repeats + 2):
         if epoch < 2:  # the first refresh has no previous centroids

@@ -118,7 +118,7 @@ class RIBLoss(nn.Module):
         num_clusters: K, >= 0; 0: as many as identities.
         warmup_epochs: >= 0.
         bank_size: most embeddings kept, >= 1; an epoch that has more is sampled uniformly. Takes
-            2 D bytes a row (64 MiB at 16384 rows of 2048).
+            2 D bytes a row (82 MB at 20000 rows of 2048).
         seed: any integer; all chance here is keyed by it and the epoch.
         q_floor: least value of Q, in (0, 1). Sharp assignments leave exact zeros, whose logarithm
             would make the loss infinite. Rows of Q then sum to at most 1 + K * q_floor.
@@ -138,11 +138,11 @@ class RIBLoss(nn.Module):
         self,
         num_classes: int,
         *,
-        beta: float = 30.0,
+        beta: float = 60.0,
         gamma: float = 0.0,
         num_clusters: int = 0,
-        warmup_epochs: int = 1,
-        bank_size: int = 16384,
+        warmup_epochs: int = 2,
+        bank_size: int = 20000,
         seed: int = 0,
         q_floor: float = 1e-6,
         kmeans_iterations: int = 10,

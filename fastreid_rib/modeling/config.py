@@ -38,7 +38,7 @@ def add_keys(defaults: Any) -> None:
     # Sharpness of the soft assignment of embeddings to clusters, > 0 (the paper's 1 / temperature;
     # beta in docs/method.md). Squared distances of L2-normalised embeddings lie in [0, 4]: near 1
     # every assignment is close to uniform, so this key matters more than any other.
-    _C.MODEL.LOSSES.RIB.BETA = 30.0
+    _C.MODEL.LOSSES.RIB.BETA = 60.0
     # Weight of the compression part, 0..1: 0 has the gradient of the paper's bound, 1 minimises the
     # tighter bound KLB (ours).
     _C.MODEL.LOSSES.RIB.GAMMA = 0.0
@@ -46,7 +46,7 @@ def add_keys(defaults: Any) -> None:
     _C.MODEL.LOSSES.RIB.NUM_CLUSTERS = 0
     # Epochs trained without RIB, >= 0. RIB starts at epoch max(1, WARMUP_EPOCHS), counted from 0:
     # before the first refresh there is nothing to compare with.
-    _C.MODEL.LOSSES.RIB.WARMUP_EPOCHS = 1
+    _C.MODEL.LOSSES.RIB.WARMUP_EPOCHS = 2
     # Most embeddings of an epoch that are kept for the refresh, > 0; beyond that an unbiased
     # sample. Two bytes per number: 20000 rows of 2048 take 82 MB on every GPU and in checkpoints.
     _C.MODEL.LOSSES.RIB.BANK_SIZE = 20000
