@@ -31,7 +31,7 @@ _BASE_ARGUMENTS = ("transform", "mode", "combineall", "verbose")
 class SyntheticReID(ImageDataset):
     """Synthetic pedestrians, made on first use in a folder of their own under the data root.
 
-    200 training identities with 12 pictures each, 100 others in query and gallery, six cameras,
+    200 training identities with 12 pictures each, 60 others in query and gallery, six cameras,
     most of the queries occluded; `SyntheticSpec` describes every parameter.
 
     Args:

@@ -57,10 +57,10 @@ class SyntheticSpec:
 
     num_train_ids: int = 200
     train_images: int = 12
-    num_test_ids: int = 100
+    num_test_ids: int = 60
     query_images: int = 3
     gallery_images: int = 8
-    num_distractors: int = 50
+    num_distractors: int = 30
     num_cameras: int = 6
     height: int = 64
     train_occluded: float = 0.3

@@ -52,7 +52,7 @@ def test_bytes_are_the_same_everywhere(folder):
 def test_default_plan_has_the_promised_layout():
     spec = SyntheticSpec()
     shots = plan(spec)
-    assert len({shot.path for shot in shots}) == len(shots) == 200 * 12 + 100 * (3 + 8) + 50
+    assert len({shot.path for shot in shots}) == len(shots) == 200 * 12 + 60 * (3 + 8) + 30
     pids = {s: {x.pid for x in shots if x.subset == s} for s in (TRAIN, QUERY, GALLERY)}
     assert pids[TRAIN] == set(range(1, 201))
     assert pids[QUERY] == set(range(201, 301))
