@@ -6,16 +6,9 @@ import re
 import pytest
 import torch
 
-from fastreid_rib.data.synthetic_folder import SyntheticSpec, generate
+from fastreid_rib.data.synthetic import SyntheticReIDTiny
+from fastreid_rib.data.synthetic_folder import generate
 
-MARKET = SyntheticSpec(
-    num_train_ids=8,
-    train_images=8,
-    num_test_ids=6,
-    query_images=2,
-    gallery_images=4,
-    num_distractors=2,
-)
 WITHOUT_RIB = {
     "DATASETS.NAMES": ("Market1501",),
     "DATASETS.TESTS": ("Market1501",),
@@ -29,7 +22,7 @@ WITHOUT_RIB = {
 def market(tmp_path_factory):
     """A data root with a folder in Market-1501's layout, and the environment that names it."""
     root = tmp_path_factory.mktemp("market")
-    generate(str(root / "Market-1501-v15.09.15"), MARKET)
+    generate(str(root / "Market-1501-v15.09.15"), SyntheticReIDTiny.spec)
     return {"FASTREID_DATASETS": str(root), "ARM": "1"}
 
 
