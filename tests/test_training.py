@@ -9,6 +9,7 @@ import torch
 from fastreid_rib.data.synthetic import SyntheticReIDTiny
 from fastreid_rib.data.synthetic_folder import generate
 
+RIB = {"MODEL.LOSSES.NAME": ("CrossEntropy", "RIB"), "MODEL.LOSSES.RIB.WARMUP_EPOCHS": 1}
 WITHOUT_RIB = {
     "DATASETS.NAMES": ("Market1501",),
     "DATASETS.TESTS": ("Market1501",),
@@ -47,7 +48,7 @@ def mean_average_precision(output):
 
 
 def test_one_changed_line_trains_evaluates_resumes(run_script, write_config, market, tmp_path):
-    config = write_config({"MODEL.LOSSES.NAME": ("CrossEntropy", "RIB"), "SOLVER.MAX_EPOCH": 4})
+    config = write_config({**RIB, "SOLVER.MAX_EPOCH": 4})
     logs = tmp_path / "logs"
     run = run_script("train_as_users_do.py", *config, "TEST.EVAL_PERIOD", "4", env=market).stdout
     assert "fastreid-rib" in run and "loss backend: torch" in run
@@ -73,6 +74,7 @@ def test_one_changed_line_trains_evaluates_resumes(run_script, write_config, mar
 def test_two_processes_train_and_hold_equal_statistics(run_script, write_config, market, tmp_path):
     config = write_config(
         {
+            **RIB,
             "MODEL.LOSSES.NAME": ("CrossEntropy", "Triplet", "RIB"),
             "SOLVER.MAX_EPOCH": 3,
             "SEED": 0,
@@ -138,6 +140,6 @@ def test_errors_come_at_the_start(run_script, write_config, market, changes, mes
 
 
 def test_a_run_too_short_for_rib_is_told(run_script, write_config, market):
-    config = write_config({"MODEL.LOSSES.NAME": ("CrossEntropy", "RIB"), "SOLVER.MAX_EPOCH": 1})
+    config = write_config({**RIB, "SOLVER.MAX_EPOCH": 1})
     run = run_script("train_as_users_do.py", *config, "TEST.EVAL_PERIOD", "1", env=market)
     assert "SOLVER.MAX_EPOCH is 1: it will not train" in run.stdout

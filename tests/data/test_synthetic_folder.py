@@ -55,7 +55,7 @@ def test_default_plan_has_the_promised_layout():
     assert len({shot.path for shot in shots}) == len(shots) == 200 * 12 + 60 * (3 + 8) + 30
     pids = {s: {x.pid for x in shots if x.subset == s} for s in (TRAIN, QUERY, GALLERY)}
     assert pids[TRAIN] == set(range(1, 201))
-    assert pids[QUERY] == set(range(201, 301))
+    assert pids[QUERY] == set(range(201, 261))
     assert pids[GALLERY] == pids[QUERY] | {0}
     assert {shot.camera for shot in shots} == set(range(1, 7))
 

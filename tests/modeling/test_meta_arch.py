@@ -10,7 +10,9 @@ from fastreid.utils.events import EventStorage
 
 from fastreid_rib.modeling.meta_arch import embedding_and_labels
 
-RIB = {"MODEL.LOSSES.NAME": ("CrossEntropy", "RIB")}
+# From the second epoch on, so that tests need no third.
+SOON = {"MODEL.LOSSES.RIB.WARMUP_EPOCHS": 1}
+RIB = {"MODEL.LOSSES.NAME": ("CrossEntropy", "RIB"), **SOON}
 
 
 def batch(seed=0, size=8):

@@ -17,6 +17,7 @@ def metrics(folder):
 def test_two_equal_runs_give_equal_numbers(make_cfg, run_script, tmp_path, workers):
     changes = {
         "MODEL.LOSSES.NAME": ("CrossEntropy", "Triplet", "RIB"),
+        "MODEL.LOSSES.RIB.WARMUP_EPOCHS": 1,
         "DATALOADER.NUM_WORKERS": workers,
         "INPUT.REA.ENABLED": True,
         "INPUT.FLIP.ENABLED": True,
