@@ -90,7 +90,8 @@ def measure_refreshes(repeats):
             results.append(seconds(rib.start_epoch, epoch))
         centres += 0.1 * torch.randn(centres.shape, generator=generator)
         for labels in torch.randint(IDENTITIES, (IMAGES,), generator=generator).split(1024):
-            noise = torch.randn(len(labels), DIMENSIONS, generator=generator)
+            # So much that the identities overlap: K-means would stop early on easy data.
+            noise = 8 * torch.randn(len(labels), DIMENSIONS, generator=generator)
             with torch.enable_grad():
                 rib(centres[labels] + noise, labels)
     return results
