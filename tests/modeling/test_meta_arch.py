@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from fastreid.engine.hooks import PreciseBN
 from fastreid.modeling import META_ARCH_REGISTRY, build_model
 from fastreid.modeling.meta_arch import MGN, Baseline, Distiller, MoCo
 from fastreid.utils.events import EventStorage
@@ -144,20 +145,27 @@ def test_the_report_goes_to_the_event_storage_and_not_into_the_objective(make_cf
     assert reported["rib/klb"] <= reported["rib/ibb"] - reported["rib/c0"] + 1e-4
 
 
-def test_passes_without_gradient_do_not_enter(make_cfg):
+def test_precise_bn_does_not_enter(make_cfg):
     model = build_model(make_cfg(RIB))
     step(model, epoch=0)
-    before = copy.deepcopy(model.rib.state_dict())
-    model.train()
-    with torch.no_grad(), EventStorage():  # as PreciseBN does: no epoch, labels of another data set
-        other = batch(3)
-        other["targets"] = torch.full((8,), 1000)
-        other["targets"][:] = -1
-        losses = model(other)
-    assert losses["loss_rib"].item() == 0.0
+    statistics = copy.deepcopy(model.rib.state_dict())
+    running = model.backbone.bn1.running_mean.clone()
+    # FastReID runs it over another data set, whose labels it marks by negative ones.
+    other = [dict(batch(seed), targets=torch.full((8,), -1)) for seed in (3, 4)]
+    PreciseBN(model, other, num_iter=2).update_stats()
+    assert not torch.equal(model.backbone.bn1.running_mean, running), "it did not run"
     after = model.rib.state_dict()
-    assert before.keys() == after.keys() and before
-    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert statistics.keys() == after.keys() and statistics
+    assert all(torch.equal(statistics[key], after[key]) for key in after)
+
+
+def test_passes_without_gradient_report_a_zero(make_cfg):
+    model = build_model(make_cfg(RIB))
+    step(model, epoch=0)
+    step(model, epoch=1)
+    with torch.no_grad(), EventStorage():
+        losses = model(batch())
+    assert losses["loss_rib"].item() == 0.0
 
 
 def test_evaluation_without_the_number_of_classes_builds_no_statistics(make_cfg):
