@@ -6,11 +6,12 @@ commas between them. docs/compat.md explains each.
 """
 
 import logging
-import os
 import sys
 from contextlib import ExitStack, contextmanager
 from types import ModuleType
 from typing import Callable, ContextManager, Iterator, List, NamedTuple, Optional, Set, Tuple
+
+from fastreid_rib.activation import disabled
 
 from . import checkpoint, checks, cpu, evaluation, imports, loading, optimizer, training
 
@@ -326,8 +327,8 @@ def active() -> List[str]:
 
 
 def _wanted(module_name: str) -> List[Repair]:
-    off = {name.strip() for name in os.environ.get("FASTREID_RIB_DISABLE", "").split(",")}
-    if off & {"1", "all"}:
+    off = disabled()
+    if "all" in off:
         return []
     return [r for r in REPAIRS if module_name in r.modules and r.name not in off]
 

@@ -4,8 +4,6 @@ import json
 
 import pytest
 
-TRAIN = ["train_as_users_do.py", "MODEL.DEVICE", "cpu"]
-
 
 def metrics(folder):
     lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
