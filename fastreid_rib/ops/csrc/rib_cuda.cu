@@ -1,0 +1,12 @@
+// The CUDA library: real thread blocks under the kernels.
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#define RIB_SHARED(type, name)                                 \
+    extern __shared__ __align__(16) unsigned char rib_shared[]; \
+    type* const name = reinterpret_cast<type*>(rib_shared)
+#define RIB_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
+    kernel<<<grid, block, shared_bytes, stream>>>(__VA_ARGS__)
+
+#include "launch.h"

@@ -1,0 +1,322 @@
+// The fused row kernels: device code only. Compiled by nvcc, by NVRTC, and by a plain C++ compiler
+// after the tests' emulation of thread blocks. What they compute stands in rib.h.
+//
+// A block works on one row. Its threads read the row once and keep a running softmax average
+// (`Average`), the block merges the averages, and a second pass turns the row into the gradient.
+#pragma once
+#include "rib.h"
+
+namespace rib {
+
+constexpr int kWarpSize = 32;
+constexpr int kMaxThreads = 1024;
+constexpr int kMaxWarps = kMaxThreads / kWarpSize;
+constexpr int kScratchFloats = 4 * kMaxWarps;  // of the reductions, where shared memory begins
+
+// ---- Numbers in memory
+
+__device__ inline float to_float(float value) { return value; }
+__device__ inline float to_float(__half value) { return __half2float(value); }
+__device__ inline float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
+
+// V neighbouring numbers, moved by one access.
+template <typename T, int V>
+struct alignas(V * sizeof(T)) Pack {
+    T v[V];
+};
+
+template <int V, typename T>
+__device__ inline void load(const T* from, float (&to)[V]) {
+    const Pack<T, V> pack = *reinterpret_cast<const Pack<T, V>*>(from);
+#pragma unroll
+    for (int i = 0; i < V; ++i) to[i] = to_float(pack.v[i]);
+}
+
+template <int V>
+__device__ inline void store(float* to, const float (&from)[V]) {
+    Pack<float, V> pack;
+#pragma unroll
+    for (int i = 0; i < V; ++i) pack.v[i] = from[i];
+    *reinterpret_cast<Pack<float, V>*>(to) = pack;
+}
+
+// logits[i] = scale * (products[i] - half_norms[i])
+template <int V>
+__device__ inline void load_logits(const float* products, const float* half_norms, float scale,
+                                   float (&logits)[V]) {
+    float norms[V];
+    load<V>(products, logits);
+    load<V>(half_norms, norms);
+#pragma unroll
+    for (int i = 0; i < V; ++i) logits[i] = scale * (logits[i] - norms[i]);
+}
+
+// ---- The softmax average of s_a = gamma (x_a - max) - q_a over logits x, in one pass
+
+struct Average {
+    float max;     // of the logits so far, -inf before the first
+    float weight;  // sum_a exp(x_a - max)
+    float sum;     // sum_a exp(x_a - max) s_a
+};
+
+__device__ inline Average empty_average() { return Average{-INFINITY, 0.f, 0.f}; }
+
+// exp(-inf - -inf) would be NaN: an empty average counts from 0.
+__device__ inline float origin(float max) { return max == -INFINITY ? 0.f : max; }
+
+// The same average, counted from another maximum: every s_a falls by gamma times the difference.
+__device__ inline Average counted_from(Average a, float max, float gamma) {
+    const float to = origin(max), factor = __expf(a.max - to);
+    return Average{max, factor * a.weight,
+                   factor * (a.sum + gamma * (origin(a.max) - to) * a.weight)};
+}
+
+__device__ inline Average merge(Average a, Average b, float gamma) {
+    const float max = fmaxf(a.max, b.max);
+    a = counted_from(a, max, gamma);
+    b = counted_from(b, max, gamma);
+    return Average{max, a.weight + b.weight, a.sum + b.sum};
+}
+
+template <int V>
+__device__ inline void include(Average& a, const float (&x)[V], const float (&q)[V], float gamma) {
+    float max = a.max;
+#pragma unroll
+    for (int i = 0; i < V; ++i) max = fmaxf(max, x[i]);
+    a = counted_from(a, max, gamma);
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+        const float shifted = x[i] - origin(max), e = __expf(shifted);
+        a.weight += e;
+        a.sum += e * (gamma * shifted - q[i]);
+    }
+}
+
+__device__ inline Average merge_warp(Average a, float gamma) {
+#pragma unroll
+    for (int distance = kWarpSize / 2; distance > 0; distance /= 2) {
+        Average b;
+        b.max = __shfl_xor_sync(0xffffffffu, a.max, distance);
+        b.weight = __shfl_xor_sync(0xffffffffu, a.weight, distance);
+        b.sum = __shfl_xor_sync(0xffffffffu, a.sum, distance);
+        a = merge(a, b, gamma);
+    }
+    return a;
+}
+
+// The average of the whole block, in every thread. One barrier: each warp merges the warps'
+// averages for itself, so nothing has to be handed back. Uses scratch[0 .. 3 * kMaxWarps).
+__device__ inline Average merge_block(Average a, float gamma, float* scratch) {
+    const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
+    const int warps = blockDim.x / kWarpSize;
+    a = merge_warp(a, gamma);
+    if (lane == 0) {
+        scratch[warp] = a.max;
+        scratch[kMaxWarps + warp] = a.weight;
+        scratch[2 * kMaxWarps + warp] = a.sum;
+    }
+    __syncthreads();
+    a = empty_average();
+    if (lane < warps) {
+        a = Average{scratch[lane], scratch[kMaxWarps + lane], scratch[2 * kMaxWarps + lane]};
+    }
+    return merge_warp(a, gamma);
+}
+
+__device__ inline float sum_warp(float value) {
+#pragma unroll
+    for (int distance = kWarpSize / 2; distance > 0; distance /= 2) {
+        value += __shfl_xor_sync(0xffffffffu, value, distance);
+    }
+    return value;
+}
+
+// The sum over the block, in every thread. Uses scratch[3 * kMaxWarps .. 4 * kMaxWarps).
+__device__ inline float sum_block(float value, float* scratch) {
+    const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
+    const int warps = blockDim.x / kWarpSize;
+    value = sum_warp(value);
+    if (lane == 0) scratch[3 * kMaxWarps + warp] = value;
+    __syncthreads();
+    return sum_warp(lane < warps ? scratch[3 * kMaxWarps + lane] : 0.f);
+}
+
+// ---- The bound
+
+// The second pass over V columns: gradient_a = phi_a (s_a - mean).
+template <int V>
+__device__ inline void store_gradient(float* row, const float (&x)[V], const float (&q)[V],
+                                      float max, float inverse, float mean, float gamma) {
+    float gradient[V];
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+        const float shifted = x[i] - max;
+        gradient[i] = __expf(shifted) * inverse * (gamma * shifted - q[i] - mean);
+    }
+    store<V>(row, gradient);
+}
+
+// Rows that no identity stands behind: all threads of the block get the same answer.
+__device__ inline bool skip_row(const rib_bound_args& p, float* row, int64_t label) {
+    if (label >= 0 && label < p.C) return false;
+    for (int a = threadIdx.x; a < (int)p.K; a += blockDim.x) row[a] = 0.f;
+    if (threadIdx.x == 0) p.loss[blockIdx.x] = label < 0 ? 0.f : nanf("");
+    return true;
+}
+
+// With a dense table of log Q, of type T; accesses of V columns. CACHED: logits and log Q stay in
+// shared memory between the passes, so both are read from global memory once. A thread reads back
+// only what it wrote, so the cache needs no barrier.
+template <typename T, int V, bool CACHED>
+__global__ void __launch_bounds__(kMaxThreads) bound_rows(rib_bound_args p) {
+    RIB_SHARED(float, scratch);
+    const int K = (int)p.K, wide = K / V * V;
+    float* const cached_x = scratch + kScratchFloats;
+    float* const cached_q = cached_x + (K + 3) / 4 * 4;
+    float* const row = p.products + blockIdx.x * p.products_pitch;
+    const int64_t label = p.labels[blockIdx.x];
+    if (skip_row(p, row, label)) return;
+    const T* const log_q = static_cast<const T*>(p.log_q) + label * p.log_q_pitch;
+
+    Average average = empty_average();
+    for (int a = threadIdx.x * V; a < wide; a += blockDim.x * V) {
+        float x[V], q[V];
+        load_logits<V>(row + a, p.half_norms + a, p.scale, x);
+        load<V>(log_q + a, q);
+        include<V>(average, x, q, p.gamma);
+        if (CACHED) {
+            store<V>(cached_x + a, x);
+            store<V>(cached_q + a, q);
+        }
+    }
+    // The fewer than V columns that are left over, a thread each.
+    const int last = wide + threadIdx.x;
+    float last_x[1], last_q[1];
+    if (last < K) {
+        load_logits<1>(row + last, p.half_norms + last, p.scale, last_x);
+        load<1>(log_q + last, last_q);
+        include<1>(average, last_x, last_q, p.gamma);
+    }
+
+    average = merge_block(average, p.gamma, scratch);
+    const float max = origin(average.max), inverse = 1.f / average.weight;
+    const float mean = average.sum * inverse;
+    // s_a lacks the -gamma log(weight) of gamma log phi_a: a constant, so the gradient does too.
+    if (threadIdx.x == 0) p.loss[blockIdx.x] = mean - p.gamma * logf(average.weight);
+
+    for (int a = threadIdx.x * V; a < wide; a += blockDim.x * V) {
+        float x[V], q[V];
+        if (CACHED) {
+            load<V>(cached_x + a, x);
+            load<V>(cached_q + a, q);
+        } else {
+            load_logits<V>(row + a, p.half_norms + a, p.scale, x);
+            load<V>(log_q + a, q);
+        }
+        store_gradient<V>(row + a, x, q, max, inverse, mean, p.gamma);
+    }
+    if (last < K) {
+        store_gradient<1>(row + last, last_x, last_q, max, inverse, mean, p.gamma);
+    }
+}
+
+// With a sparse table: every column counts as `floor` first, and the m listed ones are corrected.
+// The corrections wait in shared memory, since the row they belong to is overwritten meanwhile.
+template <typename T, int V>
+__global__ void __launch_bounds__(kMaxThreads) sparse_bound_rows(rib_bound_args p) {
+    RIB_SHARED(float, scratch);
+    const int K = (int)p.K, m = (int)p.m, wide = K / V * V;
+    float* const corrections = scratch + kScratchFloats;
+    float* const row = p.products + blockIdx.x * p.products_pitch;
+    const int64_t label = p.labels[blockIdx.x];
+    if (skip_row(p, row, label)) return;
+    const T* const log_q = static_cast<const T*>(p.log_q) + label * p.log_q_pitch;
+    const int32_t* const index = p.index + label * p.index_pitch;
+    float floor[V];
+#pragma unroll
+    for (int i = 0; i < V; ++i) floor[i] = p.floor[label];
+    const float last_floor[1] = {floor[0]};
+
+    Average average = empty_average();
+    for (int a = threadIdx.x * V; a < wide; a += blockDim.x * V) {
+        float x[V];
+        load_logits<V>(row + a, p.half_norms + a, p.scale, x);
+        include<V>(average, x, floor, p.gamma);
+    }
+    const int last = wide + threadIdx.x;
+    float last_x[1];
+    if (last < K) {
+        load_logits<1>(row + last, p.half_norms + last, p.scale, last_x);
+        include<1>(average, last_x, last_floor, p.gamma);
+    }
+    average = merge_block(average, p.gamma, scratch);
+    const float max = origin(average.max), inverse = 1.f / average.weight;
+
+    float correction = 0.f;
+    for (int j = threadIdx.x; j < m; j += blockDim.x) {
+        corrections[j] = 0.f;
+        if (index[j] < 0 || index[j] >= K) continue;
+        float x[1];
+        load_logits<1>(row + index[j], p.half_norms + index[j], p.scale, x);
+        corrections[j] = __expf(x[0] - max) * inverse * (floor[0] - to_float(log_q[j]));
+        correction += corrections[j];
+    }
+    // Its barrier also keeps the row from being overwritten before the last listed column is read.
+    const float mean = average.sum * inverse + sum_block(correction, scratch);
+    if (threadIdx.x == 0) p.loss[blockIdx.x] = mean - p.gamma * logf(average.weight);
+
+    for (int a = threadIdx.x * V; a < wide; a += blockDim.x * V) {
+        float x[V];
+        load_logits<V>(row + a, p.half_norms + a, p.scale, x);
+        store_gradient<V>(row + a, x, floor, max, inverse, mean, p.gamma);
+    }
+    if (last < K) store_gradient<1>(row + last, last_x, last_floor, max, inverse, mean, p.gamma);
+    __syncthreads();
+    for (int j = threadIdx.x; j < m; j += blockDim.x) {
+        if (index[j] >= 0 && index[j] < K) row[index[j]] += corrections[j];
+    }
+}
+
+// ---- The class table
+
+// Adds soft assignments to the class table. Without `order` a block adds one image, with atomics:
+// the order of the additions, and so the last bit of a sum, differs from run to run. With `order` a
+// block adds all images of one identity, one after the other.
+__global__ void __launch_bounds__(kMaxThreads) table_rows(rib_table_args p) {
+    RIB_SHARED(float, scratch);
+    const int K = (int)p.K;
+    const bool ordered = p.order != nullptr;
+    const int64_t begin = ordered ? p.starts[blockIdx.x] : (int64_t)blockIdx.x;
+    const int64_t end = ordered ? p.starts[blockIdx.x + 1] : begin + 1;
+    for (int64_t place = begin; place < end; ++place) {
+        const int64_t image = ordered ? p.order[place] : place, label = p.labels[image];
+        if (label < 0 || label >= p.C) return;  // without order only, and for the whole block
+        const float* const row = p.products + image * p.products_pitch;
+        Average average = empty_average();
+        for (int a = threadIdx.x; a < K; a += blockDim.x) {
+            float x[1];
+            const float none[1] = {0.f};
+            load_logits<1>(row + a, p.half_norms + a, p.scale, x);
+            include<1>(average, x, none, 1.f);
+        }
+        average = merge_block(average, 1.f, scratch);
+        const float max = origin(average.max), inverse = 1.f / average.weight;
+        if (threadIdx.x == 0) {
+            p.negentropy[image] = average.sum * inverse - logf(average.weight);
+        }
+        float* const sums = p.table + label * p.table_pitch;
+        for (int a = threadIdx.x; a < K; a += blockDim.x) {
+            float x[1];
+            load_logits<1>(row + a, p.half_norms + a, p.scale, x);
+            const float phi = __expf(x[0] - max) * inverse;
+            if (ordered) {
+                sums[a] += phi;
+            } else {
+                atomicAdd(sums + a, phi);
+            }
+        }
+        __syncthreads();  // before the next image's averages go to scratch
+    }
+}
+
+}  // namespace rib
