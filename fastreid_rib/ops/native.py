@@ -1,0 +1,242 @@
+"""Load the compiled kernels and call them: the C interface of ``csrc/rib.h`` through ctypes.
+
+The libraries know nothing of torch, so one build serves every version of it. They are looked for
+in the package's own folder and in the user's cache; of two, the one built last is tried first.
+"""
+
+import ctypes
+import os
+import struct
+import threading
+from contextlib import suppress
+from ctypes import POINTER, c_float, c_int, c_int32, c_int64, c_void_p
+from functools import lru_cache
+from pathlib import Path
+from typing import Dict, List, Optional
+
+from fastreid_rib import __version__
+
+ABI_VERSION = 1
+PACKAGE_FOLDER = Path(__file__).resolve().parent / "lib"
+
+_INSUFFICIENT_DRIVER = 35  # cudaErrorInsufficientDriver
+_NO_CODE_FOR_THIS_GPU = (209, 222)  # cudaErrorNoKernelImageForDevice, ...UnsupportedPtxVersion
+_loaded: Dict[str, "Library"] = {}
+_loading = threading.Lock()
+
+
+class BoundArgs(ctypes.Structure):
+    """``rib_bound_args``: what each field means is written in ``csrc/rib.h``."""
+
+    _fields_ = [
+        ("products", c_void_p),
+        ("half_norms", c_void_p),
+        ("log_q", c_void_p),
+        ("index", c_void_p),
+        ("floor", c_void_p),
+        ("labels", c_void_p),
+        ("loss", c_void_p),
+        ("n", c_int64),
+        ("K", c_int64),
+        ("C", c_int64),
+        ("m", c_int64),
+        ("products_pitch", c_int64),
+        ("log_q_pitch", c_int64),
+        ("index_pitch", c_int64),
+        ("scale", c_float),
+        ("gamma", c_float),
+        ("log_q_dtype", c_int32),
+        ("variant", c_int32),
+        ("threads", c_int32),
+        ("device", c_int32),
+        ("stream", c_void_p),
+        ("parallel", c_void_p),
+    ]
+
+
+class TableArgs(ctypes.Structure):
+    """``rib_table_args``: what each field means is written in ``csrc/rib.h``."""
+
+    _fields_ = [
+        ("products", c_void_p),
+        ("half_norms", c_void_p),
+        ("labels", c_void_p),
+        ("order", c_void_p),
+        ("starts", c_void_p),
+        ("table", c_void_p),
+        ("negentropy", c_void_p),
+        ("n", c_int64),
+        ("K", c_int64),
+        ("C", c_int64),
+        ("products_pitch", c_int64),
+        ("table_pitch", c_int64),
+        ("scale", c_float),
+        ("threads", c_int32),
+        ("device", c_int32),
+        ("stream", c_void_p),
+        ("parallel", c_void_p),
+    ]
+
+
+class Unavailable(RuntimeError):  # noqa: N818  a state of the machine more than a mistake
+    """Compiled kernels cannot be used here; the message says why and what to do about it."""
+
+
+class Library:
+    """A loaded library of kernels.
+
+    Attributes:
+        path: the file.
+        description: what it was built for, for people to read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Loads ``path``; :func:`load` finds it.
+
+        Raises:
+            OSError: the dynamic linker does not load it.
+            AttributeError: it lacks a function of the interface.
+            ValueError: it is truncated, or has another version of the interface.
+        """
+        if not _complete(path):
+            raise ValueError("the file is truncated or no library")
+        functions = ctypes.CDLL(str(path))
+        if functions.rib_abi() != ABI_VERSION:
+            raise ValueError(
+                f"it has version {functions.rib_abi()} of the C interface, not {ABI_VERSION}"
+            )
+        functions.rib_bound.argtypes = [POINTER(BoundArgs)]
+        functions.rib_table.argtypes = [POINTER(TableArgs)]
+        functions.rib_error_text.argtypes = [c_int]
+        functions.rib_error_text.restype = ctypes.c_char_p
+        functions.rib_describe.argtypes = []
+        functions.rib_describe.restype = ctypes.c_char_p
+        self._functions = functions
+        self.path = path
+        self.description: str = functions.rib_describe().decode()
+
+    def bound(self, args: BoundArgs) -> None:
+        """Calls ``rib_bound``; raises :class:`Unavailable` if it fails. Waits for no GPU."""
+        self._check(self._functions.rib_bound(args))
+
+    def table(self, args: TableArgs) -> None:
+        """Calls ``rib_table``; raises :class:`Unavailable` if it fails. Waits for no GPU."""
+        self._check(self._functions.rib_table(args))
+
+    def _check(self, code: int) -> None:
+        if code == 0:
+            return
+        text = self._functions.rib_error_text(code).decode()
+        if code == _INSUFFICIENT_DRIVER:
+            remedy = (
+                "the driver is older than the CUDA toolkit that built the kernels: update the "
+                "driver, or build them with an older toolkit: "
+                "`NVCC=<its nvcc> python -m fastreid_rib build-kernels --kind cuda`"
+            )
+        elif code in _NO_CODE_FOR_THIS_GPU:
+            remedy = (
+                "the kernels were not built for this GPU: "
+                "run `python -m fastreid_rib build-kernels --kind cuda --arch native`"
+            )
+        else:
+            remedy = "the backend 'torch' does without compiled kernels"
+        error = f"CUDA error {code}" if code > 0 else f"error {code}"
+        raise Unavailable(f"{self.path} ({self.description}): {error}, {text}; {remedy}")
+
+
+def load(kind: str) -> Library:
+    """The compiled kernels of a kind, loaded once in a process; safe to call from any thread.
+
+    What could not be loaded is looked for again at the next call: it may have been built since.
+
+    Args:
+        kind: "cuda" or "cpu".
+
+    Raises:
+        Unavailable: there is no library, or none that can be used.
+    """
+    if kind not in ("cuda", "cpu"):
+        raise ValueError(f"kind must be 'cuda' or 'cpu', got {kind!r}")
+    with _loading:
+        if kind not in _loaded:
+            _loaded[kind] = _find(kind)
+        return _loaded[kind]
+
+
+def library_name(kind: str) -> str:
+    """File name of the library of a kind."""
+    return f"librib_{kind}.so"
+
+
+def cache_folder() -> Path:
+    """Where libraries go if the package cannot be written; the folder need not exist.
+
+    Raises:
+        RuntimeError: the user has no home folder.
+    """
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    root = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
+    return root / "fastreid-rib" / f"{__version__}-abi{ABI_VERSION}"
+
+
+@lru_cache(maxsize=None)
+def gomp_parallel() -> Optional[int]:
+    """Address of ``GOMP_parallel`` in the OpenMP runtime that torch has loaded; None without one.
+
+    The CPU library runs its threads there. An OpenMP runtime of its own would bring a second pool
+    of threads, and the two would fight for the cores.
+    """
+    import torch  # noqa: F401  it is torch that loads the runtime
+
+    function = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
+    return ctypes.cast(function, c_void_p).value if function else None
+
+
+def _find(kind: str) -> Library:
+    reasons: List[str] = []
+    for path in _built(kind):
+        try:
+            if path.parent != PACKAGE_FOLDER:
+                _refuse_what_others_can_write(path)
+            return Library(path)
+        except (OSError, AttributeError, ValueError) as error:
+            reasons.append(f"{path} cannot be used: {error}")
+    cause = "; ".join(reasons) or f"the {kind} kernels are not built"
+    raise Unavailable(f"{cause}; run `python -m fastreid_rib build-kernels --kind {kind}`")
+
+
+def _built(kind: str) -> List[Path]:
+    """The libraries that are there, the newest first."""
+    folders = [PACKAGE_FOLDER]
+    with suppress(RuntimeError):
+        folders.append(cache_folder())
+    found = []
+    for folder in folders:
+        path = folder / library_name(kind)
+        with suppress(OSError):
+            found.append((path.stat().st_mtime, path))
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def _refuse_what_others_can_write(path: Path) -> None:
+    """Loading a library runs its code: who can write it, or swap it, is who is trusted."""
+    for place in (path, path.parent, path.parent.parent):
+        status = place.stat()
+        if status.st_uid not in (0, os.geteuid()):
+            raise ValueError(f"{place} belongs to another user; delete it")
+        if status.st_mode & 0o022:
+            raise ValueError(f"{place} can be written by others; `chmod go-w` it or delete it")
+
+
+def _complete(path: Path) -> bool:
+    """Whether an ELF file is as long as its header says; the linker dies of SIGBUS on a shorter.
+
+    Compilers write the table of sections last, and the header says where it is.
+    """
+    with path.open("rb") as file:
+        header = file.read(64)
+    if len(header) < 64 or header[:4] != b"\x7fELF":
+        return False
+    (offset,) = struct.unpack_from("<Q", header, 40)
+    size, count = struct.unpack_from("<HH", header, 58)
+    return path.stat().st_size >= offset + size * count
