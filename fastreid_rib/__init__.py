@@ -13,7 +13,7 @@ TYPE_CHECKING = False  # typing takes longer to import than all the rest here
 if TYPE_CHECKING:
     from typing import Any
 
-    from fastreid_rib.losses import RIBLoss, rib_loss
+    from fastreid_rib.losses.rib_loss import RIBLoss, rib_loss
 
 __version__ = "0.1.0"
 __all__ = ["RIBLoss", "__version__", "rib_loss"]

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from fastreid_rib.losses import information, ranks
 from fastreid_rib.losses.clustering import chunks, kmeans, spread_seeds
+from fastreid_rib.ops import add_soft_assignments_
 from fastreid_rib.ops.assignment import log_soft_assignment, soft_assignment
 from fastreid_rib.ops.group_sum import group_sum
 
@@ -41,6 +42,7 @@ def refresh(
     gamma: float,
     q_floor: float,
     iterations: int,
+    backend: str,
     draw: random.Random,
 ) -> Tuple[Statistics, Dict[str, float]]:
     """Cluster the rows, and build Q from them under the new centroids.
@@ -58,6 +60,7 @@ def refresh(
         gamma: weight of the entropy part of the bound.
         q_floor: least value in Q.
         iterations: of K-means.
+        backend: of the class table, see ``ops.backends.choose``.
         draw: source of all chance, in the same state on every rank.
 
     Returns:
@@ -80,7 +83,7 @@ def refresh(
         # From scratch each time: the inputs do not drift, and the checkpoint stays smaller.
         input_centroids = kmeans(inputs, spread_seeds(inputs, num_clusters, draw), iterations)
 
-    tables = _tabulate(rows, labels, inputs, centroids, input_centroids, num_classes, beta)
+    tables = _tabulate(rows, labels, inputs, centroids, input_centroids, num_classes, beta, backend)
     log_q = _class_table(tables, counts, means, centroids, beta, q_floor)
     report = _report(tables, log_q, gamma, with_inputs=inputs is not None)
     return Statistics(centroids, ranks.copy_from_first(log_q), counts, means), report
@@ -110,22 +113,34 @@ def _tabulate(
     input_centroids: Optional[Tensor],
     num_classes: int,
     beta: float,
+    backend: str,
 ) -> information.Tables:
     """Tables of all rows, chunk by chunk, each rank its share."""
     own = ranks.own_slice(len(rows))
     rows, labels = rows[own], labels[own]
     inputs = None if inputs is None else inputs[own]
-
-    def part(chunk: slice) -> information.Tables:
-        log_phi = log_soft_assignment(rows[chunk].float(), centroids, beta)
-        log_phi_x = None
-        if inputs is not None and input_centroids is not None:
-            log_phi_x = log_soft_assignment(inputs[chunk].float(), input_centroids, beta)
-        return information.tabulate(log_phi, labels[chunk], num_classes, log_phi_x)
-
-    tables = part(slice(0, 0))  # zeros: a rank may have no rows at all
+    # Zeros: a rank may have no rows at all.
+    tables = information.tabulate(
+        centroids.new_empty(0, len(centroids)),
+        labels[:0],
+        num_classes,
+        None if input_centroids is None else centroids.new_empty(0, len(input_centroids)),
+    )
+    sums = centroids.new_zeros(num_classes, len(centroids))
     for chunk in chunks(len(rows), max(len(centroids), num_classes)):
-        tables = tables + part(chunk)
+        embeddings = rows[chunk].float()
+        if inputs is not None and input_centroids is not None:
+            # The joint table needs the soft assignments themselves.
+            log_phi = log_soft_assignment(embeddings, centroids, beta)
+            log_phi_x = log_soft_assignment(inputs[chunk].float(), input_centroids, beta)
+            tables = tables + information.tabulate(log_phi, labels[chunk], num_classes, log_phi_x)
+            continue
+        negentropy = add_soft_assignments_(
+            sums, embeddings, centroids, labels[chunk], beta, deterministic=True, backend=backend
+        )
+        tables.feature_negentropy.add_(negentropy.double().sum())
+        tables.images.add_(len(embeddings))
+    tables.labels_features.add_(sums)
     ranks.sum_over_ranks(*tables)
     return tables
 

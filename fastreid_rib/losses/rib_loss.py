@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from fastreid_rib.losses import ranks
 from fastreid_rib.losses.refresh import Statistics, centred, refresh
 from fastreid_rib.losses.reservoir import Reservoir
-from fastreid_rib.ops.bound import bound
+from fastreid_rib.ops import BACKENDS, aligned_rows, bound
+from fastreid_rib.ops.tracing import is_compiling
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,8 @@ def rib_loss(
     beta: float,
     gamma: float = 0.0,
     reduction: str = "mean",
+    half_norms: Optional[Tensor] = None,
+    backend: str = "auto",
 ) -> Tensor:
     """Bound of the information bottleneck against given statistics.
 
@@ -52,14 +55,18 @@ def rib_loss(
         beta: sharpness of the soft assignment, > 0. Squared distances lie in 0..4.
         gamma: 0..1.
         reduction: "mean" (over the images that are not ignored), "sum" or "none".
+        half_norms: (K,), float32: ``|C_a|^2 / 2``, if it is at hand.
+        backend: "auto", "cuda", "cpu" or "torch": which kernels, see ``ops.backends.choose``.
 
     Returns:
         Nats, float32 (float64 for float64 embeddings), whatever autocast says. Scalar, or (n,) for
-        "none". Differentiable once, with respect to ``embeddings``.
+        "none". Differentiable once, with respect to ``embeddings``. ``torch.compile`` takes it
+        whole.
 
     Raises:
-        ValueError: a shape, dtype or value is out of its range. On a GPU labels >= C are ignored
-            instead, since looking at them would make the host wait.
+        ValueError: a shape, dtype or value is out of its range. On a GPU, and compiled, a label
+            >= C makes the loss NaN instead: looking at it would make the host wait.
+        native.Unavailable: a backend that was asked for by name cannot be used.
     """
     _check_range("beta", beta, beta > 0, "> 0")
     _check_range("gamma", gamma, 0 <= gamma <= 1, "in 0..1")
@@ -81,7 +88,9 @@ def rib_loss(
     # Taken out before the normalisation: a NaN there would come back as NaN times zero.
     embeddings = embeddings.to(dtype).masked_fill(~known[:, None], 0)
     features = F.normalize(embeddings, dim=1)
-    losses = bound(features, centroids.to(dtype), log_q.to(dtype), labels, beta, gamma)
+    losses, _ = bound(
+        features, centroids, log_q, labels, beta, gamma, half_norms=half_norms, backend=backend
+    )
     if reduction == "none":
         return losses
     total = losses.sum()
@@ -123,6 +132,8 @@ class RIBLoss(nn.Module):
         q_floor: least value of Q, in (0, 1). Sharp assignments leave exact zeros, whose logarithm
             would make the loss infinite. Rows of Q then sum to at most 1 + K * q_floor.
         kmeans_iterations: most in a refresh, >= 1; it stops when nothing moves.
+        backend: "auto", "cuda", "cpu" or "torch": which kernels compute the bound. "auto" takes
+            those for the device, or plain PyTorch where there are none, and the log says why.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -132,6 +143,7 @@ class RIBLoss(nn.Module):
     log_q: Optional[Tensor]
     class_counts: Optional[Tensor]
     class_means: Optional[Tensor]
+    half_norms: Optional[Tensor]
     _bad_labels: Tensor
 
     def __init__(
@@ -146,6 +158,7 @@ class RIBLoss(nn.Module):
         seed: int = 0,
         q_floor: float = 1e-6,
         kmeans_iterations: int = 10,
+        backend: str = "auto",
     ) -> None:
         """Arguments: see the class."""
         super().__init__()
@@ -157,6 +170,8 @@ class RIBLoss(nn.Module):
         _check_range("bank_size", bank_size, bank_size >= 1, ">= 1, rows")
         _check_range("q_floor", q_floor, 0 < q_floor < 1, "in (0, 1), for example 1e-6")
         _check_range("kmeans_iterations", kmeans_iterations, kmeans_iterations >= 1, ">= 1")
+        if backend not in BACKENDS:
+            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
         self.num_classes = num_classes
         self.num_clusters = num_clusters or num_classes
         self.beta = float(beta)
@@ -165,12 +180,15 @@ class RIBLoss(nn.Module):
         self.seed = seed
         self.q_floor = float(q_floor)
         self.kmeans_iterations = kmeans_iterations
+        self.backend = backend
         self.bank = Reservoir(bank_size, seed)
         self._epoch = -1  # host integers: reading them never waits for a GPU
         self._size_may_change = False
         # Not persistent for torch: _save_to_state_dict writes them (of the bank its filled part).
         for name in Statistics._fields:
             self.register_buffer(name, None, persistent=False)
+        # |C_a|^2 / 2: follows from the centroids, so it is in no checkpoint.
+        self.register_buffer("half_norms", None, persistent=False)
         # Also tells on which device this module lives while nothing else does.
         self.register_buffer("_bad_labels", torch.zeros((), dtype=torch.int64), persistent=False)
 
@@ -222,7 +240,14 @@ class RIBLoss(nn.Module):
             return zero if zero.dtype == torch.float64 else zero.float()
         assert self.centroids is not None and self.log_q is not None
         return rib_loss(
-            embeddings, labels, self.centroids, self.log_q, beta=self.beta, gamma=self.gamma
+            embeddings,
+            labels,
+            self.centroids,
+            self.log_q,
+            beta=self.beta,
+            gamma=self.gamma,
+            half_norms=self.half_norms,
+            backend=self.backend,
         )
 
     def start_epoch(self, epoch: int) -> Dict[str, float]:
@@ -303,6 +328,7 @@ class RIBLoss(nn.Module):
             gamma=self.gamma,
             q_floor=self.q_floor,
             iterations=self.kmeans_iterations,
+            backend=self.backend,
             draw=random.Random(f"{self.seed}/{epoch}/refresh"),
         )
         self._set_statistics(statistics)
@@ -329,6 +355,10 @@ class RIBLoss(nn.Module):
     def _set_statistics(self, statistics: Optional[Statistics]) -> None:
         for name in Statistics._fields:
             setattr(self, name, None if statistics is None else getattr(statistics, name))
+        self.half_norms = None
+        if statistics is not None:
+            self.half_norms = statistics.centroids.square().sum(dim=1) / 2
+            self.log_q = aligned_rows(statistics.log_q)
 
     def _reset(self) -> None:
         self._set_statistics(None)
@@ -465,8 +495,10 @@ def _check_batch(embeddings: Tensor, labels: Tensor, num_classes: int) -> None:
             f"labels must be on {embeddings.device} as the embeddings are, got {labels.device}; "
             "write labels.to(embeddings.device)"
         )
-    # On a GPU this would make the host wait for it.
-    if labels.device.type == "cpu" and max(labels.tolist(), default=-1) >= num_classes:
+    # On a GPU this would make the host wait for it, and a compiled loss has no host to raise.
+    if labels.device.type != "cpu" or is_compiling():
+        return
+    if max(labels.tolist(), default=-1) >= num_classes:
         raise ValueError(
             f"labels must be < {num_classes}, the number of identities, got {int(labels.max())}; "
             "set num_classes to the number of identities"

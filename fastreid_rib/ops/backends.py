@@ -1,0 +1,91 @@
+"""Which implementation of the kernels is used: the CUDA library, the CPU library, or PyTorch."""
+
+import logging
+from typing import Dict
+
+import torch
+
+from fastreid_rib.ops import native
+
+logger = logging.getLogger(__name__)
+
+BACKENDS = ("auto", "cuda", "cpu", "torch")
+"""``auto``: the library for the tensors' device, PyTorch if there is none that works."""
+
+_given_up: Dict[str, str] = {}  # kind of library -> why this process does without it
+
+
+def choose(backend: str, device: torch.device, dtype: torch.dtype = torch.float32) -> str:
+    """Settles what a call will use.
+
+    Args:
+        backend: one of :data:`BACKENDS`.
+        device: where the tensors are.
+        dtype: of the embeddings.
+
+    Returns:
+        "cuda", "cpu" or "torch".
+
+    Raises:
+        ValueError: not a backend, or one that was asked for by name and cannot take such tensors.
+        native.Unavailable: a library was asked for by name and cannot be used; says why, and what
+            to do. With "auto" the log says so, once.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    if backend == "torch":
+        return "torch"
+    if backend != "auto":
+        if backend != device.type:
+            raise ValueError(
+                f"backend '{backend}' works on {backend} tensors, got tensors on {device}; write "
+                "'auto', which follows the device"
+            )
+        if dtype == torch.float64:
+            raise ValueError(
+                f"backend '{backend}' computes in float32, got float64 embeddings; write 'auto' or "
+                "'torch', which compute them in float64"
+            )
+        native.load(backend)
+        return backend
+    kind = device.type
+    if kind not in ("cuda", "cpu") or dtype == torch.float64 or kind in _given_up:
+        return "torch"
+    try:
+        native.load(kind)
+    except native.Unavailable as error:
+        give_up(kind, error)
+        return "torch"
+    return kind
+
+
+def give_up(kind: str, error: native.Unavailable) -> None:
+    """Lets ``auto`` do without a library from now on, and says why.
+
+    Args:
+        kind: "cuda" or "cpu".
+        error: what became of it.
+    """
+    if kind not in _given_up:
+        _given_up[kind] = str(error)
+        logger.warning("RIB runs in plain PyTorch on this %s device: %s", kind, error)
+
+
+def explain(backend: str, device: torch.device) -> str:
+    """One line for people: what a backend comes to on a device, and why.
+
+    Args:
+        backend: one of :data:`BACKENDS`.
+        device: where the tensors would be.
+    """
+    if backend == "torch":
+        return "torch (asked for)"
+    try:
+        # By name, so that the reason is not lost in the log.
+        kind = choose(device.type if backend == "auto" else backend, device)
+    except (native.Unavailable, ValueError) as error:
+        return f"torch: {error}" if backend == "auto" else f"none: {error}"
+    if kind in _given_up:
+        return f"torch: {_given_up[kind]}"
+    library = native.load(kind)
+    return f"{kind} ({library.description}; {library.path})"

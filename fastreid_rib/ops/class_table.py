@@ -1,0 +1,75 @@
+"""Sums of soft assignments by identity, from which Q(a|y) is made."""
+
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+from fastreid_rib.ops.layout import empty_rows
+from fastreid_rib.ops.precision import full_precision
+from fastreid_rib.ops.rows import table_rows_
+
+
+@torch.no_grad()
+def add_soft_assignments_(
+    table: Tensor,
+    embeddings: Tensor,
+    centroids: Tensor,
+    labels: Tensor,
+    beta: float,
+    *,
+    half_norms: Optional[Tensor] = None,
+    deterministic: Optional[bool] = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Adds each image's soft assignment to the row of its identity, in place. Not differentiable.
+
+    Equivalent plain PyTorch::
+
+        log_phi = (-beta * torch.cdist(embeddings, centroids).square()).log_softmax(1)
+        table.index_add_(0, labels, log_phi.exp())
+        return (log_phi.exp() * log_phi).sum(1)
+
+    Args:
+        table: (C, K), float32 (float64 for float64 embeddings); changed in place.
+        embeddings: (n, D), floating point, L2-normalised.
+        centroids: (K, D), floating point.
+        labels: (n,), int64; images with a label outside 0..C-1 are left out.
+        beta: sharpness of the soft assignment, > 0.
+        half_norms: (K,), float32: ``|C_a|^2 / 2``, if it is at hand.
+        deterministic: add in the order of the images, so that every run gives the same bits. None:
+            as ``torch.use_deterministic_algorithms`` says. On the CPU it is so in any case.
+        backend: "auto", "cuda", "cpu" or "torch", see ``backends.choose``.
+
+    Returns:
+        (n,), dtype of ``table``: ``sum_a phi_ia log phi_ia`` in nats, <= 0; 0 for one left out.
+
+    Raises:
+        ValueError: the table does not fit, or a backend cannot take these tensors.
+        native.Unavailable: a backend that was asked for by name cannot be used.
+    """
+    dtype = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
+    if table.dim() != 2 or table.shape[1] != len(centroids) or table.dtype != dtype:
+        raise ValueError(
+            f"table must be (C, {len(centroids)}) {dtype}, a column for each centroid, got "
+            f"{tuple(table.shape)} {table.dtype}"
+        )
+    if table.stride(1) != 1:
+        raise ValueError("the rows of table must be contiguous; write table.contiguous()")
+    if deterministic is None:
+        deterministic = torch.are_deterministic_algorithms_enabled()
+    embeddings, centroids = embeddings.to(dtype), centroids.to(dtype)
+    if half_norms is None:
+        half_norms = centroids.square().sum(dim=1) / 2
+    rows = empty_rows(embeddings, len(embeddings), len(centroids))
+    with full_precision(embeddings.device):
+        torch.mm(embeddings, centroids.t(), out=rows)
+    return table_rows_(
+        table,
+        rows,
+        half_norms,
+        labels,
+        scale=2 * beta,
+        deterministic=deterministic,
+        backend=backend,
+    )

@@ -1,0 +1,219 @@
+"""The fused row step and its two implementations: the compiled kernels, and plain PyTorch.
+
+Legend: n images, K clusters, C identities, m listed entries in a row of a sparse table.
+"""
+
+import contextlib
+from typing import Any, ContextManager, Optional
+
+import torch
+from torch import Tensor
+
+from fastreid_rib.ops import backends, native
+from fastreid_rib.ops.group_sum import group_sum
+from fastreid_rib.ops.layout import pitch, with_contiguous_rows
+
+_DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # enum rib_dtype of rib.h
+
+
+def bound_rows_(
+    rows: Tensor,
+    half_norms: Tensor,
+    log_q: Tensor,
+    labels: Tensor,
+    index: Optional[Tensor],
+    floor: Optional[Tensor],
+    *,
+    scale: float,
+    gamma: float,
+    backend: str,
+) -> Tensor:
+    """Turns products into the gradient of the bound, in place, and returns the bound.
+
+    Args:
+        rows: (n, K), float32 or float64, contiguous rows. In: ``F_i . C_a``. Out:
+            ``d loss_i / d logits_ia`` with ``logits_ia = scale * (F_i . C_a - |C_a|^2 / 2)``.
+        half_norms: (K,), dtype of ``rows``: ``|C_a|^2 / 2``.
+        log_q: (C, K), or (C, m) with ``index``; see ``bound``.
+        labels: (n,), int64; see ``bound``.
+        index: (C, m), int32, or None.
+        floor: (C,), or None.
+        scale: 2 beta.
+        gamma: 0..1.
+        backend: as for ``bound``.
+
+    Returns:
+        (n,), dtype of ``rows``, nats.
+    """
+    kind = backends.choose(backend, rows.device, rows.dtype)
+    if kind != "torch":
+        try:
+            return _native_bound(rows, half_norms, log_q, labels, index, floor, scale, gamma, kind)
+        except native.Unavailable as error:
+            # A launch that failed has changed nothing, so the rows are still the products.
+            if backend != "auto":
+                raise
+            backends.give_up(kind, error)
+    return _torch_bound(rows, half_norms, log_q, labels, index, floor, scale, gamma)
+
+
+def table_rows_(
+    table: Tensor,
+    rows: Tensor,
+    half_norms: Tensor,
+    labels: Tensor,
+    *,
+    scale: float,
+    deterministic: bool,
+    backend: str,
+) -> Tensor:
+    """Adds the soft assignments of images to the rows of their identities, in place.
+
+    Args:
+        table: (C, K), float32 or float64, contiguous rows.
+        rows: (n, K), dtype of ``table``, contiguous rows: ``F_i . C_a``. PyTorch overwrites it.
+        half_norms: (K,), dtype of ``table``: ``|C_a|^2 / 2``.
+        labels: (n,), int64; images with a label outside 0..C-1 are left out.
+        scale: 2 beta.
+        deterministic: add in the order of the images on a GPU too.
+        backend: as for ``bound``.
+
+    Returns:
+        (n,), dtype of ``table``: ``sum_a phi_ia log phi_ia``, nats; 0 for one that is left out.
+    """
+    kind = backends.choose(backend, rows.device, rows.dtype)
+    if kind != "torch":
+        try:
+            return _native_table(table, rows, half_norms, labels, scale, deterministic, kind)
+        except native.Unavailable as error:
+            if backend != "auto":
+                raise
+            backends.give_up(kind, error)
+    return _torch_table(table, rows, half_norms, labels, scale)
+
+
+def _torch_bound(
+    rows: Tensor,
+    half_norms: Tensor,
+    log_q: Tensor,
+    labels: Tensor,
+    index: Optional[Tensor],
+    floor: Optional[Tensor],
+    scale: float,
+    gamma: float,
+) -> Tensor:
+    row_of_table = labels.clamp(0, len(log_q) - 1)
+    score = -log_q.index_select(0, row_of_table).to(rows.dtype)
+    if index is not None and floor is not None:
+        listed, columns = score, index.index_select(0, row_of_table).long()
+        score = -floor.index_select(0, row_of_table).to(rows.dtype)[:, None].expand_as(rows)
+        # An unused entry goes to a column of its own behind the others.
+        unused = (columns < 0) | (columns >= rows.shape[1])
+        columns = columns.masked_fill(unused, rows.shape[1])
+        score = torch.cat([score, score[:, :1]], dim=1).scatter_(1, columns, listed)[:, :-1]
+    log_phi = rows.sub_(half_norms).mul_(scale).log_softmax(dim=1)
+    phi = log_phi.exp()
+    if gamma:
+        score = score + gamma * log_phi
+    loss = (phi * score).sum(dim=1)
+    ignored, unknown = labels < 0, labels >= len(log_q)
+    torch.mul(phi, score.sub(loss[:, None]), out=rows)
+    # Filled, not multiplied by a mask: the row of an ignored image may be NaN.
+    rows.masked_fill_((ignored | unknown)[:, None], 0)
+    return loss.masked_fill_(ignored, 0).masked_fill_(unknown, float("nan"))
+
+
+def _torch_table(
+    table: Tensor, rows: Tensor, half_norms: Tensor, labels: Tensor, scale: float
+) -> Tensor:
+    log_phi = rows.sub_(half_norms).mul_(scale).log_softmax(dim=1)
+    phi = log_phi.exp()
+    left_out = ((labels < 0) | (labels >= len(table)))[:, None]
+    table += group_sum(phi.masked_fill(left_out, 0), labels.clamp(0, len(table) - 1), len(table))
+    return (phi * log_phi).masked_fill_(left_out, 0).sum(dim=1)
+
+
+def _native_bound(
+    rows: Tensor,
+    half_norms: Tensor,
+    log_q: Tensor,
+    labels: Tensor,
+    index: Optional[Tensor],
+    floor: Optional[Tensor],
+    scale: float,
+    gamma: float,
+    kind: str,
+) -> Tensor:
+    log_q = with_contiguous_rows(log_q if log_q.dtype in _DTYPES else log_q.float())
+    labels, half_norms = labels.contiguous(), half_norms.contiguous()
+    loss = rows.new_empty(len(rows))
+    arguments = native.BoundArgs(
+        products=rows.data_ptr(),
+        half_norms=half_norms.data_ptr(),
+        log_q=log_q.data_ptr(),
+        labels=labels.data_ptr(),
+        loss=loss.data_ptr(),
+        n=len(rows),
+        K=rows.shape[1],
+        C=len(log_q),
+        products_pitch=pitch(rows),
+        log_q_pitch=pitch(log_q),
+        scale=scale,
+        gamma=gamma,
+        log_q_dtype=_DTYPES[log_q.dtype],
+        variant=-1,
+    )
+    if index is not None and floor is not None:
+        index = with_contiguous_rows(index.to(torch.int32))
+        floor = floor.float().contiguous()
+        arguments.index, arguments.floor = index.data_ptr(), floor.data_ptr()
+        arguments.m, arguments.index_pitch = index.shape[1], pitch(index)
+    with _on_device(arguments, rows.device):
+        native.load(kind).bound(arguments)
+    return loss
+
+
+def _native_table(
+    table: Tensor,
+    rows: Tensor,
+    half_norms: Tensor,
+    labels: Tensor,
+    scale: float,
+    deterministic: bool,
+    kind: str,
+) -> Tensor:
+    labels, half_norms = labels.contiguous(), half_norms.contiguous()
+    negentropy = rows.new_zeros(len(rows))
+    arguments = native.TableArgs(
+        products=rows.data_ptr(),
+        half_norms=half_norms.data_ptr(),
+        labels=labels.data_ptr(),
+        table=table.data_ptr(),
+        negentropy=negentropy.data_ptr(),
+        n=len(rows),
+        K=rows.shape[1],
+        C=len(table),
+        products_pitch=pitch(rows),
+        table_pitch=pitch(table),
+        scale=scale,
+    )
+    if deterministic and kind == "cuda":  # the CPU library is so in any case
+        by_label = labels.sort(stable=True)
+        order = by_label.indices
+        identities = torch.arange(len(table) + 1, device=labels.device)
+        starts = torch.searchsorted(by_label.values, identities)
+        arguments.order, arguments.starts = order.data_ptr(), starts.data_ptr()
+    with _on_device(arguments, rows.device):
+        native.load(kind).table(arguments)
+    return negentropy
+
+
+def _on_device(arguments: Any, device: torch.device) -> ContextManager[None]:
+    """Fills in where a library works; the context keeps torch's current device as it is."""
+    if device.type == "cuda":
+        # What is queued on this stream keeps the memory in use, so the tensors may go meanwhile.
+        arguments.stream = torch.cuda.current_stream(device).cuda_stream
+        arguments.device = torch.cuda.current_device() if device.index is None else device.index
+        return torch.cuda.device(device)
+    arguments.threads, arguments.parallel = torch.get_num_threads(), native.gomp_parallel()
+    return contextlib.nullcontext()
