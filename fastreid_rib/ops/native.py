@@ -6,7 +6,6 @@ in the package's own folder and in the user's cache; of two, the one built last 
 
 import ctypes
 import os
-import struct
 import threading
 from contextlib import suppress
 from ctypes import POINTER, c_float, c_int, c_int32, c_int64, c_void_p
@@ -14,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Dict, List, Optional
 
-from fastreid_rib import __version__
+from fastreid_rib.ops.build import is_complete, library_name, sources_digest
 
 ABI_VERSION = 1
 PACKAGE_FOLDER = Path(__file__).resolve().parent / "lib"
@@ -91,29 +90,19 @@ class Library:
     """
 
     def __init__(self, path: Path) -> None:
-        """Loads ``path``; :func:`load` finds it.
+        """Loads the file ``path``; :func:`load` finds it.
 
         Raises:
-            OSError: the dynamic linker does not load it.
-            AttributeError: it lacks a function of the interface.
-            ValueError: it is truncated, or has another version of the interface.
+            Unavailable: it cannot be loaded, has another interface, or is not to be trusted.
         """
-        if not _complete(path):
-            raise ValueError("the file is truncated or no library")
-        functions = ctypes.CDLL(str(path))
-        if functions.rib_abi() != ABI_VERSION:
-            raise ValueError(
-                f"it has version {functions.rib_abi()} of the C interface, not {ABI_VERSION}"
-            )
-        functions.rib_bound.argtypes = [POINTER(BoundArgs)]
-        functions.rib_table.argtypes = [POINTER(TableArgs)]
-        functions.rib_error_text.argtypes = [c_int]
-        functions.rib_error_text.restype = ctypes.c_char_p
-        functions.rib_describe.argtypes = []
-        functions.rib_describe.restype = ctypes.c_char_p
-        self._functions = functions
+        try:
+            if path.parent != PACKAGE_FOLDER:
+                _refuse_what_others_can_write(path)
+            self._functions = _open(path)
+        except (OSError, AttributeError, ValueError) as error:
+            raise Unavailable(f"{path} cannot be used: {error}") from error
         self.path = path
-        self.description: str = functions.rib_describe().decode()
+        self.description: str = self._functions.rib_describe().decode()
 
     def bound(self, args: BoundArgs) -> None:
         """Calls ``rib_bound``; raises :class:`Unavailable` if it fails. Waits for no GPU."""
@@ -163,20 +152,17 @@ def load(kind: str) -> Library:
         return _loaded[kind]
 
 
-def library_name(kind: str) -> str:
-    """File name of the library of a kind."""
-    return f"librib_{kind}.so"
-
-
 def cache_folder() -> Path:
     """Where libraries go if the package cannot be written; the folder need not exist.
+
+    It is named after the sources, so that what was built from others is not found there.
 
     Raises:
         RuntimeError: the user has no home folder.
     """
     base = os.environ.get("XDG_CACHE_HOME", "")
     root = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
-    return root / "fastreid-rib" / f"{__version__}-abi{ABI_VERSION}"
+    return root / "fastreid-rib" / f"kernels-{sources_digest()[:16]}"
 
 
 @lru_cache(maxsize=None)
@@ -196,11 +182,9 @@ def _find(kind: str) -> Library:
     reasons: List[str] = []
     for path in _built(kind):
         try:
-            if path.parent != PACKAGE_FOLDER:
-                _refuse_what_others_can_write(path)
             return Library(path)
-        except (OSError, AttributeError, ValueError) as error:
-            reasons.append(f"{path} cannot be used: {error}")
+        except Unavailable as error:
+            reasons.append(str(error))
     cause = "; ".join(reasons) or f"the {kind} kernels are not built"
     raise Unavailable(f"{cause}; run `python -m fastreid_rib build-kernels --kind {kind}`")
 
@@ -218,6 +202,21 @@ def _built(kind: str) -> List[Path]:
     return [path for _, path in sorted(found, reverse=True)]
 
 
+def _open(path: Path) -> ctypes.CDLL:
+    if not is_complete(path):
+        raise ValueError("the file is truncated or no library")
+    functions = ctypes.CDLL(str(path))
+    abi = functions.rib_abi()
+    if abi != ABI_VERSION:
+        raise ValueError(f"its C interface is version {abi}, not {ABI_VERSION}")
+    functions.rib_bound.argtypes = [POINTER(BoundArgs)]
+    functions.rib_table.argtypes = [POINTER(TableArgs)]
+    functions.rib_error_text.argtypes = [c_int]
+    functions.rib_error_text.restype = ctypes.c_char_p
+    functions.rib_describe.restype = ctypes.c_char_p
+    return functions
+
+
 def _refuse_what_others_can_write(path: Path) -> None:
     """Loading a library runs its code: who can write it, or swap it, is who is trusted."""
     for place in (path, path.parent, path.parent.parent):
@@ -226,17 +225,3 @@ def _refuse_what_others_can_write(path: Path) -> None:
             raise ValueError(f"{place} belongs to another user; delete it")
         if status.st_mode & 0o022:
             raise ValueError(f"{place} can be written by others; `chmod go-w` it or delete it")
-
-
-def _complete(path: Path) -> bool:
-    """Whether an ELF file is as long as its header says; the linker dies of SIGBUS on a shorter.
-
-    Compilers write the table of sections last, and the header says where it is.
-    """
-    with path.open("rb") as file:
-        header = file.read(64)
-    if len(header) < 64 or header[:4] != b"\x7fELF":
-        return False
-    (offset,) = struct.unpack_from("<Q", header, 40)
-    size, count = struct.unpack_from("<HH", header, 58)
-    return path.stat().st_size >= offset + size * count

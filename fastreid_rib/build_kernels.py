@@ -1,0 +1,76 @@
+"""The command ``build-kernels``: compile the kernels on the machine that will run them."""
+
+import os
+import re
+from pathlib import Path
+from typing import List, Optional
+
+from fastreid_rib.ops import build, native
+
+
+def main(kind: Optional[str] = None, arch: Optional[str] = None, into: Optional[str] = None) -> int:
+    """Builds libraries of kernels and says what became of each.
+
+    Args:
+        kind: "cpu", "cuda" or "all"; None: each for which there is a compiler.
+        arch: architectures of GPUs: "native" (those of this machine), "all", or numbers as in
+            "75,80"; None: native, or all if this machine has no GPU.
+        into: "package" or "cache"; None: the package if it can be written, else the user's cache.
+
+    Returns:
+        0; 1 if something that was asked for could not be built.
+    """
+    try:
+        folder = _destination(into)
+    except (OSError, RuntimeError) as error:
+        print(f"nothing built: {error}")
+        return 1
+    results = [
+        _build(one, arch, folder, asked_for=kind is not None)
+        for one in (build.KINDS if kind in (None, "all") else [str(kind)])
+    ]
+    return 1 if "failed" in results or "built" not in results else 0
+
+
+def _build(kind: str, arch: Optional[str], folder: Path, asked_for: bool) -> str:
+    try:
+        new = build.build(kind, folder, _architectures(arch) if kind == "cuda" else None)
+        library = native.Library(folder / build.library_name(kind))
+    except build.NoCompilerError as error:
+        result = "failed" if asked_for else "left out"
+        print(f"{kind}: {result}: {error}")
+        return result
+    except (build.BuildError, native.Unavailable, OSError) as error:
+        print(f"{kind}: failed: {error}")
+        return "failed"
+    print(f"{kind}: {'built' if new else 'up to date'}: {library.path} ({library.description})")
+    return "built"
+
+
+def _architectures(arch: Optional[str]) -> Optional[List[int]]:
+    if arch == "all":
+        return None
+    if arch in (None, "native"):
+        found = build.native_architectures()
+        if arch and not found:
+            raise build.BuildError(
+                "nvidia-smi finds no GPU here; name the architectures, as in --arch 80,90"
+            )
+        return found or None
+    if not re.fullmatch(r"\d+(,\d+)*", str(arch)):
+        raise build.BuildError(f"--arch takes native, all, or numbers as in 75,80; got {arch!r}")
+    return [int(number) for number in str(arch).split(",")]
+
+
+def _destination(into: Optional[str]) -> Path:
+    package = native.PACKAGE_FOLDER
+    writable = os.access(str(package if package.exists() else package.parent), os.W_OK)
+    if into == "package" and not writable:
+        raise PermissionError(f"{package} cannot be written; --into cache can")
+    if into != "cache" and writable:
+        package.mkdir(exist_ok=True)
+        return package
+    cache = native.cache_folder()
+    for place in (cache.parent, cache):  # whatever the umask: loading refuses what others can write
+        place.mkdir(mode=0o755, parents=True, exist_ok=True)
+    return cache
