@@ -70,7 +70,20 @@ def versions() -> List[Finding]:
     else:
         text = "no GPU: write MODEL.DEVICE cpu and SOLVER.AMP.ENABLED False"
         findings.append(Finding("note", "CUDA", text))
-    findings.append(Finding("ok", "loss backend", "torch"))
+    return findings
+
+
+def kernels() -> List[Finding]:
+    """What computes the loss on each device of this machine, and why."""
+    import torch
+
+    from fastreid_rib.ops import backends
+
+    findings = []
+    for kind in ("cuda", "cpu") if torch.cuda.is_available() else ("cpu",):
+        text = backends.explain("auto", torch.device(kind))
+        status = "note" if text.startswith("torch") else "ok"
+        findings.append(Finding(status, f"loss on {kind}", text))
     return findings
 
 
@@ -151,6 +164,7 @@ def data_root() -> List[Finding]:
 CHECKS: Tuple[Callable[[], List[Finding]], ...] = (
     plugin,
     versions,
+    kernels,
     fastreid,
     learns,
     evaluator,

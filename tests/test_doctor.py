@@ -10,7 +10,7 @@ DOCTOR = ("-m", "fastreid_rib", "doctor")
 def test_a_good_machine_is_ready(run_script, tmp_path):
     report = run_script(*DOCTOR, env={"FASTREID_DATASETS": str(tmp_path)}).stdout
     assert "FAIL" not in report and "ready to train" in report
-    for subject in ("fastreid-rib", "torch", "NumPy", "CUDA", "loss backend", "optimizer"):
+    for subject in ("fastreid-rib", "torch", "NumPy", "CUDA", "loss on cpu", "optimizer"):
         assert subject in report
     assert "cpu-launch" in report or "CUDA" in report
     assert str(tmp_path) in report

@@ -53,6 +53,9 @@ def add_keys(defaults: Any) -> None:
     # "pixels": keep small versions of the input images too, so that the information bottleneck
     # itself and its bound in nats can be reported (rib/ib, rib/ibb, rib/c0). "" = do not.
     _C.MODEL.LOSSES.RIB.INPUT = ""
+    # What computes the bound: "auto" takes the compiled kernels for MODEL.DEVICE, or plain PyTorch
+    # where there are none (the log says why); "cuda", "cpu" and "torch" insist.
+    _C.MODEL.LOSSES.RIB.BACKEND = "auto"
 
 
 def keep_dumps_portable(config: Any) -> None:
@@ -147,6 +150,8 @@ def check(cfg: Any) -> None:
         raise ValueError(f"SEED must be -1 (no seed) or 0 .. 4294901759, but is {cfg.SEED}.")
     if not names_rib(cfg):
         return
+    from fastreid_rib.ops.backends import BACKENDS  # not at the top: it loads torch
+
     rib = cfg.MODEL.LOSSES.RIB
     hints = {
         "SCALE": "; to train without RIB, take it out of MODEL.LOSSES.NAME",
@@ -161,6 +166,7 @@ def check(cfg: Any) -> None:
         ("WARMUP_EPOCHS", ">= 0", rib.WARMUP_EPOCHS >= 0),
         ("BANK_SIZE", "> 0", rib.BANK_SIZE > 0),
         ("INPUT", "'' or 'pixels'", rib.INPUT in ("", "pixels")),
+        ("BACKEND", f"one of {', '.join(BACKENDS)}", rib.BACKEND in BACKENDS),
     )
     for key, expected, holds in ranges:
         if not holds:

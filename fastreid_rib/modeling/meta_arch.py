@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from fastreid_rib.compat.patching import wrap
 from fastreid_rib.losses import RIBLoss
 from fastreid_rib.modeling import config
+from fastreid_rib.ops import backends
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,8 @@ class _AddsRIB(torch.nn.Module):
         self.rib_input: str = rib.INPUT
         self.rib: Optional[RIBLoss] = None
         if cfg.MODEL.HEADS.NUM_CLASSES > 0:  # 0 in an evaluation that was not told
+            # What is wrong with a backend that was asked for shows here, not at the first step.
+            backends.choose(rib.BACKEND, torch.device(cfg.MODEL.DEVICE))
             self.rib = RIBLoss(
                 cfg.MODEL.HEADS.NUM_CLASSES,
                 beta=rib.BETA,
@@ -93,6 +96,7 @@ class _AddsRIB(torch.nn.Module):
                 warmup_epochs=rib.WARMUP_EPOCHS,
                 bank_size=rib.BANK_SIZE,
                 seed=max(cfg.SEED, 0),
+                backend=rib.BACKEND,
             )
         self._rib_pixels: Optional[torch.Tensor] = None
 

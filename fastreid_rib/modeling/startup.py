@@ -33,7 +33,7 @@ def announce(cfg: Any) -> None:
 
     if not comm.is_main_process():
         return
-    logger.info(summary())
+    logger.info(summary(cfg))
     if config.names_rib(cfg):
         first = max(1, cfg.MODEL.LOSSES.RIB.WARMUP_EPOCHS)
         if first >= cfg.SOLVER.MAX_EPOCH:
@@ -45,15 +45,20 @@ def announce(cfg: Any) -> None:
             )
 
 
-def summary() -> str:
+def summary(cfg: Any) -> str:
     """One line: plugin version, which FastReID and torch, active repairs, backend of the loss."""
     import fastreid
     import torch
 
     from fastreid_rib import __version__, compat
+    from fastreid_rib.ops import backends
 
+    backend = "not in use"
+    if config.names_rib(cfg):
+        device = torch.device(cfg.MODEL.DEVICE)
+        backend = backends.explain(cfg.MODEL.LOSSES.RIB.BACKEND, device)
     return (
         f"fastreid-rib {__version__}; fastreid from {fastreid.__file__}; "
         f"torch {torch.__version__}; repairs: {', '.join(compat.active()) or 'none'}; "
-        "loss backend: torch"
+        f"loss backend: {backend}"
     )

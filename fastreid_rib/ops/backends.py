@@ -80,6 +80,8 @@ def explain(backend: str, device: torch.device) -> str:
     """
     if backend == "torch":
         return "torch (asked for)"
+    if backend == "auto" and device.type not in ("cuda", "cpu"):
+        return f"torch: there are no kernels for {device.type}"
     try:
         # By name, so that the reason is not lost in the log.
         kind = choose(device.type if backend == "auto" else backend, device)

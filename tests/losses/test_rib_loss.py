@@ -521,6 +521,55 @@ def test_training_with_it_lowers_the_bound():
     assert bounds[-1] < 0.8 * bounds[1]
 
 
+def test_twenty_steps_with_the_kernels_and_in_plain_pytorch_agree():
+    losses, weights = {}, {}
+    for backend in ("cpu", "torch"):
+        torch.manual_seed(0)
+        stream, layer = Stream(noise=1.5), torch.nn.Linear(DIM, DIM)
+        rib = RIBLoss(CLASSES, beta=10.0, gamma=0.3, backend=backend)
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        losses[backend] = []
+        for epoch in range(3):
+            rib.start_epoch(epoch)
+            for _ in range(10):
+                embeddings, labels = stream.batch(24)
+                loss = rib(layer(embeddings), labels)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                losses[backend].append(loss.item())
+        weights[backend] = layer.weight.detach()
+    assert losses["cpu"] == pytest.approx(losses["torch"], rel=1e-5)
+    assert min(losses["cpu"][20:]) > 0  # the last two epochs of three are RIB's
+    assert torch.allclose(weights["cpu"], weights["torch"], rtol=0, atol=1e-5)
+
+
+def test_statistics_are_kept_where_the_kernels_read_them_fast():
+    rib, _ = started()
+    assert rib.log_q.stride() == (16, 1)
+    assert torch.allclose(rib.half_norms, rib.centroids.square().sum(1) / 2)
+    assert "half_norms" not in rib.state_dict()
+
+
+def test_a_report_with_inputs_and_one_without_agree_on_the_features():
+    reports = []
+    for with_inputs in (False, True):
+        rib, stream = RIBLoss(CLASSES, beta=5.0), Stream()
+        for epoch in range(2):
+            reports.append(rib.start_epoch(epoch))
+            for _ in range(8):
+                embeddings, labels = stream.batch()
+                rib(
+                    embeddings.requires_grad_(),
+                    labels,
+                    embeddings.detach() if with_inputs else None,
+                )
+    without, with_them = reports[1], reports[3]
+    assert set(without) < set(with_them)
+    for name, value in without.items():
+        assert with_them[name] == pytest.approx(value, rel=1e-5)
+
+
 def test_several_losses_in_one_model_do_not_collide():
     model = torch.nn.ModuleDict({"a": RIBLoss(CLASSES), "b": RIBLoss(CLASSES, num_clusters=3)})
     stream = Stream()

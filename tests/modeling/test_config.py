@@ -17,6 +17,7 @@ def test_defaults_are_in_fastreid_s_config(make_cfg):
         "WARMUP_EPOCHS",
         "BANK_SIZE",
         "INPUT",
+        "BACKEND",
     }
     config.check(cfg)
 
@@ -33,6 +34,7 @@ def test_defaults_are_in_fastreid_s_config(make_cfg):
         ("WARMUP_EPOCHS", -1, ">= 0"),
         ("BANK_SIZE", 0, "> 0"),
         ("INPUT", "images", "'pixels'"),
+        ("BACKEND", "gpu", "one of auto, cuda, cpu, torch"),
     ],
 )
 def test_a_value_out_of_range_names_the_key(make_cfg, key, value, expected):

@@ -4,7 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from fastreid_rib.losses import rib_loss
 from fastreid_rib.ops import bound as bound_and_gradient
 from fastreid_rib.ops import rib_loss_reference
 from fastreid_rib.ops.assignment import assignment_logits, log_soft_assignment, soft_assignment
@@ -171,3 +173,174 @@ def test_backward_under_autocast_stays_in_float32():
         loss = bound(embeddings, centroids, log_q, labels, 30.0)
         (gradient,) = torch.autograd.grad(loss.sum(), embeddings)
     assert torch.equal(gradient, expected)
+
+
+def sparse(log_q, entries, seed=0):
+    """The largest of each row, in any order and one of them unused; and the same as dense table."""
+    values, columns = log_q.topk(entries, dim=1)
+    shuffled = torch.randperm(entries, generator=torch.Generator().manual_seed(seed))
+    values, columns = values[:, shuffled], columns[:, shuffled]
+    floor = torch.linspace(-9, -8, len(log_q))
+    dense = floor[:, None].expand_as(log_q).clone().to(log_q.dtype)
+    dense.scatter_(1, columns[:, 1:], values[:, 1:])
+    index = columns.int()
+    index[:, 0] = -1
+    return values, index, floor, dense
+
+
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(0, 9),
+    dim=st.integers(1, 17),
+    clusters=st.integers(1, 70),
+    classes=st.integers(1, 5),
+    beta=st.sampled_from([0.5, 10.0, 60.0]),
+    gamma=st.sampled_from([0.0, 0.25, 1.0]),
+    dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
+    listed=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_every_backend_equals_float64(
+    backend, n, dim, clusters, classes, beta, gamma, dtype, listed, seed
+):
+    embeddings, centroids, log_q, labels = problem(n, dim, clusters, classes, seed, torch.float32)
+    embeddings = embeddings / embeddings.norm(dim=1, keepdim=True).clamp(min=1e-6)
+    log_q = log_q.to(dtype)
+    options = {}
+    dense = log_q
+    if listed:
+        log_q, index, floor, dense = sparse(log_q.float(), max(1, clusters // 2))
+        options = {"index": index, "floor": floor}
+        log_q, dense = log_q.to(dtype), dense.to(dtype)
+        options["floor"] = floor = floor.to(dtype).float()
+    exact_loss, exact_gradient = bound_and_gradient(
+        embeddings.double(), centroids.double(), dense, labels, beta, gamma
+    )
+    half = embeddings.to(dtype).requires_grad_()
+    loss, gradient = bound_and_gradient(
+        embeddings, centroids, log_q, labels, beta, gamma, backend=backend, **options
+    )
+    assert loss.dtype == gradient.dtype == torch.float32
+    # Logits of up to 4 beta carry float32's rounding, which the logarithms of Q multiply.
+    tolerance = 2e-6 * (1 + beta)
+    assert torch.allclose(loss.double(), exact_loss, rtol=tolerance, atol=tolerance)
+    assert torch.allclose(gradient.double(), exact_gradient, rtol=0, atol=10 * tolerance)
+    # Embeddings of half precision are computed in float32, and get their gradient in their own.
+    loss, gradient = bound_and_gradient(
+        half, centroids, log_q, labels, beta, gamma, backend=backend, **options
+    )
+    assert loss.dtype == torch.float32
+    loss.sum().backward()
+    assert half.grad.dtype == dtype and half.grad.isfinite().all()
+    assert gradient.requires_grad is False
+
+
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+def test_a_label_beyond_the_table_shows_as_nan_and_leaves_the_gradient_alone(backend):
+    embeddings, centroids, log_q, _ = problem(3, 4, 5, 2, dtype=torch.float32)
+    embeddings.requires_grad_()
+    loss = bound(embeddings, centroids, log_q, torch.tensor([0, 2, 1]), 5.0, backend=backend)
+    assert loss.isnan().tolist() == [False, True, False]
+    loss.sum().backward()
+    assert embeddings.grad[1].tolist() == [0, 0, 0, 0]
+    assert embeddings.grad.isfinite().all() and embeddings.grad[0].abs().max() > 0
+
+
+def test_many_clusters():
+    embeddings, centroids, log_q, labels = problem(3, 4, 100_000, 2, dtype=torch.float32)
+    loss, gradient = bound_and_gradient(embeddings, centroids, log_q, labels, 10.0, 0.5)
+    exact = bound_and_gradient(embeddings.double(), centroids.double(), log_q, labels, 10.0, 0.5)
+    assert torch.allclose(loss.double(), exact[0], rtol=1e-5)
+    assert torch.allclose(gradient.double(), exact[1], atol=1e-5)
+
+
+def test_half_norms_at_hand_change_nothing():
+    embeddings, centroids, log_q, labels = problem(6, 4, 7, 3, dtype=torch.float32)
+    half_norms = centroids.square().sum(1) / 2
+    expected = bound(embeddings, centroids, log_q, labels, 5.0)
+    assert torch.equal(
+        bound(embeddings, centroids, log_q, labels, 5.0, half_norms=half_norms), expected
+    )
+
+
+def test_index_and_floor_belong_together():
+    embeddings, centroids, log_q, labels = problem(3, 4, 5, 3)
+    with pytest.raises(ValueError, match="give both"):
+        bound(embeddings, centroids, log_q, labels, 5.0, floor=torch.zeros(3))
+    with pytest.raises(ValueError, match="give both"):
+        bound(embeddings, centroids, log_q, labels, 5.0, index=torch.zeros(3, 5).int())
+
+
+class CountsBytes(TorchDispatchMode):
+    """Counts the operations, and the bytes of every result that is no view."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations, self.bytes = [], 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        self.operations.append(function.__name__)
+        if function.__name__ in ("new_empty.default", "mm.default"):
+            self.bytes += result.element_size() * result.numel()
+        return result
+
+
+def test_one_buffer_and_few_launches():
+    n, dim, clusters = 8, 16, 751
+    embeddings, centroids, log_q, labels = problem(n, dim, clusters, 4, dtype=torch.float32)
+    half_norms = centroids.square().sum(1) / 2
+    embeddings.requires_grad_()
+    weights = torch.ones(n)
+    counts = CountsBytes()
+    with counts:
+        loss = bound(
+            embeddings, centroids, log_q, labels, 30.0, half_norms=half_norms, backend="cpu"
+        )
+        loss.backward(weights)
+    no_work = ("detach", "t.", "slice", "alias", "unsqueeze", "new_empty", "is_same_size")
+    launches = [name for name in counts.operations if not name.startswith(no_work)]
+    # And the row kernel, which is no torch operation: five in all.
+    assert launches == ["mm.out", "mm.default", "mul.Tensor", "mul_.Tensor"]
+    pitch = 64 * -(-clusters // 16) // 4 + 16  # at most one cache line more than the numbers need
+    assert counts.bytes <= 4 * (n * pitch + n + n * dim)
+
+
+traced = pytest.mark.skipif(
+    not hasattr(torch.library, "custom_op"), reason="torch.library.custom_op came with torch 2.4"
+)
+
+
+@traced
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+@pytest.mark.parametrize("listed", [False, True])
+def test_the_registration_is_sound(backend, listed):
+    embeddings, centroids, log_q, labels = problem(6, 4, 19, 3, dtype=torch.float32)
+    embeddings.requires_grad_()
+    index = floor = None
+    if listed:
+        log_q, index, floor, _ = sparse(log_q, 5)
+    half_norms = centroids.square().sum(1) / 2
+    arguments = (embeddings, centroids, log_q, labels, index, floor, half_norms, 5.0, 0.5, backend)
+    results = torch.library.opcheck(torch.ops.fastreid_rib.bound.default, arguments)
+    assert set(results.values()) == {"SUCCESS"} and len(results) >= 4
+
+
+@traced
+def test_torch_compile_takes_the_loss_whole():
+    embeddings, centroids, log_q, labels = problem(6, 4, 19, 3, dtype=torch.float32)
+
+    def loss(embeddings):
+        return rib_loss(embeddings, labels, centroids, log_q, beta=5.0, gamma=0.5)
+
+    gradients = []
+    values = []
+    for function in (loss, torch.compile(loss, fullgraph=True, backend="aot_eager")):
+        leaf = embeddings.clone().requires_grad_()
+        value = function(leaf)
+        value.backward()
+        values.append(value.detach())
+        gradients.append(leaf.grad)
+    assert torch.allclose(values[0], values[1], rtol=1e-6)
+    assert torch.allclose(gradients[0], gradients[1], atol=1e-6)
