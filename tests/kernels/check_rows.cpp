@@ -1,0 +1,543 @@
+// Runs the CUDA library's source under the emulation, on random input, against reference.h.
+// usage: check_rows ROUNDS SEED ORDER: rounds over all combinations of features, the seed of the
+// input, and the seed of the order of threads (0: by number). Prints every failure and a summary.
+#include <limits.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+#include <string>
+
+#include "drawing.h"
+#include "reference.h"
+#include "rib_emulated.h"
+
+namespace {
+
+struct Tally {
+    int cases = 0, failed = 0;
+    double worst = 0.0;  // |error| / tolerance
+};
+Tally tally;
+
+// One call to the library: what it was, for messages, and whether it did right.
+class Case {
+   public:
+    explicit Case(std::string name) : name_(std::move(name)) { ++tally.cases; }
+    ~Case() { tally.failed += failed_; }
+
+    __attribute__((format(printf, 3, 4))) void expect(bool right, const char* format, ...) {
+        if (right || failed_) return;  // the first failure of a case says enough
+        failed_ = true;
+        va_list details;
+        va_start(details, format);
+        printf("FAIL %s: ", name_.c_str());
+        vprintf(format, details);
+        printf("\n");
+        va_end(details);
+    }
+
+    void expect_close(const char* what, int64_t row, int64_t column, float got, Bounded expected) {
+        const double error = fabs(got - expected.value) / expected.tolerance;
+        tally.worst = std::max(tally.worst, error);
+        expect(error <= 1.0, "%s (%lld, %lld): %.9g, not %.9g +- %.1g", what, (long long)row,
+               (long long)column, got, expected.value, expected.tolerance);
+    }
+
+   private:
+    std::string name_;
+    bool failed_ = false;
+};
+
+// ---- Input
+
+__attribute__((format(printf, 1, 2))) std::string text(const char* format, ...) {
+    char buffer[300];
+    va_list details;
+    va_start(details, format);
+    vsnprintf(buffer, sizeof buffer, format, details);
+    va_end(details);
+    return buffer;
+}
+
+int64_t draw_columns(Draw& draw) { return 1 + draw.below(draw.one_of({9, 130, 130, 700})); }
+
+// Large blocks are rare: to make a thread for ThreadSanitizer takes a tenth of a millisecond.
+int draw_threads(Draw& draw) {
+    return draw.one_of({0, 0, 0, 32, 32, 32, 64, 64, 96, 96, 128, draw.one_of({256, 512, 1024})});
+}
+
+std::vector<int64_t> draw_labels(Draw& draw, int64_t n, int64_t C) {
+    std::vector<int64_t> labels;
+    for (int64_t i = 0; i < n; ++i) {
+        const bool outside = draw.once_in(5);
+        labels.push_back(outside ? draw.one_of<int64_t>({-1, -100, INT64_MIN, C, C + 7, INT64_MAX})
+                                 : draw.below(C));
+    }
+    return labels;
+}
+
+// From an even assignment of an image to the clusters to all of it to one.
+float draw_scale(Draw& draw) { return draw.one_of({2.f, 20.f, 120.f, 4000.f}); }
+
+bool known(int64_t label, int64_t C) { return label >= 0 && label < C; }
+
+// What both operations read.
+struct Logits {
+    Matrix<float> products, half_norms;
+    float scale;
+
+    Logits(Draw& draw, int64_t n, int64_t K, float scale, int64_t pitch, int64_t shift,
+           int64_t norms_shift)
+        : products(n, K, pitch, shift), half_norms(1, K, K, norms_shift), scale(scale) {
+        for (int64_t a = 0; a < K; ++a) half_norms(0, a) = draw.between(0.f, 1.f);
+        for (int64_t i = 0; i < n; ++i)
+            for (int64_t a = 0; a < K; ++a) products(i, a) = draw.between(-1.f, 1.f);
+    }
+
+    Softmax reference(int64_t row) {
+        const int64_t K = products.columns();
+        const std::vector<double> x(&products(row, 0), &products(row, 0) + K);
+        return softmax(x, std::vector<double>(half_norms.data(), half_norms.data() + K), scale);
+    }
+};
+
+// A table of log Q between -64 and 0, of one of the three dtypes.
+class LogQ {
+   public:
+    LogQ(Draw& draw, int dtype, int64_t rows, int64_t columns, int64_t pitch, int64_t shift)
+        : dtype_(dtype), single_(rows, columns, pitch, shift), half_(rows, columns, pitch, shift) {
+        for (int64_t i = 0; i < rows; ++i) {
+            for (int64_t a = 0; a < columns; ++a) {
+                single_(i, a) = draw.between(-64.f, 0.f);
+                // Sign, then an exponent that gives 2^-5..2^5 and any fraction.
+                half_(i, a) = static_cast<uint16_t>(
+                    dtype == RIB_F16 ? 0x8000 | (10 + draw.below(11)) << 10 | draw.below(1 << 10)
+                                     : 0x8000 | (122 + draw.below(11)) << 7 | draw.below(1 << 7));
+            }
+        }
+    }
+
+    void* data() { return dtype_ == RIB_F32 ? (void*)single_.data() : (void*)half_.data(); }
+    int64_t pitch() const { return single_.pitch(); }
+    double value(int64_t row, int64_t column) {
+        const int bits = half_(row, column);
+        if (dtype_ == RIB_F16) return -ldexp(1.0 + (bits & 1023) / 1024.0, (bits >> 10 & 31) - 15);
+        if (dtype_ == RIB_BF16) return -ldexp(1.0 + (bits & 127) / 128.0, (bits >> 7 & 255) - 127);
+        return single_(row, column);
+    }
+
+   private:
+    int dtype_;
+    Matrix<float> single_;
+    Matrix<uint16_t> half_;
+};
+
+const char* dtype_name(int dtype) {
+    return dtype == RIB_F32 ? "float32" : dtype == RIB_F16 ? "float16" : "bfloat16";
+}
+
+// ---- The bound
+
+struct BoundShape {
+    int64_t n, K, C, m;  // m = 0: dense
+    int dtype, variant, threads;
+    float gamma;
+    size_t max_shared;
+};
+
+void check_bound(Draw& draw, const BoundShape& shape) {
+    const int64_t n = shape.n, K = shape.K, C = shape.C, m = shape.m, listed = m ? m : K;
+    // Only some pitches and addresses allow wide accesses; the choice is the library's if auto.
+    const bool wide = shape.variant == RIB_AUTO ? draw.once_in(2) : shape.variant & RIB_WIDE;
+    const auto pitch_of = [&](int64_t columns) {
+        return wide ? (columns + 3) / 4 * 4 + 4 * draw.below(2) : columns + draw.below(8);
+    };
+    const auto shift = [&] { return wide ? 0 : draw.one_of<int64_t>({0, 0, 0, 1, 4}); };
+    Logits logits(draw, n, K, draw_scale(draw), pitch_of(K), shift(), shift());
+    LogQ log_q(draw, shape.dtype, C, listed, m ? m + draw.below(4) : pitch_of(K), shift());
+    Matrix<int32_t> index(C, listed, listed + draw.below(3));
+    Matrix<float> floor(1, C, C), loss(1, n, n);
+    std::vector<int64_t> labels = draw_labels(draw, n, C);
+
+    std::vector<std::vector<double>> rows;  // of log Q, as a dense table in float64
+    for (int64_t c = 0; c < C; ++c) {
+        floor(0, c) = draw.between(-70.f, -30.f);
+        std::vector<double> row(static_cast<size_t>(K), floor(0, c));
+        const std::vector<int32_t> columns = draw.distinct(listed, K);
+        for (int64_t j = 0; j < listed; ++j) {
+            // An entry of no column counts for nothing.
+            const bool stray = m && draw.once_in(10);
+            index(c, j) = stray ? draw.one_of({-1, INT_MIN, (int)K, INT_MAX}) : columns[j];
+            if (m && !stray) row[columns[j]] = log_q.value(c, j);
+        }
+        for (int64_t a = 0; a < K && !m; ++a) row[a] = log_q.value(c, a);
+        rows.push_back(row);
+    }
+
+    Case test(text("%s %s n %d K %d C %d m %d gamma %g scale %g variant %d threads %d pitch %d",
+                   m ? "sparse" : "dense", dtype_name(shape.dtype), (int)n, (int)K, (int)C, (int)m,
+                   shape.gamma, logits.scale, shape.variant, shape.threads,
+                   (int)logits.products.pitch()));
+    rib_bound_args args = {};
+    Matrix<float> products(logits.products);
+    args.products = products.data();
+    args.half_norms = logits.half_norms.data();
+    args.log_q = log_q.data();
+    args.index = m ? index.data() : nullptr;
+    args.floor = m ? floor.data() : nullptr;
+    args.labels = labels.data();
+    args.loss = loss.data();
+    args.n = n, args.K = K, args.C = C, args.m = m;
+    args.products_pitch = products.pitch();
+    args.log_q_pitch = log_q.pitch();
+    args.index_pitch = m ? index.pitch() : 0;
+    args.scale = logits.scale;
+    args.gamma = shape.gamma;
+    args.log_q_dtype = shape.dtype;
+    args.variant = shape.variant;
+    args.threads = shape.threads;
+
+    simt::device.max_shared = shape.max_shared;
+    const int code = rib_bound(&args);
+    test.expect(code == RIB_OK, "returned %d", code);
+    if (code != RIB_OK) return;
+    test.expect(products.padding_is_untouched(), "wrote into the padding of the products");
+    for (int64_t i = 0; i < n; ++i) {
+        const int64_t label = labels[i];
+        if (!known(label, C)) {
+            test.expect(label < 0 ? loss(0, i) == 0.f : isnan(loss(0, i)), "loss %g of label %lld",
+                        loss(0, i), (long long)label);
+            for (int64_t a = 0; a < K; ++a)
+                test.expect(products(i, a) == 0.f, "a gradient with label %lld", (long long)label);
+            continue;
+        }
+        const Bound expected =
+            bound(logits.reference(i), rows[label], shape.gamma, m ? fabs(floor(0, label)) : 0.0);
+        test.expect_close("loss", i, 0, loss(0, i), expected.loss);
+        for (int64_t a = 0; a < K; ++a)
+            test.expect_close("gradient", i, a, products(i, a), expected.gradient[a]);
+    }
+}
+
+constexpr size_t kRoomy = 227 * 1024, kCramped = 1024;  // shared memory, bytes
+
+// Every dtype with every variant; the values of gamma take turns from round to round.
+void check_bounds(Draw& draw, int round) {
+    const float gammas[] = {0.f, 0.3f, 1.f};
+    for (int dtype : {RIB_F32, RIB_F16, RIB_BF16}) {
+        int turn = dtype + round;
+        for (bool sparse : {false, true}) {
+            for (int variant : {-1, 0, 1, 2, 3}) {
+                if (sparse && variant > 0 && variant & RIB_CACHED) continue;
+                const int64_t K = draw_columns(draw);
+                BoundShape shape = {};
+                shape.n = 1 + draw.below(4), shape.K = K, shape.C = 1 + draw.below(3);
+                shape.m = sparse ? 1 + draw.below(std::min<int64_t>(K, 100)) : 0;
+                shape.dtype = dtype, shape.variant = variant, shape.threads = draw_threads(draw);
+                shape.gamma = gammas[turn++ % 3];
+                // Too little for the cache: the automatic choice must do without.
+                shape.max_shared = variant == RIB_AUTO && draw.once_in(2) ? kCramped : kRoomy;
+                check_bound(draw, shape);
+            }
+        }
+    }
+}
+
+// ---- The class table
+
+// The images by label, stably, and where each label begins.
+void sort_by_label(const std::vector<int64_t>& labels, int64_t C, std::vector<int64_t>* order,
+                   std::vector<int64_t>* starts) {
+    for (size_t i = 0; i < labels.size(); ++i) order->push_back(static_cast<int64_t>(i));
+    std::stable_sort(order->begin(), order->end(),
+                     [&](int64_t a, int64_t b) { return labels[a] < labels[b]; });
+    for (int64_t c = 0; c <= C; ++c) {
+        const auto first =
+            std::find_if(order->begin(), order->end(), [&](int64_t i) { return labels[i] >= c; });
+        starts->push_back(first - order->begin());
+    }
+}
+
+// Whether the sums differed with the order of the threads; or must not, if `ordered`.
+bool check_table(Draw& draw, const std::vector<int64_t>& labels, int64_t K, int64_t C, float scale,
+                 bool ordered) {
+    const int64_t n = static_cast<int64_t>(labels.size());
+    Logits logits(draw, n, K, scale, K + draw.below(5), draw.below(2), draw.below(2));
+    Matrix<float> before(C, K, K + draw.below(5));
+    for (int64_t c = 0; c < C; ++c)
+        for (int64_t a = 0; a < K; ++a) before(c, a) = draw.between(0.f, 2.f);
+    std::vector<int64_t> order, starts;
+    sort_by_label(labels, C, &order, &starts);
+
+    std::vector<std::vector<Bounded>> expected(static_cast<size_t>(C));
+    std::vector<Bounded> expected_negentropy;
+    for (int64_t c = 0; c < C; ++c)
+        for (int64_t a = 0; a < K; ++a) expected[c].push_back({before(c, a), kTiny});
+    for (int64_t i = 0; i < n; ++i) {
+        if (!known(labels[i], C)) {
+            expected_negentropy.push_back({0.0, kTiny});
+            continue;
+        }
+        const Softmax phi = logits.reference(i);
+        expected_negentropy.push_back(negentropy(phi));
+        for (int64_t a = 0; a < K; ++a) {
+            const double value = exp(phi.log_phi[a]);
+            Bounded& sum = expected[labels[i]][a];
+            sum.value += value;
+            sum.tolerance += value * phi.relative_error + 2.0 * kRounding * sum.value;
+        }
+    }
+
+    rib_table_args args = {};
+    const Matrix<float> products(logits.products);
+    args.products = logits.products.data();
+    args.half_norms = logits.half_norms.data();
+    args.labels = labels.data();
+    args.order = ordered ? order.data() : nullptr;
+    args.starts = ordered ? starts.data() : nullptr;
+    args.n = n, args.K = K, args.C = C;
+    args.products_pitch = logits.products.pitch();
+    args.table_pitch = before.pitch();
+    args.scale = logits.scale;
+    args.threads = draw_threads(draw);
+    Case test(text("table %s n %d K %d C %d scale %g threads %d",
+                   ordered ? "by identity" : "with atomics", (int)n, (int)K, (int)C, args.scale,
+                   args.threads));
+
+    const uint64_t seed = simt::order.seed;
+    Matrix<float> tables[] = {before, before};
+    for (Matrix<float>& table : tables) {
+        Matrix<float> negentropies(1, n, n);
+        args.table = table.data();
+        args.negentropy = negentropies.data();
+        simt::order.seed = &table == tables ? seed : seed + 1;
+        const int code = rib_table(&args);
+        test.expect(code == RIB_OK, "returned %d", code);
+        test.expect(table.padding_is_untouched(), "wrote into the padding of the table");
+        for (int64_t i = 0; i < n; ++i)
+            test.expect_close("negentropy", i, 0, negentropies(0, i), expected_negentropy[i]);
+        for (int64_t c = 0; c < C; ++c)
+            for (int64_t a = 0; a < K; ++a)
+                test.expect_close("table", c, a, table(c, a), expected[c][a]);
+    }
+    simt::order.seed = seed;
+    test.expect(products.same_bytes(logits.products), "wrote into the products");
+    const bool same = tables[0].same_bytes(tables[1]);
+    test.expect(same || !ordered, "differs with the order of the threads");
+    return !same;
+}
+
+void check_tables(Draw& draw) {
+    for (int i = 0; i < 6; ++i) {
+        const int64_t C = 1 + draw.below(3);
+        check_table(draw, draw_labels(draw, 1 + draw.below(6), C), draw_columns(draw), C,
+                    draw_scale(draw), i % 2);
+    }
+    // Input that the order of additions matters to: else `ordered` would show nothing.
+    const std::vector<int64_t> crowd(8, 0);
+    const bool differed = check_table(draw, crowd, 200, 1, 2.f, false);
+    check_table(draw, crowd, 200, 1, 2.f, true);
+    Case test("table with atomics");
+    test.expect(differed, "does not depend on the order of the threads");
+}
+
+// ---- Arguments and limits
+
+// A call that is right, to be made wrong in one place.
+struct alignas(16) SmallCall {
+    float products[4], half_norms[4], log_q[4], floor[1], loss[1], table[4], negentropy[1];
+    int32_t index[4] = {3, 1, 0, 2};
+    int64_t labels[1] = {0};
+    rib_bound_args bound = {};
+    rib_table_args table_args = {};
+
+    SmallCall() {
+        for (float& value : products) value = 1.f;
+        for (float& value : half_norms) value = 1.f;
+        for (float& value : log_q) value = -1.f;
+        for (float& value : table) value = 0.f;
+        floor[0] = -9.f;
+        bound.products = products, bound.half_norms = half_norms, bound.log_q = log_q;
+        bound.labels = labels, bound.loss = loss;
+        bound.n = 1, bound.K = 4, bound.C = 1, bound.products_pitch = 4, bound.log_q_pitch = 4;
+        bound.scale = 1.f, bound.variant = RIB_AUTO, bound.threads = 32;
+        table_args.products = products, table_args.half_norms = half_norms;
+        table_args.labels = labels, table_args.table = table, table_args.negentropy = negentropy;
+        table_args.n = 1, table_args.K = 4, table_args.C = 1, table_args.threads = 32;
+        table_args.products_pitch = 4, table_args.table_pitch = 4, table_args.scale = 1.f;
+    }
+    void make_sparse() {
+        bound.index = index, bound.floor = floor;
+        bound.m = 4, bound.index_pitch = 4;
+    }
+};
+
+void check_bound_refusals() {
+    using Change = void (*)(rib_bound_args&);
+    const std::pair<const char*, Change> wrong[] = {
+        {"no products", [](rib_bound_args& p) { p.products = nullptr; }},
+        {"no half_norms", [](rib_bound_args& p) { p.half_norms = nullptr; }},
+        {"no log_q", [](rib_bound_args& p) { p.log_q = nullptr; }},
+        {"no labels", [](rib_bound_args& p) { p.labels = nullptr; }},
+        {"no loss", [](rib_bound_args& p) { p.loss = nullptr; }},
+        {"n < 0", [](rib_bound_args& p) { p.n = -1; }},
+        {"n beyond a grid", [](rib_bound_args& p) { p.n = int64_t{1} << 32; }},
+        {"K = 0", [](rib_bound_args& p) { p.K = p.m = 0; }},
+        {"K beyond 32 bits",
+         [](rib_bound_args& p) { p.K = p.products_pitch = p.log_q_pitch = int64_t{1} << 32; }},
+        {"C = 0", [](rib_bound_args& p) { p.C = 0; }},
+        {"products_pitch < K", [](rib_bound_args& p) { p.products_pitch = 3; }},
+        {"log_q_pitch < listed", [](rib_bound_args& p) { p.log_q_pitch = 3; }},
+        {"dtype 3", [](rib_bound_args& p) { p.log_q_dtype = 3; }},
+        {"dtype -1", [](rib_bound_args& p) { p.log_q_dtype = -1; }},
+        {"variant -2", [](rib_bound_args& p) { p.variant = -2; }},
+        {"variant 4", [](rib_bound_args& p) { p.variant = 4; }},
+        {"33 threads", [](rib_bound_args& p) { p.threads = 33; }},
+        {"-32 threads", [](rib_bound_args& p) { p.threads = -32; }},
+        {"1056 threads", [](rib_bound_args& p) { p.threads = 1056; }},
+    };
+    const std::pair<const char*, Change> wrong_if_sparse[] = {
+        {"no floor", [](rib_bound_args& p) { p.floor = nullptr; }},
+        {"m = 0", [](rib_bound_args& p) { p.m = 0; }},
+        {"m > K", [](rib_bound_args& p) { p.m = p.index_pitch = p.log_q_pitch = 5; }},
+        {"index_pitch < m", [](rib_bound_args& p) { p.index_pitch = 3; }},
+        {"cached", [](rib_bound_args& p) { p.variant = RIB_CACHED; }},
+    };
+    const std::pair<const char*, Change> wrong_if_wide[] = {
+        {"products not aligned", [](rib_bound_args& p) { ++p.products, p.K = 3; }},
+        {"half_norms not aligned", [](rib_bound_args& p) { ++p.half_norms, p.K = 3; }},
+        {"log_q not aligned",
+         [](rib_bound_args& p) { p.log_q = static_cast<const float*>(p.log_q) + 1, p.K = 3; }},
+        {"products_pitch odd", [](rib_bound_args& p) { p.products_pitch = p.K = 3; }},
+        {"log_q_pitch odd", [](rib_bound_args& p) { p.log_q_pitch = p.K = 3; }},
+    };
+    const auto refuses = [](const std::pair<const char*, Change>& change, const char* of,
+                            bool sparse, int variant) {
+        Case test(text("%s, %s", of, change.first));
+        SmallCall right, call;
+        for (SmallCall* made : {&right, &call}) {
+            if (sparse) made->make_sparse();
+            made->bound.variant = variant;
+        }
+        test.expect(rib_bound(&right.bound) == RIB_OK, "refused before the change, too");
+        change.second(call.bound);
+        const int code = rib_bound(&call.bound);
+        test.expect(code == RIB_EARG, "returned %d", code);
+        for (float value : call.products) test.expect(value == 1.f, "computed all the same");
+    };
+    for (const auto& change : wrong) refuses(change, "dense", false, RIB_AUTO);
+    for (const auto& change : wrong) refuses(change, "sparse", true, RIB_AUTO);
+    for (const auto& change : wrong_if_sparse) refuses(change, "sparse", true, RIB_AUTO);
+    for (const auto& change : wrong_if_wide) refuses(change, "wide", false, RIB_WIDE);
+    Case test("bound, no arguments");
+    test.expect(rib_bound(nullptr) == RIB_EARG, "not refused");
+}
+
+void check_table_refusals() {
+    using Change = void (*)(rib_table_args&);
+    const std::pair<const char*, Change> wrong[] = {
+        {"no products", [](rib_table_args& p) { p.products = nullptr; }},
+        {"no half_norms", [](rib_table_args& p) { p.half_norms = nullptr; }},
+        {"no labels", [](rib_table_args& p) { p.labels = nullptr; }},
+        {"no table", [](rib_table_args& p) { p.table = nullptr; }},
+        {"no negentropy", [](rib_table_args& p) { p.negentropy = nullptr; }},
+        {"order without starts", [](rib_table_args& p) { p.order = p.labels; }},
+        {"starts without order", [](rib_table_args& p) { p.starts = p.labels; }},
+        {"n < 0", [](rib_table_args& p) { p.n = -1; }},
+        {"n beyond a grid", [](rib_table_args& p) { p.n = int64_t{1} << 32; }},
+        {"K = 0", [](rib_table_args& p) { p.K = 0; }},
+        {"K beyond 32 bits",
+         [](rib_table_args& p) { p.K = p.products_pitch = p.table_pitch = int64_t{1} << 32; }},
+        {"C = 0", [](rib_table_args& p) { p.C = 0; }},
+        {"products_pitch < K", [](rib_table_args& p) { p.products_pitch = 3; }},
+        {"table_pitch < K", [](rib_table_args& p) { p.table_pitch = 3; }},
+        {"31 threads", [](rib_table_args& p) { p.threads = 31; }},
+    };
+    for (const auto& change : wrong) {
+        Case test(text("table, %s", change.first));
+        SmallCall right, call;
+        test.expect(rib_table(&right.table_args) == RIB_OK, "refused before the change, too");
+        change.second(call.table_args);
+        const int code = rib_table(&call.table_args);
+        test.expect(code == RIB_EARG, "returned %d", code);
+        for (float value : call.table) test.expect(value == 0.f, "computed all the same");
+    }
+    Case test("table, no arguments");
+    test.expect(rib_table(nullptr) == RIB_EARG, "not refused");
+}
+
+void check_limits(Draw& draw) {
+    {
+        Case test("n = 0");
+        SmallCall call;
+        call.bound.n = call.table_args.n = 0;
+        // What torch gives for the address of an empty tensor.
+        call.bound.products = nullptr, call.bound.labels = nullptr, call.bound.loss = nullptr;
+        call.table_args.products = nullptr, call.table_args.labels = nullptr;
+        call.table_args.negentropy = nullptr;
+        test.expect(rib_bound(&call.bound) == RIB_OK, "refused by bound");
+        test.expect(rib_table(&call.table_args) == RIB_OK, "refused by table");
+    }
+    {
+        Case test("m entries and shared memory");
+        SmallCall call;
+        call.make_sparse();
+        simt::device.max_shared = 4 * sizeof(float);  // the entries alone
+        test.expect(rib_bound(&call.bound) == RIB_EROOM, "no room, and yet accepted");
+        simt::device.max_shared = kCramped;
+        test.expect(rib_bound(&call.bound) == RIB_OK, "room, and yet refused");
+    }
+    {
+        Case test("a device that is not there");
+        SmallCall call;
+        call.bound.device = call.table_args.device = 1;
+        test.expect(rib_bound(&call.bound) == cudaErrorInvalidDevice, "accepted by bound");
+        test.expect(rib_table(&call.table_args) == cudaErrorInvalidDevice, "accepted by table");
+    }
+    {
+        Case test("an error that an earlier call left behind");
+        SmallCall call;
+        simt::device.last_error = cudaErrorInvalidValue;
+        test.expect(rib_bound(&call.bound) == RIB_OK, "taken for its own by bound");
+        simt::device.last_error = cudaErrorInvalidValue;
+        test.expect(rib_table(&call.table_args) == RIB_OK, "taken for its own by table");
+    }
+    {
+        Case test("texts and version");
+        test.expect(rib_abi() == RIB_ABI_VERSION, "ABI %d", rib_abi());
+        test.expect(strlen(rib_describe()) > 0, "no description");
+        for (int code : {(int)RIB_EARG, (int)RIB_EROOM, (int)cudaErrorInvalidDevice})
+            test.expect(strlen(rib_error_text(code)) > 0, "no text of error %d", code);
+    }
+    // More shared memory than 48 KiB has to be asked for; beyond the limit the cache is left out.
+    check_bound(draw, {1, 6501, 1, 0, RIB_F32, RIB_AUTO, 256, 0.3f, kRoomy});
+    check_bound(draw, {1, 12500, 1, 12400, RIB_F16, RIB_AUTO, 256, 0.3f, kRoomy});
+    check_bound(draw, {1, 30001, 1, 0, RIB_BF16, RIB_AUTO, 0, 1.f, kRoomy});
+    SmallCall call;
+    call.bound.variant = RIB_CACHED;
+    simt::device.max_shared = 512;
+    Case test("a cache without room");
+    test.expect(rib_bound(&call.bound) == RIB_EARG, "accepted");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    if (argc != 4) {
+        fprintf(stderr, "usage: check_rows ROUNDS SEED ORDER\n");
+        return 2;
+    }
+    Draw draw(strtoull(argv[2], nullptr, 10));
+    simt::order.seed = strtoull(argv[3], nullptr, 10);
+    check_bound_refusals();
+    check_table_refusals();
+    check_limits(draw);
+    simt::device.max_shared = kRoomy;
+    for (int round = 0; round < atoi(argv[1]); ++round) {
+        check_bounds(draw, round);
+        check_tables(draw);
+    }
+    printf("%d cases, %d failed; largest error / tolerance %.2f\n", tally.cases, tally.failed,
+           tally.worst);
+    return tally.failed > 0;
+}
