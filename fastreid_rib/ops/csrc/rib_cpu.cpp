@@ -1,30 +1,31 @@
-// The CPU library: what rib.h says, vectorised, threads over rows. Plain C++17, nothing linked.
+// The CPU library: what rib.h says, vectorised, with threads over rows. Plain C++17, links nothing.
 //
-// A row is read from memory once: pass A goes through it in chunks that fit the first-level cache
-// and averages over its softmax, pass B finds it in the second-level cache and turns it into the
-// gradient. The loops are plain; the compiler vectorises them (-fopenmp-simd, which links nothing)
-// once per instruction set, and the machine's is picked when the library is loaded.
+// A row of products and one of log Q are read from memory once; the passes over a row after the
+// first find it in the second-level cache. The loops are plain, the compiler vectorises them
+// (-fopenmp-simd, which links no OpenMP) once per instruction set, and the machine's set is picked
+// at run time.
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <memory>
 #include <new>
+#include <tuple>
 
 #include "rib.h"
 
-// RIB_MAX_ISA: 0 leaves the portable code only, 1 adds AVX2, 2 (default) AVX-512 too. For tests.
-#ifndef RIB_MAX_ISA
-#define RIB_MAX_ISA 2
-#endif
-#if defined(__x86_64__)
-#include <xmmintrin.h>
-#else
+// Instruction sets to compile for besides the portable code: 0 none, 1 AVX2, 2 AVX-512 too.
+#ifndef __x86_64__
 #undef RIB_MAX_ISA
 #define RIB_MAX_ISA 0
+#elif !defined(RIB_MAX_ISA)
+#define RIB_MAX_ISA 2
+#endif
+#ifdef __x86_64__
+#include <xmmintrin.h>
 #endif
 
-// The bodies have to end up inside the functions that carry the instruction set.
+// What a row needs is inlined into the functions that carry an instruction set.
 #define RIB_INLINE inline __attribute__((always_inline))
 
 namespace {
@@ -55,169 +56,172 @@ struct Float16 {
 RIB_INLINE float to_float(float value) { return value; }
 RIB_INLINE float to_float(BFloat16 value) { return from_bits(uint32_t{value.bits} << 16); }
 RIB_INLINE float to_float(Float16 value) {
-    const uint32_t sign = uint32_t{value.bits} << 16 & 0x80000000u;
-    const uint32_t magnitude = value.bits & 0x7fffu;
-    const float subnormal = static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f;
-    uint32_t bits = (magnitude << 13) + (112u << 23);  // exponents count from 127 instead of 15
-    bits = magnitude >= 0x7c00u ? bits | 0x7f800000u : bits;
-    bits = magnitude < 0x0400u ? to_bits(subnormal) : bits;
-    return from_bits(bits | sign);
+    const uint32_t sign = (value.bits & 0x8000u) << 16, rest = value.bits & 0x7fffu;
+    // Exponents count from 15 instead of 127. A product is right for subnormals too.
+    const float magnitude = from_bits(rest << 13) * 0x1p112f;
+    // All ones in the exponent: infinite or NaN. Arithmetic, since a branch stops vectorisation.
+    const uint32_t special = (0u - ((rest + 0x0400u) >> 15)) & 0x7f800000u;
+    return from_bits(to_bits(magnitude) | special | sign);
 }
 
-// exp(x) for x <= 0, relative error about 1e-7; 0 below -88; NaN stays NaN. x = k log 2 + r with
-// |r| <= log(2) / 2, and exp(r) from a polynomial (Cephes' expf).
-RIB_INLINE float exp_nonpositive(float x) {
-    x = x < -88.f ? -88.f : x;
-    const float shifter = 0x1.8p23f;  // the lowest bit of a sum with it counts ones
-    const float shifted = x * 1.44269504f + shifter;
-    const float k = shifted - shifter;
-    const float r = (x - k * 0.693359375f) + k * 2.12194440e-4f;  // log 2 in two parts
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.f;
-    return p * from_bits((to_bits(shifted) - to_bits(shifter) + 127u) << 23);
+// 2^x for x <= 0 with a relative error of about 1e-7; 0 below -126.5; NaN stays NaN.
+RIB_INLINE float exp2_nonpositive(float x) {
+    x = x < -127.f ? -127.f : x;
+    const float shift = 0x1.8p23f;  // a sum with it is rounded to a whole number k, in its low bits
+    const float shifted = x + shift, rest = x - (shifted - shift);
+    // Of the polynomials of degree 6 with value 1 at 0, the nearest to 2^rest for |rest| <= 1/2.
+    float power = 1.5353362e-4f;
+    power = power * rest + 1.3398875e-3f;
+    power = power * rest + 9.6184369e-3f;
+    power = power * rest + 5.5503324e-2f;
+    power = power * rest + 2.4022648e-1f;
+    power = power * rest + 6.9314718e-1f;
+    power = power * rest + 1.f;
+    return power * from_bits((to_bits(shifted) - to_bits(shift) + 127u) << 23);  // times 2^k
 }
 
-// Denormal results become 0 while this lives: they would slow the matrix product that follows by
-// far more than they are worth.
+// While this lives, denormal results become 0: they would slow the matrix product that follows by
+// far more than they are worth. Denormal input counts, whatever torch.set_flush_denormal says:
+// subnormal float16 numbers pass through it.
 class FlushDenormals {
 public:
-#if defined(__x86_64__)
-    FlushDenormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8000u); }
+#ifdef __x86_64__
+    FlushDenormals() : saved_(_mm_getcsr()) { _mm_setcsr((saved_ | kFlushResults) & ~kFlushInput); }
     ~FlushDenormals() { _mm_setcsr(saved_); }
 
 private:
+    static constexpr unsigned kFlushResults = 0x8000, kFlushInput = 0x0040;
     const unsigned saved_;
+#else
+    FlushDenormals() {}
 #endif
 };
 
 // ---- One row
 
-// Columns in a chunk: its products, half norms and log Q fit the first-level cache. Sums in float32
-// stay within a chunk, those over chunks are in float64: a float32 sum over 100,000 columns loses
-// a digit.
-constexpr int64_t kChunk = 1024;
-
-// x_a = scale (products_a - half_norms_a).
+// Logits in bits: x_a = scale (products_a - half_norms_a), the logits times log2(e). Powers of 2
+// spare the exponential a multiplication and part of its rounding.
 struct Logits {
     const float* products;
     const float* half_norms;
     float scale;
 
+    Logits(const float* products, const float* half_norms, float scale)
+        : products(products), half_norms(half_norms), scale(scale * 1.44269504f) {}
     RIB_INLINE float operator[](int64_t a) const { return scale * (products[a] - half_norms[a]); }
 };
 
-// A table of log Q that is 0 everywhere.
+// A row of log Q that is 0 everywhere.
 struct Zeros {
     RIB_INLINE float operator[](int64_t) const { return 0.f; }
 };
 
-// The average over softmax(x) of s_a = gamma (x_a - max) - log Q_a. The -gamma log(weight) that
-// gamma log phi_a has besides is the same for all columns.
+// Columns begin..end-1 of a row of log Q as float32, at their places in what is returned: where
+// they are, or `into`. A loop of its own, since inside a longer one it is not vectorised.
+RIB_INLINE const float* unpacked(const float* log_q, float*, int64_t, int64_t) { return log_q; }
+RIB_INLINE Zeros unpacked(Zeros zeros, float*, int64_t, int64_t) { return zeros; }
+template <typename T>
+RIB_INLINE const float* unpacked(const T* log_q, float* into, int64_t begin, int64_t end) {
+#pragma omp simd
+    for (int64_t a = begin; a < end; ++a) into[a] = to_float(log_q[a]);
+    return into;
+}
+
+// The softmax average of s_a = gamma (logit_a - max) - log Q_a. What gamma log phi_a has besides,
+// -gamma log(sum of weights), is the same in all columns.
 struct Average {
-    float max = std::numeric_limits<float>::lowest();
-    double weight = 0;  // sum_a exp(x_a - max)
-    double sum = 0;     // sum_a exp(x_a - max) s_a
+    double weight = 0;  // sum_a weights_a
+    double score = 0;   // sum_a weights_a s_a
 
-    float mean() const { return static_cast<float>(sum / weight); }
+    float mean() const { return static_cast<float>(score / weight); }
     float inverse() const { return static_cast<float>(1 / weight); }
-    float value(float gamma) const {
-        return static_cast<float>(sum / weight - gamma * log(weight));
-    }
-
-    // Counts from a maximum that is not below the present one.
-    void raise(float to, float gamma) {
-        const double distance = static_cast<double>(max) - to, factor = exp(distance);
-        sum = factor * (sum + gamma * distance * weight);
-        weight *= factor;
-        max = to;
+    float loss(float gamma) const {
+        return static_cast<float>(score / weight - gamma * std::log(weight));
     }
 };
 
+// Also writes weights_a = exp(logit_a - max) and, unless it is null, scores_a = weights_a s_a.
+// `scores` may be x.products and `weights` may be `log_q`: a column is read before it is written.
 template <typename LogQ>
-RIB_INLINE Average average_over(const Logits x, const LogQ log_q, int64_t K, float gamma) {
-    Average average;
-    for (int64_t begin = 0; begin < K; begin += kChunk) {
-        const int64_t end = begin + kChunk < K ? begin + kChunk : K;
-        float max = average.max;
+RIB_INLINE Average average(const Logits x, const LogQ log_q, int64_t K, float gamma, float* weights,
+                           float* scores) {
+    // A float32 sum over 100,000 columns would lose a digit; one over a chunk does not.
+    constexpr int64_t kChunk = 1024;
+    const float gamma_bits = gamma * 0.693147181f;
+    float max = -INFINITY;
 #pragma omp simd reduction(max : max)
-        for (int64_t a = begin; a < end; ++a) max = x[a] > max ? x[a] : max;
-        if (max > average.max) average.raise(max, gamma);
-        float weight = 0, sum = 0;
-#pragma omp simd reduction(+ : weight, sum)
+    for (int64_t a = 0; a < K; ++a) max = x[a] > max ? x[a] : max;
+    Average total;
+    for (int64_t begin = 0; begin < K; begin += kChunk) {
+        const int64_t end = K - begin < kChunk ? K : begin + kChunk;
+        const auto q = unpacked(log_q, weights, begin, end);
+        float weight_sum = 0, score_sum = 0;
+#pragma omp simd reduction(+ : weight_sum, score_sum)
         for (int64_t a = begin; a < end; ++a) {
-            const float shifted = x[a] - max, e = exp_nonpositive(shifted);
-            weight += e;
-            sum += e * (gamma * shifted - to_float(log_q[a]));
+            const float bits = x[a] - max;
+            const float weight = exp2_nonpositive(bits);
+            const float score = weight * (gamma_bits * bits - q[a]);
+            weights[a] = weight;
+            if (scores) scores[a] = score;
+            weight_sum += weight;
+            score_sum += score;
         }
-        average.weight += weight;
-        average.sum += sum;
+        total.weight += weight_sum;
+        total.score += score_sum;
     }
-    return average;
+    return total;
 }
 
-// Turns a row of products into the gradient, returns the loss.
+// Turns a row of products into the gradient and returns the loss. `weights`: scratch, (K).
 template <typename T>
-RIB_INLINE float bound_row(float* products, const T* log_q, const rib_bound_args& p) {
-    const Logits x{products, p.half_norms, p.scale};
-    const float gamma = p.gamma;
-    const Average average = average_over(x, log_q, p.K, gamma);
-    const float max = average.max, inverse = average.inverse(), mean = average.mean();
+RIB_INLINE float bound_row(float* products, const T* log_q, float* weights,
+                           const rib_bound_args& p) {
+    const int64_t K = p.K;
+    const Logits x(products, p.half_norms, p.scale);
+    const Average total = average(x, log_q, K, p.gamma, weights, products);
+    const float inverse = total.inverse(), mean = total.mean();
 #pragma omp simd
-    for (int64_t a = 0; a < p.K; ++a) {
-        const float shifted = x[a] - max;
-        products[a] =
-            exp_nonpositive(shifted) * inverse * (gamma * shifted - to_float(log_q[a]) - mean);
-    }
-    return average.value(gamma);
+    for (int64_t a = 0; a < K; ++a) products[a] = inverse * (products[a] - mean * weights[a]);
+    return total.loss(p.gamma);
 }
 
-// Adds the soft assignment of an image to `sums`, returns its negative entropy.
-RIB_INLINE float table_row(const float* products, float* sums, const rib_table_args& p) {
-    const Logits x{products, p.half_norms, p.scale};
-    const Average average = average_over(x, Zeros(), p.K, 1.f);
-    const float max = average.max, inverse = average.inverse();
+// Adds a soft assignment to `sums` and returns its negative entropy. `weights`: scratch, (K).
+RIB_INLINE float table_row(const float* products, float* sums, float* weights,
+                           const rib_table_args& p) {
+    const int64_t K = p.K;
+    const Logits x(products, p.half_norms, p.scale);
+    const Average total = average(x, Zeros(), K, 1.f, weights, nullptr);
+    const float inverse = total.inverse();
 #pragma omp simd
-    for (int64_t a = 0; a < p.K; ++a) sums[a] += exp_nonpositive(x[a] - max) * inverse;
-    return average.value(1.f);
+    for (int64_t a = 0; a < K; ++a) sums[a] += inverse * weights[a];
+    return total.loss(1.f);
 }
 
 // ---- One row, once per instruction set
 
+template <typename T>
+using BoundRow = float (*)(float* products, const T* log_q, float* weights, const rib_bound_args&);
+
 struct RowFunctions {
     const char* description;
-    float (*bound_f32)(float*, const float*, const rib_bound_args&);
-    float (*bound_f16)(float*, const Float16*, const rib_bound_args&);
-    float (*bound_bf16)(float*, const BFloat16*, const rib_bound_args&);
-    float (*table)(const float*, float*, const rib_table_args&);
-
-    float bound(float* products, const float* log_q, const rib_bound_args& p) const {
-        return bound_f32(products, log_q, p);
-    }
-    float bound(float* products, const Float16* log_q, const rib_bound_args& p) const {
-        return bound_f16(products, log_q, p);
-    }
-    float bound(float* products, const BFloat16* log_q, const rib_bound_args& p) const {
-        return bound_bf16(products, log_q, p);
-    }
+    std::tuple<BoundRow<float>, BoundRow<Float16>, BoundRow<BFloat16>> bound;
+    float (*table)(const float* products, float* sums, float* weights, const rib_table_args&);
 };
 
-// Explicit functions and not target_clones: those need glibc, and g++ 12 for x86-64 levels.
-#define RIB_ROW_FUNCTIONS(name, description, attribute)                                     \
-    namespace name {                                                                        \
-    template <typename T>                                                                   \
-    attribute float bound(float* products, const T* log_q, const rib_bound_args& p) {       \
-        return bound_row(products, log_q, p);                                               \
-    }                                                                                       \
-    attribute float table(const float* products, float* sums, const rib_table_args& p) {    \
-        return table_row(products, sums, p);                                                \
-    }                                                                                       \
-    const RowFunctions kRows = {description, bound<float>, bound<Float16>, bound<BFloat16>, \
-                                table};                                                     \
+// Functions picked by hand and not target_clones, which need glibc and a recent compiler.
+#define RIB_ROW_FUNCTIONS(isa, description, attributes)                        \
+    namespace isa {                                                            \
+    template <typename T>                                                      \
+    attributes float bound(float* products, const T* log_q, float* weights,    \
+                           const rib_bound_args& p) {                          \
+        return bound_row(products, log_q, weights, p);                         \
+    }                                                                          \
+    attributes float table(const float* products, float* sums, float* weights, \
+                           const rib_table_args& p) {                          \
+        return table_row(products, sums, weights, p);                          \
+    }                                                                          \
+    const RowFunctions rows = {                                                \
+        description, {bound<float>, bound<Float16>, bound<BFloat16>}, table};  \
     }
 
 RIB_ROW_FUNCTIONS(portable, "CPU, portable code", )
@@ -226,21 +230,20 @@ RIB_ROW_FUNCTIONS(avx2, "CPU, AVX2", __attribute__((target("avx2,fma"))))
 #endif
 #if RIB_MAX_ISA >= 2
 RIB_ROW_FUNCTIONS(avx512, "CPU, AVX-512",
-                  __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,"
-                                        "prefer-vector-width=512"))))
+                  __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"))))
 #endif
 
-const RowFunctions& rows() {
+const RowFunctions& row_functions() {
 #if RIB_MAX_ISA >= 2
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-        return avx512::kRows;
+        return avx512::rows;
     }
 #endif
 #if RIB_MAX_ISA >= 1
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return avx2::kRows;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return avx2::rows;
 #endif
-    return portable::kRows;
+    return portable::rows;
 }
 
 // ---- All rows
@@ -278,17 +281,27 @@ void for_each(int64_t count, int threads, void* parallel, const Body& body) {
     }
 }
 
+// K floats for each thread.
+class Scratch {
+public:
+    Scratch(int threads, int64_t K) : K_(K), floats_(new (std::nothrow) float[threads * K]) {}
+    explicit operator bool() const { return floats_ != nullptr; }
+    float* of(int thread) const { return floats_.get() + thread * K_; }
+
+private:
+    const int64_t K_;
+    const std::unique_ptr<float[]> floats_;
+};
+
 template <typename T>
 int bound_of(const rib_bound_args& p) {
-    const RowFunctions& row_functions = rows();
+    const RowFunctions& functions = row_functions();
     const int threads = threads_for(p.n, p.K, p.threads, p.parallel);
-    // A sparse row is written out first, one row for each thread: K is small enough for that even
-    // where C K is not.
-    const std::unique_ptr<float[]> dense(p.index ? new (std::nothrow) float[threads * p.K]
-                                                 : nullptr);
-    if (p.index && !dense) return RIB_EROOM;
+    const Scratch scratch(threads, p.K);
+    if (!scratch) return RIB_EROOM;
     for_each(p.n, threads, p.parallel, [&](int64_t i, int thread) {
         float* const products = p.products + i * p.products_pitch;
+        float* const weights = scratch.of(thread);
         const int64_t label = p.labels[i];
         if (label < 0 || label >= p.C) {
             memset(products, 0, p.K * sizeof(float));
@@ -297,16 +310,16 @@ int bound_of(const rib_bound_args& p) {
         }
         const T* const log_q = static_cast<const T*>(p.log_q) + label * p.log_q_pitch;
         if (!p.index) {
-            p.loss[i] = row_functions.bound(products, log_q, p);
+            p.loss[i] = std::get<BoundRow<T>>(functions.bound)(products, log_q, weights, p);
             return;
         }
-        float* const row = dense.get() + thread * p.K;
+        // A sparse row is written out, to where its weights will replace it.
         const int32_t* const index = p.index + label * p.index_pitch;
-        for (int64_t a = 0; a < p.K; ++a) row[a] = p.floor[label];
+        std::fill_n(weights, p.K, p.floor[label]);
         for (int64_t j = 0; j < p.m; ++j) {
-            if (index[j] >= 0 && index[j] < p.K) row[index[j]] = to_float(log_q[j]);
+            if (index[j] >= 0 && index[j] < p.K) weights[index[j]] = to_float(log_q[j]);
         }
-        p.loss[i] = row_functions.bound(products, row, p);
+        p.loss[i] = std::get<BoundRow<float>>(functions.bound)(products, weights, weights, p);
     });
     return RIB_OK;
 }
@@ -336,19 +349,22 @@ int table(const rib_table_args* args) {
     }
     if (p.n == 0) return RIB_OK;
     if (!p.products || !p.half_norms || !p.labels || !p.table || !p.negentropy) return RIB_EARG;
-    const RowFunctions& row_functions = rows();
+    const RowFunctions& functions = row_functions();
     const int threads = threads_for(p.n, p.K, p.threads, p.parallel);
+    const Scratch scratch(threads, p.K);
+    if (!scratch) return RIB_EROOM;
     // Identities are dealt out to shares, and a share adds its images one after the other: the sums
     // come out the same with any number of threads, with and without `order`, which is not read.
     const int64_t shares = threads > 1 ? 4 * threads : 1;
-    for_each(shares, threads, p.parallel, [&](int64_t share, int) {
+    for_each(shares, threads, p.parallel, [&](int64_t share, int thread) {
         for (int64_t i = 0; i < p.n; ++i) {
             const int64_t label = p.labels[i];
             if (label < 0 || label >= p.C) {
                 if (share == 0) p.negentropy[i] = 0.f;
             } else if (label % shares == share) {
-                p.negentropy[i] = row_functions.table(p.products + i * p.products_pitch,
-                                                      p.table + label * p.table_pitch, p);
+                p.negentropy[i] =
+                    functions.table(p.products + i * p.products_pitch,
+                                    p.table + label * p.table_pitch, scratch.of(thread), p);
             }
         }
     });
@@ -361,10 +377,10 @@ extern "C" {
 int rib_abi(void) { return RIB_ABI_VERSION; }
 int rib_bound(const rib_bound_args* args) { return bound(args); }
 int rib_table(const rib_table_args* args) { return table(args); }
-const char* rib_describe(void) { return rows().description; }
+const char* rib_describe(void) { return row_functions().description; }
 const char* rib_error_text(int code) {
     if (code == RIB_EARG) return "an argument is not allowed";
-    if (code == RIB_EROOM) return "no memory for a row of log Q for each thread";
+    if (code == RIB_EROOM) return "no memory for K numbers for each thread";
     return code == RIB_OK ? "no error" : "unknown error";
 }
 }
