@@ -69,7 +69,7 @@ def library_name(kind: str) -> str:
 def sources_digest() -> str:
     """40 hexadecimal digits that change with any of the sources."""
     digest = hashlib.sha1()
-    for path in sorted(SOURCES.iterdir()):
+    for path in sorted(path for path in SOURCES.glob("*") if path.is_file()):
         digest.update(f"\n{path.name}\n".encode() + path.read_bytes())
     return digest.hexdigest()
 
