@@ -1,136 +1,47 @@
-"""What RIB costs: the training step with it against the step without, and the refresh.
+"""What RIB costs.
 
-    python tools/benchmark.py [--pairs 5] [--json FILE]
+    python tools/benchmark.py kernels                 the bound four ways: speed, memory, GPU work
+    python tools/benchmark.py kernels --device cuda   the same on a GPU
+    python tools/benchmark.py training                the training step and the refresh
 
-One process, interleaved pairs, medians: on a busy machine only ratios mean something. The model is
-BoT (ResNet-50, 256 x 128, batch 64) on the CPU with random images; the refresh is at the size of
-Market-1501 (12936 images, 751 identities, 2048 dimensions).
+One process, interleaved, medians: on a busy machine only ratios mean something.
 """
 
 import argparse
 import json
-import platform
-import statistics
-import subprocess
-import time
 from pathlib import Path
 
-import fastreid_rib
-
-# isort: split
-import torch
-from fastreid.config import get_cfg
-from fastreid.modeling import build_model
-from fastreid.solver import build_optimizer
-from fastreid.utils.events import EventStorage
-
-REPOSITORY = Path(__file__).resolve().parent.parent
-IMAGES, IDENTITIES, DIMENSIONS, BATCH = 12936, 751, 2048, 64
-STEPS_PER_EPOCH = IMAGES // BATCH
-
-
-def make_step(losses):
-    """Builds BoT with some losses; returns a function that makes one training step of an epoch."""
-    cfg = get_cfg()
-    cfg.merge_from_file(str(REPOSITORY / "configs" / "Market1501" / "rib_bot_R50.yml"))
-    changes = {
-        "MODEL.DEVICE": "cpu",
-        "MODEL.BACKBONE.PRETRAIN": False,
-        "MODEL.HEADS.NUM_CLASSES": IDENTITIES,
-        "MODEL.LOSSES.NAME": losses,
-        "MODEL.LOSSES.RIB.WARMUP_EPOCHS": 1,
-    }
-    cfg.merge_from_list([part for change in changes.items() for part in change])
-    model = build_model(cfg).train()
-    optimizer, _ = build_optimizer(cfg, model)
-    images = torch.rand(BATCH, 3, *cfg.INPUT.SIZE_TRAIN) * 255
-    labels = torch.arange(BATCH) // 4
-
-    def step(epoch):
-        with EventStorage() as storage:
-            storage.epoch = epoch
-            loss_dict = model({"images": images.clone(), "targets": labels})
-        optimizer.zero_grad()
-        sum(loss_dict.values()).backward()
-        optimizer.step()
-        return loss_dict
-
-    return step
-
-
-def seconds(function, *args):
-    """Wall-clock seconds of one call."""
-    start = time.perf_counter()
-    function(*args)
-    return time.perf_counter() - start
-
-
-def measure_steps(pairs):
-    """Seconds of a step without and with RIB in force, pair by pair."""
-    without = make_step(("CrossEntropy", "Triplet"))
-    with_rib = make_step(("CrossEntropy", "Triplet", "RIB"))
-    without(0), with_rib(0)  # fills the bank
-    without(1), with_rib(1)  # the first refresh, and a warm-up
-    results = []
-    for _ in range(pairs):
-        results.append((seconds(without, 1), seconds(with_rib, 1)))
-    return results
-
-
-def measure_refreshes(repeats):
-    """Seconds of a refresh from the previous epoch's centroids, at Market-1501's size."""
-    generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(IDENTITIES, DIMENSIONS, generator=generator)
-    rib = fastreid_rib.RIBLoss(IDENTITIES, bank_size=IMAGES, warmup_epochs=1)
-    results = []
-    for epoch in range(repeats + 2):
-        if epoch < 2:  # the first refresh has no previous centroids
-            rib.start_epoch(epoch)
-        else:
-            results.append(seconds(rib.start_epoch, epoch))
-        centres += 0.1 * torch.randn(centres.shape, generator=generator)
-        for labels in torch.randint(IDENTITIES, (IMAGES,), generator=generator).split(1024):
-            # So much that the identities overlap: K-means would stop early on easy data.
-            noise = 8 * torch.randn(len(labels), DIMENSIONS, generator=generator)
-            with torch.enable_grad():
-                rib(centres[labels] + noise, labels)
-    return results
+from benchmarks import harness
 
 
 def main():
-    """Measures, prints a table, and writes the numbers if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=5)
+    """Measures, prints tables, and writes the numbers if asked to."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("kernels", "training"))
     parser.add_argument("--json", metavar="FILE", help="write all numbers there")
+    parser.add_argument("--pairs", type=int, default=5, help="training: pairs of steps (5)")
+    parser.add_argument("--seconds", type=float, default=6, help="kernels: for each comparison (6)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="kernels: where")
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=[1, 2], help="kernels: numbers of threads (1 2)"
+    )
     args = parser.parse_args()
 
-    steps = measure_steps(args.pairs)
-    refreshes = measure_refreshes(3)
-    ratios = sorted(b / a for a, b in steps)
-    epoch = statistics.median(a for a, _ in steps) * STEPS_PER_EPOCH
-    refresh = statistics.median(refreshes)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=str(REPOSITORY), stdout=subprocess.PIPE
-    ).stdout.decode()
-    about = {
-        "fastreid-rib": fastreid_rib.__version__,
-        "commit": commit.strip(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "threads": torch.get_num_threads(),
-    }
+    about = harness.about()
     print("  ".join(f"{key} {value}" for key, value in about.items()))
-    print(
-        f"step with RIB / without:    {statistics.median(ratios):.3f}"
-        f"  ({ratios[0]:.3f} to {ratios[-1]:.3f}, {len(ratios)} pairs)"
-    )
-    print(
-        f"refresh / epoch of {STEPS_PER_EPOCH} steps: {refresh / epoch:.4f}"
-        f"  ({refresh:.2f} s of {epoch:.0f} s)"
-    )
+    if args.what == "kernels":
+        from benchmarks import kernels
+
+        threads = args.threads if args.device == "cpu" else args.threads[:1]
+        results = kernels.measure(args.seconds, args.device, threads)
+    else:
+        from benchmarks import training
+
+        results = training.measure(args.pairs)
     if args.json:
-        result = dict(about, steps_without_and_with=steps, refreshes=refreshes)
-        Path(args.json).write_text(json.dumps(result, indent=1))
+        Path(args.json).write_text(json.dumps({"about": about, args.what: results}, indent=1))
 
 
 if __name__ == "__main__":
