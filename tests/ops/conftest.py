@@ -38,13 +38,15 @@ def gxx():
 def standin(tmp_path, gxx):
     """Compiles a library without kernels: ``standin(path, abi=1, description="")``."""
 
+    environment = dict(os.environ)  # before `tools` takes the assembler off PATH
+
     def compile_standin(path, abi=native.ABI_VERSION, description="a stand-in", flags=()):
         source = tmp_path / "standin.cpp"
         source.write_text(STANDIN)
         path.parent.mkdir(parents=True, exist_ok=True)
         defines = [f"-DABI={abi}", f'-DDESCRIPTION="{description}"', f"-I{build.SOURCES}"]
         command = [gxx, "-shared", "-fPIC", *defines, *flags, source, "-o", path]
-        subprocess.run([str(part) for part in command], check=True)
+        subprocess.run([str(part) for part in command], check=True, env=environment)
         path.chmod(0o755)
         return path
 
