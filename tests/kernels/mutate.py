@@ -1,0 +1,394 @@
+"""Puts one bug at a time into the CUDA kernels and shows which way of looking at them notices.
+
+    python tests/kernels/mutate.py              all, as a table in Markdown: some ten minutes
+    python tests/kernels/mutate.py 3 17         the mutants of these numbers
+    python tests/kernels/mutate.py --list       their names
+
+Exit status 1 if nobody notices one of them, or if the unchanged kernels do not pass.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Sequence
+
+from emulation import HERE, KERNELS, SETUPS, Setup, compile_program, complaint, run_program
+
+ROUNDS, SEED = 2, 3
+"""Of check_rows."""
+
+
+class Mutant(NamedTuple):
+    """A bug: a text that the source has once, and what stands there instead."""
+
+    name: str
+    old: str
+    new: str
+    file: str = "rows.cuh"
+
+
+_SCRATCH_BARRIER = """        scratch[2 * kMaxWarps + warp] = a.sum;
+    }
+    __syncthreads();
+"""
+_SUM_BARRIER = "scratch[3 * kMaxWarps + warp] = value;\n    __syncthreads();\n"
+
+MUTANTS = [
+    # Threads that meet
+    Mutant(
+        "no barrier before the warps' averages are merged",
+        _SCRATCH_BARRIER,
+        _SCRATCH_BARRIER.replace("    __syncthreads();\n", ""),
+    ),
+    Mutant(
+        "that barrier in a branch",
+        _SCRATCH_BARRIER,
+        _SCRATCH_BARRIER.replace("__syncthreads", "if (warp) __syncthreads"),
+    ),
+    Mutant(
+        "averages of half a warp are merged",
+        "int distance = kWarpSize / 2; distance > 0; distance /= 2) {\n        Average",
+        "int distance = kWarpSize / 4; distance > 0; distance /= 2) {\n        Average",
+    ),
+    Mutant(
+        "half of the warps are merged",
+        "    if (lane < warps) {\n",
+        "    if (lane < (warps + 1) / 2) {\n",
+    ),
+    Mutant(
+        "averages of all 32 warps are merged, whatever their number",
+        "    if (lane < warps) {\n",
+        "    if (lane < kMaxWarps) {\n",
+    ),
+    Mutant(
+        "a shuffle by half a warp only",
+        "    a = merge_warp(a, gamma);\n    if (lane == 0) {",
+        "    if (lane < 16) a = merge_warp(a, gamma);\n    if (lane == 0) {",
+    ),
+    # The softmax average
+    Mutant(
+        "the weight does not follow the maximum",
+        "factor * a.weight,\n",
+        "a.weight,\n",
+    ),
+    Mutant(
+        "exp(-inf - -inf) of empty threads",
+        "return max == -INFINITY ? 0.f : max;",
+        "return max;",
+    ),
+    Mutant(
+        "the maximum starts at 0",
+        "Average{-INFINITY, 0.f, 0.f}",
+        "Average{0.f, 0.f, 0.f}",
+    ),
+    # Rows and columns
+    Mutant(
+        "one column too many (loop)",
+        "for (int a = threadIdx.x * V; a < wide; a += blockDim.x * V) {\n"
+        "        float x[V], q[V];\n"
+        "        load_logits<V>(row + a, p.half_norms + a, p.scale, x);\n"
+        "        load<V>(log_q + a, q);\n"
+        "        include",
+        "for (int a = threadIdx.x * V; a <= wide; a += blockDim.x * V) {\n"
+        "        float x[V], q[V];\n"
+        "        load_logits<V>(row + a, p.half_norms + a, p.scale, x);\n"
+        "        load<V>(log_q + a, q);\n"
+        "        include",
+    ),
+    Mutant(
+        "one column too many (the last ones)",
+        "    if (last < K) {\n        store_gradient<1>",
+        "    if (last <= K) {\n        store_gradient<1>",
+    ),
+    Mutant(
+        "the last columns are left out of the gradient",
+        "    if (last < K) {\n        store_gradient<1>",
+        "    if (last < wide) {\n        store_gradient<1>",
+    ),
+    Mutant(
+        "rows found without the pitch",
+        "    float* const cached_q = cached_x + (K + 3) / 4 * 4;\n"
+        "    float* const row = p.products + blockIdx.x * p.products_pitch;",
+        "    float* const cached_q = cached_x + (K + 3) / 4 * 4;\n"
+        "    float* const row = p.products + blockIdx.x * p.K;",
+    ),
+    Mutant(
+        "the log Q of the image's number, not of its identity",
+        "static_cast<const T*>(p.log_q) + label * p.log_q_pitch;\n\n    Average",
+        "static_cast<const T*>(p.log_q) + blockIdx.x * p.log_q_pitch;\n\n    Average",
+    ),
+    Mutant(
+        "the cache of another thread is read",
+        "            load<V>(cached_x + a, x);",
+        "            load<V>(cached_x + (a + V) % wide, x);",
+    ),
+    Mutant(
+        "the cache of log Q overlaps that of the logits",
+        "cached_x + (K + 3) / 4 * 4;",
+        "cached_x + K / 4 * 4;",
+    ),
+    Mutant("negative labels are not skipped", "label >= 0 && label < p.C", "label < p.C"),
+    Mutant("label C is not skipped", "label >= 0 && label < p.C", "label >= 0 && label <= p.C"),
+    Mutant(
+        "skipped rows keep what was in them",
+        "for (int a = threadIdx.x; a < (int)p.K; a += blockDim.x) row[a] = 0.f;",
+        "",
+    ),
+    Mutant(
+        "skipped rows are cleared with their padding",
+        "a < (int)p.K; a += blockDim.x) row[a] = 0.f;",
+        "a < (int)p.products_pitch; a += blockDim.x) row[a] = 0.f;",
+    ),
+    # gamma
+    Mutant(
+        "gamma: the loss without log of the weight",
+        "    if (threadIdx.x == 0) p.loss[blockIdx.x] = mean - p.gamma * logf(average.weight);\n\n"
+        "    for (int a = threadIdx.x * V; a < wide; a += blockDim.x * V) {\n"
+        "        float x[V], q[V];",
+        "    if (threadIdx.x == 0) p.loss[blockIdx.x] = mean;\n\n"
+        "    for (int a = threadIdx.x * V; a < wide; a += blockDim.x * V) {\n"
+        "        float x[V], q[V];",
+    ),
+    Mutant(
+        "gamma: the sum does not follow the maximum",
+        "factor * (a.sum + gamma * (origin(a.max) - to) * a.weight)",
+        "factor * a.sum",
+    ),
+    Mutant(
+        "gamma: the sum follows the maximum the wrong way",
+        "gamma * (origin(a.max) - to)",
+        "gamma * (to - origin(a.max))",
+    ),
+    Mutant(
+        "gamma: left out of the gradient",
+        "inverse * (gamma * shifted - q[i] - mean)",
+        "inverse * (-q[i] - mean)",
+    ),
+    Mutant(
+        "gamma: the logit, not its distance from the maximum",
+        "a.sum += e * (gamma * shifted - q[i]);",
+        "a.sum += e * (gamma * x[i] - q[i]);",
+    ),
+    # Sparse rows
+    Mutant(
+        "sparse: no barrier before listed columns are overwritten",
+        _SUM_BARRIER,
+        _SUM_BARRIER.replace("    __syncthreads();\n", ""),
+    ),
+    Mutant(
+        "sparse: no barrier before the corrections are added",
+        "p.gamma);\n    __syncthreads();\n    for (int j",
+        "p.gamma);\n    for (int j",
+    ),
+    Mutant(
+        "sparse: sums and averages share their scratch",
+        _SUM_BARRIER + "    return sum_warp(lane < warps ? scratch[3 * kMaxWarps + lane] : 0.f);",
+        _SUM_BARRIER.replace("3 *", "2 *")
+        + "    return sum_warp(lane < warps ? scratch[2 * kMaxWarps + lane] : 0.f);",
+    ),
+    Mutant(
+        "sparse: the correction has the wrong sign",
+        "(floor[0] - to_float(log_q[j]))",
+        "(to_float(log_q[j]) - floor[0])",
+    ),
+    Mutant(
+        "sparse: the mean without the corrections",
+        "average.sum * inverse + sum_block(correction, scratch)",
+        "average.sum * inverse + 0.f * sum_block(correction, scratch)",
+    ),
+    Mutant(
+        "sparse: the floor of another identity",
+        "floor[i] = p.floor[label];",
+        "floor[i] = p.floor[0];",
+    ),
+    Mutant(
+        "sparse: rows of index found by the pitch of log Q",
+        "p.index + label * p.index_pitch",
+        "p.index + label * p.log_q_pitch",
+    ),
+    Mutant(
+        "sparse: entries of no column are read",
+        "        if (index[j] < 0 || index[j] >= K) continue;\n",
+        "",
+    ),
+    Mutant(
+        "sparse: corrections are added to columns of the same number",
+        "row[index[j]] += corrections[j];",
+        "row[j] += corrections[j];",
+    ),
+    # The class table
+    Mutant(
+        "table: plain additions, not atomic ones",
+        "atomicAdd(sums + a, phi);",
+        "sums[a] += phi;",
+    ),
+    Mutant(
+        "table: no barrier between the images of an identity",
+        "        __syncthreads();  // before the next image's averages go to scratch\n",
+        "",
+    ),
+    Mutant(
+        "table: overwritten, not added to",
+        "                sums[a] += phi;",
+        "                sums[a] = phi;",
+    ),
+    Mutant(
+        "table: images by their place, not by the order",
+        "ordered ? p.order[place] : place,",
+        "place,",
+    ),
+    Mutant(
+        "table: the last image of an identity is left out",
+        "for (int64_t place = begin; place < end; ++place)",
+        "for (int64_t place = begin; place < end - ordered; ++place)",
+    ),
+    Mutant(
+        "table: rows found by the pitch of the products",
+        "p.table + label * p.table_pitch",
+        "p.table + label * p.products_pitch",
+    ),
+    Mutant(
+        "table: negentropy by place, not by image",
+        "p.negentropy[image] = average.sum",
+        "p.negentropy[place] = average.sum",
+    ),
+    Mutant(
+        "table: negentropy without the log of the weight",
+        "average.sum * inverse - logf(average.weight);\n        }",
+        "average.sum * inverse;\n        }",
+    ),
+    # Launches
+    Mutant(
+        "a float too little shared memory for the cache",
+        "scratch + 2 * sizeof(float) * ((p.K + 3) / 4 * 4);",
+        "scratch + 2 * sizeof(float) * ((p.K + 3) / 4 * 4) - sizeof(float);",
+        "launch.h",
+    ),
+    Mutant(
+        "shared memory for the m entries, none for the scratch",
+        "scratch + sizeof(float) * p.m;",
+        "sizeof(float) * p.m;",
+        "launch.h",
+    ),
+    Mutant(
+        "more than 48 KiB without asking",
+        "if (shared_bytes > 48 * 1024)",
+        "if (shared_bytes > 96 * 1024)",
+        "launch.h",
+    ),
+    Mutant(
+        "wide accesses whatever the address of log Q",
+        " && aligned(p.log_q, 4 * sizeof(T))",
+        "",
+        "launch.h",
+    ),
+    Mutant(
+        "wide accesses whatever the address of the products",
+        "p.products_pitch % 4 == 0 && aligned(p.products, 16)",
+        "p.products_pitch % 4 == 0",
+        "launch.h",
+    ),
+    Mutant(
+        "wide accesses whatever the pitch",
+        "p.products_pitch % 4 == 0 && aligned(p.products, 16)",
+        "aligned(p.products, 16)",
+        "launch.h",
+    ),
+    Mutant(
+        "blocks that are not whole warps",
+        "asked % kWarpSize || asked < 0",
+        "asked < 0",
+        "launch.h",
+    ),
+    Mutant(
+        "a launch for no images",
+        "    if (p.n == 0) return RIB_OK;\n    if (!p.products || !p.half_norms || !p.log_q ||"
+        " !p.labels || !p.loss) return RIB_EARG;\n",
+        "",
+        "launch.h",
+    ),
+    Mutant(
+        "a block for every image, also by identity",
+        "p.order ? p.C : p.n",
+        "p.n",
+        "launch.h",
+    ),
+]
+
+
+def mutated(mutant: Mutant) -> Dict[str, str]:
+    """The sources with the bug, by name of file.
+
+    Raises:
+        ValueError: the text that it replaces is not there, or there more than once.
+    """
+    sources = unchanged()
+    count = sources[mutant.file].count(mutant.old)
+    if count != 1:
+        raise ValueError(
+            f"mutant {mutant.name!r}: {mutant.file} has this text {count} times, not once:\n"
+            f"{mutant.old}\nAdapt the mutant to the source."
+        )
+    sources[mutant.file] = sources[mutant.file].replace(mutant.old, mutant.new)
+    return sources
+
+
+def unchanged() -> Dict[str, str]:
+    """The sources, by name of file."""
+    return {path.name: path.read_text() for path in KERNELS.glob("*.*h")}
+
+
+def look_at(sources: Dict[str, str], setups: Sequence[Setup] = SETUPS) -> List[str]:
+    """What each setup has to complain of in these sources; empty where it notices nothing."""
+    with tempfile.TemporaryDirectory(prefix="mutant-") as name:
+        folder = Path(name)
+        for file, text in sources.items():
+            (folder / file).write_text(text)
+        programs: Dict[Sequence[str], Path] = {}
+        complaints = []
+        for setup in setups:
+            if setup.flags not in programs:
+                programs[setup.flags] = folder / f"check_rows-{len(programs)}"
+                # A bug may well be worth a warning, but it is not the compiler that is tested.
+                compile_program(
+                    HERE / "check_rows.cpp", setup, programs[setup.flags], folder, strict=False
+                )
+            result = run_program(programs[setup.flags], ROUNDS, SEED, setup.order)
+            complaints.append(complaint(result))
+    return complaints
+
+
+def main() -> int:
+    """Prints the table; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("numbers", nargs="*", type=int, metavar="NUMBER", help="1 is the first")
+    parser.add_argument("--list", action="store_true", help="only print the names")
+    parser.add_argument("--jobs", type=int, default=2, help="mutants at a time (2)")
+    args = parser.parse_args()
+    if args.list:
+        for number, mutant in enumerate(MUTANTS, 1):
+            print(number, mutant.name)
+        return 0
+    if not shutil.which("g++"):
+        parser.error("there is no g++ on PATH to compile the kernels with")
+    wanted = [MUTANTS[number - 1] for number in args.numbers] or MUTANTS
+    names = ["(none)", *(mutant.name for mutant in wanted)]
+    print("| injected bug | " + " | ".join(setup.name for setup in SETUPS) + " |")
+    print("| --- |" + " --- |" * len(SETUPS))
+    unnoticed = []
+    with ThreadPoolExecutor(args.jobs) as pool:
+        rows = pool.map(look_at, [unchanged(), *map(mutated, wanted)])
+        for name, complaints in zip(names, rows):
+            print(f"| {name} | " + " | ".join(one or "-" for one in complaints) + " |", flush=True)
+            if any(complaints) == (name == "(none)"):
+                unnoticed.append(name)
+    for name in unnoticed:
+        print(f"not as it should be: {name}", file=sys.stderr)
+    return 1 if unnoticed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
