@@ -1,9 +1,11 @@
 """The wheel: what it asks for, what it installs, what it does at start, what it leaves behind."""
 
+import os
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import venv
 import zipfile
 from email.parser import Parser
@@ -11,32 +13,51 @@ from pathlib import Path
 
 import pytest
 
+from fastreid_rib.ops import build, native
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 
 
-def run(*command, **options):
+def run(*command, check=True, **options):
     result = subprocess.run(
         [str(part) for part in command],
         capture_output=True,
         text=True,
         **options,
     )
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert not check or result.returncode == 0, result.stdout + result.stderr
     return result
+
+
+def copy_of_the_sources(folder):
+    folder.mkdir(exist_ok=True)
+    for name in ("setup.py", "pyproject.toml", "LICENSE", "README.md"):
+        if (REPOSITORY / name).exists():
+            shutil.copy(str(REPOSITORY / name), str(folder))
+    ignored = shutil.ignore_patterns("__pycache__", "lib")
+    tree = str(REPOSITORY / "fastreid_rib")
+    shutil.copytree(tree, str(folder / "fastreid_rib"), ignore=ignored)
+    return folder
+
+
+def build_wheel(source, folder, *, kernels, check=True, **environment):
+    """Built by pip in isolation, where there is setuptools and neither torch nor FastReID."""
+    command = [*PIP, "wheel", "-v", "--no-deps", "--wheel-dir", folder, source]
+    environment = dict(os.environ, FASTREID_RIB_KERNELS=kernels, **environment)
+    return run(*command, env=environment, check=check)
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Built by pip in isolation, where there is setuptools and neither torch nor FastReID."""
-    source = tmp_path_factory.mktemp("source")
-    for name in ("setup.py", "pyproject.toml", "LICENSE", "README.md"):
-        if (REPOSITORY / name).exists():
-            shutil.copy(str(REPOSITORY / name), str(source))
-    shutil.copytree(str(REPOSITORY / "fastreid_rib"), str(source / "fastreid_rib"))
-    directory = tmp_path_factory.mktemp("wheel")
-    run(*PIP, "wheel", "--quiet", "--no-deps", "--wheel-dir", directory, source)
-    (path,) = directory.glob("fastreid_rib-*.whl")
+    """With the kernels that g++ builds: nvcc takes longer, and the whole suite waits for it once.
+
+    (tools/make_env.sh installs the plugin with all kernels.)
+    """
+    folder = tmp_path_factory.mktemp("wheel")
+    source = copy_of_the_sources(tmp_path_factory.mktemp("source"))
+    build_wheel(source, folder, kernels="cpu" if shutil.which("g++") else "none")
+    (path,) = folder.glob("fastreid_rib-*.whl")
     return path
 
 
@@ -48,8 +69,8 @@ class Environment:
         self.python = path / "bin" / "python"
         (self.site_packages,) = path.glob("lib/python*/site-packages")
 
-    def pip(self, *arguments):
-        run(*PIP, "--python", self.python, *arguments)
+    def pip(self, *arguments, **options):
+        return run(*PIP, "--python", self.python, *arguments, **options)
 
     def start(self, code="pass", *options, **environment):
         return run(self.python, *options, "-c", code, env=environment, cwd=str(self.site_packages))
@@ -104,6 +125,83 @@ def test_uninstalling_leaves_nothing_behind(environment, wheel):
     environment.start()  # writes bytecode
     environment.pip("uninstall", "--quiet", "--yes", "fastreid-rib")
     assert environment.files() == before
+
+
+def names_in(wheel):
+    with zipfile.ZipFile(str(wheel)) as archive:
+        return set(archive.namelist())
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")
+def test_one_wheel_with_kernels_serves_every_python_of_the_platform(wheel, installed):
+    platform = re.sub(r"\W", "_", sysconfig.get_platform())
+    assert wheel.name.endswith(f"-py3-none-{platform}.whl")
+    assert "fastreid_rib/ops/lib/librib_cpu.so" in names_in(wheel)
+    code = (
+        "import ctypes; library = ctypes.CDLL('fastreid_rib/ops/lib/librib_cpu.so')\n"
+        "library.rib_describe.restype = ctypes.c_char_p\n"
+        "print(library.rib_describe().decode())"
+    )
+    assert installed.start(code).stdout.startswith("CPU")
+
+
+def test_the_wheel_carries_what_build_kernels_compiles(wheel):
+    sources = {path.name for path in (REPOSITORY / "fastreid_rib" / "ops" / "csrc").iterdir()}
+    assert {"rib.h", "rib_cpu.cpp", "rib_cuda.cu"} <= sources
+    assert {f"fastreid_rib/ops/csrc/{name}" for name in sources} <= names_in(wheel)
+
+
+def without_compilers(folder):
+    """A PATH with the Python that pip builds with, and nothing else."""
+    (folder / "bin").mkdir()
+    return {"PATH": str(folder / "bin"), "CXX": "", "NVCC": "no-nvcc"}
+
+
+def test_without_a_compiler_the_wheel_is_pure_and_says_so(tmp_path, environment):
+    source = copy_of_the_sources(tmp_path / "source")
+    for remains in (source, source / "build" / "lib"):  # of other builds, which may be of no use
+        (remains / "fastreid_rib" / "ops" / "lib").mkdir(parents=True)
+        (remains / "fastreid_rib" / "ops" / "lib" / "librib_cpu.so").write_bytes(b"old")
+    result = build_wheel(source, tmp_path, kernels="", **without_compilers(tmp_path))
+    (path,) = tmp_path.glob("*.whl")
+    assert path.name.endswith("-py3-none-any.whl")
+    assert not [name for name in names_in(path) if name.endswith(".so")]
+    for kind in ("cpu", "cuda"):
+        assert f"{kind} kernels left out: no compiler for the {kind} kernels" in result.stderr
+    environment.pip("install", "--quiet", "--no-deps", "--no-index", path)
+    assert environment.start("import fastreid_rib; print('imported')").stdout == "imported\n"
+
+
+@pytest.mark.today_only
+def test_kernels_that_are_asked_for_have_to_be_built(tmp_path):
+    source = copy_of_the_sources(tmp_path / "source")
+    environment = without_compilers(tmp_path)
+    result = build_wheel(source, tmp_path, kernels="cpu", check=False, **environment)
+    assert result.returncode != 0
+    assert "FASTREID_RIB_KERNELS=cpu: no compiler for the cpu kernels" in result.stderr
+
+
+@pytest.mark.today_only
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")
+def test_an_editable_install_builds_into_the_source_tree(tmp_path, environment):
+    source = copy_of_the_sources(tmp_path / "source")
+    variables = dict(os.environ, FASTREID_RIB_KERNELS="cpu")
+    environment.pip("install", "--quiet", "--no-deps", "--editable", source, env=variables)
+    assert (source / "fastreid_rib" / "ops" / "lib" / "librib_cpu.so").is_file()
+    code = "import fastreid_rib; print(fastreid_rib.__file__)"
+    assert environment.start(code).stdout.strip() == str(source / "fastreid_rib" / "__init__.py")
+
+
+@pytest.mark.parametrize("kind", build.KINDS)
+def test_the_plugin_was_installed_with_every_kind_there_is_a_compiler_for(kind):
+    if build.SOURCES.parent.parent.parent == REPOSITORY:
+        pytest.skip("runs from the source tree, where nothing is installed")
+    try:
+        build.compiler(kind)
+    except build.NoCompilerError as error:
+        pytest.skip(str(error))
+    library = native.Library(native.PACKAGE_FOLDER / build.library_name(kind))
+    assert library.description.lower().startswith(kind)
 
 
 LOADED = "import sys; print('fastreid_rib' in sys.modules, [type(f) for f in sys.meta_path])"

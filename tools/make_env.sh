@@ -84,8 +84,10 @@ else
 fi
 
 # The plugin is installed as its users install it, so that the .pth file is part of what is tested;
-# again when a source is newer. setuptools would put files that are gone into the wheel: `build` goes.
-if [[ -n $(find fastreid_rib setup.py pyproject.toml -name __pycache__ -prune \
+# again when a source is newer, of Python or of the kernels. setuptools would put files that are gone
+# into the wheel: `build` goes. (fastreid_rib/ops/lib: what build-kernels leaves in the tree.)
+if [[ -n $(find fastreid_rib setup.py pyproject.toml \
+    \( -name __pycache__ -o -path fastreid_rib/ops/lib \) -prune \
     -o -newer $env/installed-plugin -print 2>/dev/null || echo none) ]]; then
     rm -rf build $env/installed-plugin
 fi
@@ -97,7 +99,7 @@ install plugin "$plugin"
 if [[ ${2:-} == tests ]]; then
     install tests pytest pytest-timeout pytest-xdist hypothesis
     if [[ $env == .venv ]]; then
-        install linters ruff==0.17.6 mypy==2.4.1 import-linter==2.16
+        install linters ruff==0.17.6 mypy==2.4.1 import-linter==2.16 clang-format==23.1.5
     fi
 fi
 echo "$env/bin/python"

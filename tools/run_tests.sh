@@ -37,6 +37,9 @@ tests() {
 today=$(bash tools/make_env.sh today tests)
 step "$today" -m ruff check .
 step "$today" -m ruff format --check .
+kernels=$(git ls-files '*.h' '*.cuh' '*.cu' '*.cpp')
+# shellcheck disable=SC2086  # one name a line, none with spaces
+step "$(dirname "$today")/clang-format" --dry-run -Werror $kernels
 step "$today" -m mypy
 step "$(dirname "$today")/lint-imports"
 
