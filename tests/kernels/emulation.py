@@ -68,7 +68,7 @@ def complaint(result: "subprocess.CompletedProcess[str]") -> str:
         r"ERROR: AddressSanitizer: (\S+)",
         r"runtime error: (.{0,40})",
         r"WARNING: ThreadSanitizer: ([^(\n]*)",
-        r"simt: ([^(\n]*)",
+        r"simt: ([^:(\n]*)",
     ):
         found = re.search(pattern, result.stdout)
         if found:

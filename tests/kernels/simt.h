@@ -101,7 +101,7 @@ class Block {
                 threads_[turn].fiber->resume();
                 finished += threads_[turn].fiber->finished();
             }
-            if (!progress) die("a barrier or shuffle is not reached by all its threads");
+            if (!progress) die("deadlock: a barrier or shuffle that not all its threads reach");
         }
     }
 

@@ -100,6 +100,7 @@ def test_threads_that_do_not_meet(simt, build, kernel, message):
     result = simt(kernel, build)
     assert result.returncode != 0
     assert message in result.stdout
+    assert complaint(result) in ("deadlock", message)
 
 
 def test_overrun_of_shared_memory(simt):
