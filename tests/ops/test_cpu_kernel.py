@@ -218,6 +218,20 @@ def test_sharp_logits(library, gamma):
     check_against_definition(problem, loss, gradient)
 
 
+def test_the_exponential_keeps_its_digits(library):
+    problem = Problem(5000, 32, 1, scale=1.0)
+    below = torch.linspace(0, 1.5, 5000)
+    problem.products = (-below[:, None]).repeat(1, 32)
+    problem.products[:, 0] = 0
+    problem.half_norms.zero_()
+    problem.labels.zero_()
+    problem.log_q = torch.full((1, 32), -1.0)
+    problem.log_q[0, 0] = 0
+    loss, _, _ = problem.bound(library)
+    weight = 31 * (-below.double()).exp()  # of the columns where -log Q is 1
+    torch.testing.assert_close(loss.double(), weight / (1 + weight), rtol=4 * EPS, atol=0)
+
+
 @pytest.mark.parametrize("m", [None, 1000])
 def test_sums_over_100_000_columns_keep_their_digits(library, m):
     problem = Problem(3, 100_000, 2, scale=1e-3, gamma=0.5, m=m)
@@ -284,7 +298,8 @@ def test_sparse_entries_that_name_no_column_are_skipped(library):
 
 @pytest.mark.parametrize("m", [None, 30])
 def test_threads_change_nothing(library, m):
-    problem = Problem(40, 1041, 5, gamma=0.3, m=m, pad=7)
+    # Long enough for threads to meet, if they share what they should not.
+    problem = Problem(150, 8009, 5, gamma=0.3, m=m, pad=7)
     once = problem.bound(library)
     for threads in (2, 3, 4):
         loss, gradient, padding = problem.bound(library, threads, gomp_parallel())
@@ -384,7 +399,7 @@ def test_table_agrees_with_its_definition(library, problem):
 
 
 def test_table_is_the_same_with_any_number_of_threads(library):
-    problem = Problem(97, 1041, 5, pad=3)
+    problem = Problem(97, 4101, 5, pad=3)
     table, negentropy = table_of(problem, library)
     for threads in (1, 2, 3, 4):
         for sort in (False, True):
@@ -403,7 +418,7 @@ def test_table_is_the_same_with_any_number_of_threads(library):
         {"log_q_pitch": 3},
         {"index_pitch": 3},
         {"m": 0},
-        {"m": 41},
+        {"m": 41, "log_q_pitch": 41, "index_pitch": 41},
         {"floor": None},
         {"log_q_dtype": 3},
         {"log_q_dtype": -1},

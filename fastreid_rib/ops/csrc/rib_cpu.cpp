@@ -84,12 +84,12 @@ RIB_INLINE float exp2_nonpositive(float x) {
 // far more than they are worth. Denormal input counts, whatever torch.set_flush_denormal says:
 // subnormal float16 numbers pass through it.
 class FlushDenormals {
-public:
+   public:
 #ifdef __x86_64__
     FlushDenormals() : saved_(_mm_getcsr()) { _mm_setcsr((saved_ | kFlushResults) & ~kFlushInput); }
     ~FlushDenormals() { _mm_setcsr(saved_); }
 
-private:
+   private:
     static constexpr unsigned kFlushResults = 0x8000, kFlushInput = 0x0040;
     const unsigned saved_;
 #else
@@ -283,12 +283,12 @@ void for_each(int64_t count, int threads, void* parallel, const Body& body) {
 
 // K floats for each thread.
 class Scratch {
-public:
+   public:
     Scratch(int threads, int64_t K) : K_(K), floats_(new (std::nothrow) float[threads * K]) {}
     explicit operator bool() const { return floats_ != nullptr; }
     float* of(int thread) const { return floats_.get() + thread * K_; }
 
-private:
+   private:
     const int64_t K_;
     const std::unique_ptr<float[]> floats_;
 };
