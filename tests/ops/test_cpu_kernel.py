@@ -225,11 +225,11 @@ def test_the_exponential_keeps_its_digits(library):
     problem.products[:, 0] = 0
     problem.half_norms.zero_()
     problem.labels.zero_()
-    problem.log_q = torch.full((1, 32), -1.0)
-    problem.log_q[0, 0] = 0
+    problem.log_q = torch.zeros(1, 32)
+    problem.log_q[0, 0] = -1
     loss, _, _ = problem.bound(library)
-    weight = 31 * (-below.double()).exp()  # of the columns where -log Q is 1
-    torch.testing.assert_close(loss.double(), weight / (1 + weight), rtol=4 * EPS, atol=0)
+    weight = 31 * (-below.double()).exp()  # of the columns where log Q is 0
+    torch.testing.assert_close(loss.double(), 1 / (1 + weight), rtol=4 * EPS, atol=0)
 
 
 @pytest.mark.parametrize("m", [None, 1000])
