@@ -306,13 +306,13 @@ bool check_table(Draw& draw, const std::vector<int64_t>& labels, int64_t K, int6
                    ordered ? "by identity" : "with atomics", (int)n, (int)K, (int)C, args.scale,
                    args.threads));
 
-    const uint64_t seed = simt::order.seed;
+    const uint64_t seed = simt::order_seed;
     Matrix<float> tables[] = {before, before};
     for (Matrix<float>& table : tables) {
         Matrix<float> negentropies(1, n, n);
         args.table = table.data();
         args.negentropy = negentropies.data();
-        simt::order.seed = &table == tables ? seed : seed + 1;
+        simt::order_seed = &table == tables ? seed : seed + 1;
         const int code = rib_table(&args);
         test.expect(code == RIB_OK, "returned %d", code);
         test.expect(table.padding_is_untouched(), "wrote into the padding of the table");
@@ -322,7 +322,7 @@ bool check_table(Draw& draw, const std::vector<int64_t>& labels, int64_t K, int6
             for (int64_t a = 0; a < K; ++a)
                 test.expect_close("table", c, a, table(c, a), expected[c][a]);
     }
-    simt::order.seed = seed;
+    simt::order_seed = seed;
     test.expect(products.same_bytes(logits.products), "wrote into the products");
     const bool same = tables[0].same_bytes(tables[1]);
     test.expect(same || !ordered, "differs with the order of the threads");
@@ -530,7 +530,7 @@ int main(int argc, char** argv) {
         return 2;
     }
     Draw draw(strtoull(argv[2], nullptr, 10));
-    simt::order.seed = strtoull(argv[3], nullptr, 10);
+    simt::order_seed = strtoull(argv[3], nullptr, 10);
     check_bound_refusals();
     check_table_refusals();
     check_limits(draw);

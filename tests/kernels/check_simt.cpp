@@ -135,7 +135,7 @@ int main(int argc, char** argv) {
         fprintf(stderr, "usage: check_simt KERNEL SEED\n");
         return 2;
     }
-    simt::order.seed = strtoull(argv[2], nullptr, 10);
+    simt::order_seed = strtoull(argv[2], nullptr, 10);
     float out[128] = {0.f};
     if (!strcmp(argv[1], "conversions")) return print_conversions(), 0;
     if (!strcmp(argv[1], "refusals")) return print_refusals(out), 0;

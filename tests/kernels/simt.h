@@ -14,13 +14,11 @@
 #ifndef RIB_TESTS_SIMT_H
 #define RIB_TESTS_SIMT_H
 
-#include <stdarg.h>
 #include <stdint.h>
 #include <string.h>
 
 #include <functional>
 #include <memory>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -37,10 +35,8 @@ struct Index {
 // What the kernel reads as threadIdx and so on.
 inline Index thread_index, block_index, block_size, grid_size;
 
-struct Order {
-    uint64_t seed = 0;  // 0: threads and blocks run in the order of their numbers
-};
-inline Order order;
+// Of the order in which threads and blocks run; 0: that of their numbers.
+inline uint64_t order_seed = 0;
 
 // Numbers below `end`, the same on every machine: std::shuffle is free to differ.
 class Random {
@@ -91,7 +87,7 @@ class Block {
         release(&started_);
         for (size_t finished = 0; finished < threads_.size();) {
             bool progress = false;
-            if (order.seed) random.shuffle(turns);
+            if (order_seed) random.shuffle(turns);
             for (unsigned turn : turns) {
                 if (!ready(turn)) continue;
                 progress = true;
@@ -206,11 +202,11 @@ class Block {
 // Runs a grid to its end.
 inline void run_grid(unsigned blocks, unsigned threads, size_t shared_bytes,
                      const std::function<void()>& body) {
-    Random random(order.seed);
+    Random random(order_seed);
     grid_size.x = blocks;
     block_size.x = threads;
     std::vector<unsigned> turns = numbers(blocks);
-    if (order.seed) random.shuffle(turns);
+    if (order_seed) random.shuffle(turns);
     std::vector<std::unique_ptr<Block>> grid;  // all are kept: see Block::finish
     for (unsigned turn : turns) {
         grid.push_back(std::make_unique<Block>(turn, threads, shared_bytes, body));
