@@ -136,7 +136,8 @@ class Library:
 def load(kind: str) -> Library:
     """The compiled kernels of a kind, loaded once in a process; safe to call from any thread.
 
-    What could not be loaded is looked for again at the next call: it may have been built since.
+    What was not there is looked for again at the next call: it may have been built since. (One that
+    was there and could not be used takes a new process: the loader keeps the file it has opened.)
 
     Args:
         kind: "cuda" or "cpu".
