@@ -20,9 +20,9 @@ template <typename Arguments>
 int launch(void (*kernel)(Arguments), const Arguments& args, int64_t blocks, int threads,
            size_t shared_bytes) {
     if (shared_bytes > 48 * 1024) {  // beyond that a kernel has to ask
-        const cudaError_t error = cudaFuncSetAttribute(
-            reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-            static_cast<int>(shared_bytes));
+        const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                                       cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                       static_cast<int>(shared_bytes));
         if (error != cudaSuccess) return error;
     }
     RIB_LAUNCH(kernel, static_cast<unsigned>(blocks), static_cast<unsigned>(threads), shared_bytes,
@@ -57,9 +57,9 @@ int bound_of(const rib_bound_args& p) {
     const size_t scratch = kScratchFloats * sizeof(float);
     const size_t cache = scratch + 2 * sizeof(float) * ((p.K + 3) / 4 * 4);
     const bool sparse = p.index != nullptr;
-    const bool may_be_wide = p.products_pitch % 4 == 0 && aligned(p.products, 16) &&
-                             aligned(p.half_norms, 16) &&
-                             (sparse || (p.log_q_pitch % 4 == 0 && aligned(p.log_q, 4 * sizeof(T))));
+    const bool may_be_wide =
+        p.products_pitch % 4 == 0 && aligned(p.products, 16) && aligned(p.half_norms, 16) &&
+        (sparse || (p.log_q_pitch % 4 == 0 && aligned(p.log_q, 4 * sizeof(T))));
     const bool may_be_cached = !sparse && cache <= limit;
     const bool is_auto = p.variant == RIB_AUTO;
     const bool wide = is_auto ? may_be_wide : p.variant & RIB_WIDE;

@@ -27,42 +27,42 @@ enum rib_dtype { RIB_F32 = 0, RIB_F16 = 1, RIB_BF16 = 2 };
 enum rib_error {
     RIB_OK = 0,
     RIB_EARG = -1, /* a pointer, size, pitch, dtype or variant is not allowed */
-    RIB_EROOM = -2 /* m entries do not fit into the shared memory of this GPU */
+    RIB_EROOM = -2 /* no room: m entries in a GPU's shared memory, scratch rows in main memory */
 };
 
 /* Bits of `variant`; RIB_AUTO leaves the choice to the library. The others are for tests. */
 enum rib_variant { RIB_AUTO = -1, RIB_CACHED = 1, RIB_WIDE = 2 };
 
 typedef struct rib_bound_args {
-    float *products;         /* (n, K); in: F_i . C_a; out: d loss_i / d logits_ia */
-    const float *half_norms; /* (K) */
-    const void *log_q;       /* (C, K), or (C, m) if `index` is given; of log_q_dtype */
-    const int32_t *index;    /* (C, m): the column of each entry of log_q, distinct within a row; an
+    float* products;         /* (n, K); in: F_i . C_a; out: d loss_i / d logits_ia */
+    const float* half_norms; /* (K) */
+    const void* log_q;       /* (C, K), or (C, m) if `index` is given; of log_q_dtype */
+    const int32_t* index;    /* (C, m): the column of each entry of log_q, distinct within a row; an
                                 entry whose column is outside 0..K-1 is unused. NULL: dense */
-    const float *floor;      /* (C): log Q of the columns that are not listed; NULL if dense */
-    const int64_t *labels;   /* (n); < 0: loss 0 and gradient 0; >= C: loss NaN, gradient 0 */
-    float *loss;             /* (n), out, nats */
+    const float* floor;      /* (C): log Q of the columns that are not listed; NULL if dense */
+    const int64_t* labels;   /* (n); < 0: loss 0 and gradient 0; >= C: loss NaN, gradient 0 */
+    float* loss;             /* (n), out, nats */
     int64_t n, K, C, m;      /* m is not read if log_q is dense */
     int64_t products_pitch, log_q_pitch, index_pitch;
     float scale;         /* 2 beta */
     float gamma;         /* 0..1 */
     int32_t log_q_dtype; /* rib_dtype */
     int32_t variant;     /* RIB_AUTO, or RIB_CACHED | RIB_WIDE; the CPU ignores it */
-    int32_t threads;     /* CUDA: of a block, 0 = automatic; CPU: to use, <= 1 = the caller's only */
-    int32_t device;      /* CUDA: its number; the CPU ignores it */
-    void *stream;        /* CUDA: cudaStream_t; the CPU ignores it */
-    void *parallel;      /* CPU: GOMP_parallel of the OpenMP runtime to use, NULL = no threads */
+    int32_t threads; /* CUDA: of a block, 0 = automatic; CPU: to use, <= 1 = the caller's only */
+    int32_t device;  /* CUDA: its number; the CPU ignores it */
+    void* stream;    /* CUDA: cudaStream_t; the CPU ignores it */
+    void* parallel;  /* CPU: GOMP_parallel of the OpenMP runtime to use, NULL = no threads */
 } rib_bound_args;
 
 /* Adds the soft assignments of images to the rows of their identities. */
 typedef struct rib_table_args {
-    const float *products;   /* (n, K): F_i . C_a */
-    const float *half_norms; /* (K) */
-    const int64_t *labels;   /* (n); images with a label outside 0..C-1 are left out */
-    const int64_t *order;    /* (n): the images sorted by label, stably; NULL: add in any order */
-    const int64_t *starts;   /* (C + 1): where each label begins in `order`; NULL with it */
-    float *table;            /* (C, K): += phi_i for every image of the identity */
-    float *negentropy;       /* (n), out: sum_a phi_ia log phi_ia in nats; of an image that is left
+    const float* products;   /* (n, K): F_i . C_a */
+    const float* half_norms; /* (K) */
+    const int64_t* labels;   /* (n); images with a label outside 0..C-1 are left out */
+    const int64_t* order;    /* (n): the images sorted by label, stably; NULL: add in any order */
+    const int64_t* starts;   /* (C + 1): where each label begins in `order`; NULL with it */
+    float* table;            /* (C, K): += phi_i for every image of the identity */
+    float* negentropy;       /* (n), out: sum_a phi_ia log phi_ia in nats; of an image that is left
                                 out it is not written */
     int64_t n, K, C;
     int64_t products_pitch, table_pitch;
@@ -77,11 +77,11 @@ typedef struct rib_table_args {
 extern "C" {
 #endif
 RIB_API int rib_abi(void); /* RIB_ABI_VERSION of the library */
-/* 0, a rib_error, or a positive cudaError_t. Work is queued on the stream, nothing is waited for. */
-RIB_API int rib_bound(const rib_bound_args *args);
-RIB_API int rib_table(const rib_table_args *args);
-RIB_API const char *rib_error_text(int code);
-RIB_API const char *rib_describe(void); /* what the library was built for, for people to read */
+/* 0, a rib_error, or a positive cudaError_t. The work is queued, nothing is waited for. */
+RIB_API int rib_bound(const rib_bound_args* args);
+RIB_API int rib_table(const rib_table_args* args);
+RIB_API const char* rib_error_text(int code);
+RIB_API const char* rib_describe(void); /* what the library was built for, for people to read */
 #ifdef __cplusplus
 }
 #endif

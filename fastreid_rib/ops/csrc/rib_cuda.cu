@@ -3,7 +3,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
-#define RIB_SHARED(type, name)                                 \
+#define RIB_SHARED(type, name)                                  \
     extern __shared__ __align__(16) unsigned char rib_shared[]; \
     type* const name = reinterpret_cast<type*>(rib_shared)
 #define RIB_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
