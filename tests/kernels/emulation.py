@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 from typing import NamedTuple, Sequence, Tuple
@@ -72,7 +73,7 @@ def complaint(result: "subprocess.CompletedProcess[str]") -> str:
     if result.returncode == 0:
         return ""
     for pattern in (
-        r"ERROR: AddressSanitizer: (\S+)",
+        r"ERROR: (?:Address|Thread)Sanitizer: (\S+)",
         r"runtime error: (.{0,40})",
         r"WARNING: ThreadSanitizer: ([^(\n]*)",
         r"simt: ([^:(\n]*)",
@@ -81,7 +82,10 @@ def complaint(result: "subprocess.CompletedProcess[str]") -> str:
         if found:
             return found.group(1).strip()
     failures = len(re.findall("^FAIL", result.stdout, re.MULTILINE))
-    return f"{failures} wrong" if failures else f"exit status {result.returncode}"
+    if failures:
+        return f"{failures} wrong"
+    code = result.returncode
+    return signal.Signals(-code).name if code < 0 else f"exit status {code}"
 
 
 def _run(command: Sequence[str], **options: object) -> "subprocess.CompletedProcess[str]":

@@ -30,4 +30,4 @@ def test_a_bug_without_its_place_is_an_error():
 def test_an_injected_bug_is_noticed(name):
     (mutant,) = [one for one in mutate.MUTANTS if one.name == name]
     (complaint,) = mutate.look_at(mutate.mutated(mutant), [RANDOM])
-    assert "wrong" in complaint
+    assert "wrong" in complaint, complaint
