@@ -183,7 +183,7 @@ def _native_table(
     kind: str,
 ) -> Tensor:
     labels, half_norms = labels.contiguous(), half_norms.contiguous()
-    negentropy = rows.new_zeros(len(rows))
+    negentropy = rows.new_empty(len(rows))
     arguments = native.TableArgs(
         products=rows.data_ptr(),
         half_norms=half_norms.data_ptr(),

@@ -62,8 +62,7 @@ typedef struct rib_table_args {
     const int64_t* order;    /* (n): the images sorted by label, stably; NULL: add in any order */
     const int64_t* starts;   /* (C + 1): where each label begins in `order`; NULL with it */
     float* table;            /* (C, K): += phi_i for every image of the identity */
-    float* negentropy;       /* (n), out: sum_a phi_ia log phi_ia in nats; of an image that is left
-                                out it is not written */
+    float* negentropy;       /* (n), out: sum_a phi_ia log phi_ia in nats; 0 of one left out */
     int64_t n, K, C;
     int64_t products_pitch, table_pitch;
     float scale; /* 2 beta */

@@ -286,6 +286,11 @@ __global__ void __launch_bounds__(kMaxThreads) table_rows(rib_table_args p) {
     RIB_SHARED(float, scratch);
     const int K = (int)p.K;
     const bool ordered = p.order != nullptr;
+    // No block of `order` comes by the images that are left out.
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < p.n;
+         i += (int64_t)gridDim.x * blockDim.x) {
+        if (p.labels[i] < 0 || p.labels[i] >= p.C) p.negentropy[i] = 0.f;
+    }
     const int64_t begin = ordered ? p.starts[blockIdx.x] : (int64_t)blockIdx.x;
     const int64_t end = ordered ? p.starts[blockIdx.x + 1] : begin + 1;
     for (int64_t place = begin; place < end; ++place) {
