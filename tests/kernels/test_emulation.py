@@ -3,6 +3,8 @@
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
+import re
+
 import pytest
 from emulation import ASAN, HERE, PLAIN, RANDOM, TSAN, compile_program, complaint, run_program
 
@@ -137,4 +139,5 @@ def test_kernels(programs, setup, rounds, seed):
     build = PLAIN if setup is RANDOM else setup
     result = run_program(programs["check_rows", build], rounds, seed, setup.order)
     assert complaint(result) == "", result.stdout[-6000:]
-    assert int(result.stdout.split(" cases")[0].split()[-1]) > 70 + 30 * rounds
+    (cases,) = re.findall(r"(\d+) cases", result.stdout)
+    assert int(cases) > 70 + 30 * rounds
