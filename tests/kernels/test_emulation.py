@@ -1,9 +1,8 @@
 """The CUDA kernels run under an emulation of thread blocks; and the emulation is tested first."""
 
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-
-import re
 
 import pytest
 from emulation import ASAN, HERE, PLAIN, RANDOM, TSAN, compile_program, complaint, run_program
