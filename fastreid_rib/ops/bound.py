@@ -77,16 +77,21 @@ def bound(
             "index and floor belong together: give both for a sparse log_q, neither for a dense "
             f"one; got index {'without' if floor is None else 'missing for'} floor"
         )
+    # At a small batch each call into torch shows, so here and below there are none that do nothing.
     dtype = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
-    embeddings, centroids = embeddings.to(dtype), centroids.detach().to(dtype)
+    if embeddings.dtype != dtype:
+        embeddings = embeddings.to(dtype)
+    if centroids.dtype != dtype:
+        centroids = centroids.to(dtype)
     if half_norms is None:
-        half_norms = centroids.square().sum(dim=1) / 2
-    arguments = (embeddings, centroids, log_q.detach(), labels, index, floor)
-    settings = (half_norms.detach().to(dtype), float(beta), float(gamma), backend)
-    if _traced(embeddings):
-        return _custom_op(*arguments, *settings)
-    backends.choose(backend, embeddings.device, dtype)  # what is wrong with it shows here
-    return _Bound.apply(*arguments, *settings)
+        half_norms = centroids.detach().square().sum(dim=1) / 2
+    if half_norms.dtype != dtype:
+        half_norms = half_norms.to(dtype)
+    operation = _custom_op if _traced(embeddings) else _Bound.apply
+    return operation(
+        embeddings, centroids, log_q, labels, index, floor, half_norms,
+        float(beta), float(gamma), backend,
+    )  # fmt: skip
 
 
 def _forward(
@@ -101,13 +106,15 @@ def _forward(
     gamma: float,
     backend: str,
 ) -> Tuple[Tensor, Tensor]:
+    # First, so that a backend that cannot be used raises before anything is computed.
+    kind = backends.choose(backend, embeddings.device, embeddings.dtype)
     rows = empty_rows(embeddings, len(embeddings), len(centroids))
-    with torch.no_grad(), full_precision(embeddings.device):
+    with full_precision(embeddings.device):
         torch.mm(embeddings, centroids.t(), out=rows)
-        loss = bound_rows_(
-            rows, half_norms, log_q, labels, index, floor, scale=2 * beta, gamma=gamma,
-            backend=backend,
-        )  # fmt: skip
+    table = (log_q, index, floor)
+    loss = bound_rows_(
+        rows, half_norms, table, labels, 2 * beta, gamma, kind, may_fall_back=backend == "auto"
+    )
     return loss, rows
 
 
@@ -125,7 +132,9 @@ def _backward(ctx: Any, grad_loss: Optional[Tensor], _: Any) -> Tuple[Optional[T
         return (None,) * 10
     grad_logits, centroids, embeddings = ctx.saved_tensors
     with torch.no_grad(), full_precision(grad_loss.device):
-        grad = torch.mm(grad_logits, centroids).mul_((2 * ctx.beta * grad_loss)[:, None])
+        # beta = 0: the first argument is not read; alpha saves an operation.
+        grad = torch.addmm(embeddings, grad_logits, centroids, beta=0, alpha=2 * ctx.beta)
+        grad.mul_(grad_loss.unsqueeze(1))
     # once_differentiable would let the second derivative with respect to the embeddings pass as
     # zero, since grad_loss does not depend on them.
     if torch.is_grad_enabled():

@@ -5,6 +5,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
+from fastreid_rib.ops import backends
 from fastreid_rib.ops.layout import empty_rows
 from fastreid_rib.ops.precision import full_precision
 from fastreid_rib.ops.rows import table_rows_
@@ -61,6 +62,7 @@ def add_soft_assignments_(
     embeddings, centroids = embeddings.to(dtype), centroids.to(dtype)
     if half_norms is None:
         half_norms = centroids.square().sum(dim=1) / 2
+    kind = backends.choose(backend, embeddings.device, dtype)
     rows = empty_rows(embeddings, len(embeddings), len(centroids))
     with full_precision(embeddings.device):
         torch.mm(embeddings, centroids.t(), out=rows)
@@ -69,7 +71,8 @@ def add_soft_assignments_(
         rows,
         half_norms,
         labels,
-        scale=2 * beta,
+        2 * beta,
+        kind,
         deterministic=deterministic,
-        backend=backend,
+        may_fall_back=backend == "auto",
     )

@@ -23,11 +23,11 @@ def empty_rows(like: Tensor, rows: Any, columns: Any) -> Tensor:
         columns: number of columns.
 
     Returns:
-        (rows, columns), a view into a slightly wider matrix.
+        (rows, columns)
     """
     lines = (columns + _LINE - 1) // _LINE
     # Without a branch, so that torch.compile need not know the size.
-    return like.new_empty(rows, _LINE * (lines + 1 - lines % 2))[:, :columns]
+    return like.new_empty_strided((rows, columns), (_LINE * (lines + 1 - lines % 2), 1))
 
 
 def aligned_rows(matrix: Tensor) -> Tensor:

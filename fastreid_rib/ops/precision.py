@@ -14,6 +14,13 @@ def full_precision(device: torch.device) -> ContextManager[None]:
     Args:
         device: device of the operands.
     """
-    if device.type in ("cpu", "cuda"):
+    # Asked first: entering the context costs more than the row kernel of a small batch.
+    if device.type in ("cpu", "cuda") and _autocast_is_on(device.type):
         return torch.autocast(device.type, enabled=False)
     return contextlib.nullcontext()
+
+
+def _autocast_is_on(kind: str) -> bool:
+    if hasattr(torch, "get_autocast_dtype"):  # torch >= 2.4
+        return torch.is_autocast_enabled(kind)
+    return torch.is_autocast_enabled() if kind == "cuda" else torch.is_autocast_cpu_enabled()

@@ -4,7 +4,7 @@ Legend: n images, K clusters, C identities, m listed entries in a row of a spars
 """
 
 import contextlib
-from typing import Any, ContextManager, Optional
+from typing import Any, ContextManager, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -13,20 +13,21 @@ from fastreid_rib.ops import backends, native
 from fastreid_rib.ops.group_sum import group_sum
 from fastreid_rib.ops.layout import pitch, with_contiguous_rows
 
+ClassTable = Tuple[Tensor, Optional[Tensor], Optional[Tensor]]
+"""log Q (C, K) alone, or entries (C, m), their columns (C, m) and a floor (C,): see ``bound``."""
+
 _DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # enum rib_dtype of rib.h
 
 
 def bound_rows_(
     rows: Tensor,
     half_norms: Tensor,
-    log_q: Tensor,
+    table: ClassTable,
     labels: Tensor,
-    index: Optional[Tensor],
-    floor: Optional[Tensor],
-    *,
     scale: float,
     gamma: float,
-    backend: str,
+    kind: str,
+    may_fall_back: bool = False,
 ) -> Tensor:
     """Turns products into the gradient of the bound, in place, and returns the bound.
 
@@ -34,74 +35,78 @@ def bound_rows_(
         rows: (n, K), float32 or float64, contiguous rows. In: ``F_i . C_a``. Out:
             ``d loss_i / d logits_ia`` with ``logits_ia = scale * (F_i . C_a - |C_a|^2 / 2)``.
         half_norms: (K,), dtype of ``rows``: ``|C_a|^2 / 2``.
-        log_q: (C, K), or (C, m) with ``index``; see ``bound``.
+        table: log Q, see ``bound``.
         labels: (n,), int64; see ``bound``.
-        index: (C, m), int32, or None.
-        floor: (C,), or None.
         scale: 2 beta.
         gamma: 0..1.
-        backend: as for ``bound``.
+        kind: "cuda", "cpu" or "torch", from ``backends.choose``.
+        may_fall_back: compute in PyTorch, now and from now on, if the kernels fail to launch.
 
     Returns:
         (n,), dtype of ``rows``, nats.
+
+    Raises:
+        native.Unavailable: the kernels fail to launch.
     """
-    kind = backends.choose(backend, rows.device, rows.dtype)
     if kind != "torch":
         try:
-            return _native_bound(rows, half_norms, log_q, labels, index, floor, scale, gamma, kind)
+            return _native_bound(rows, half_norms, table, labels, scale, gamma, kind)
         except native.Unavailable as error:
             # A launch that failed has changed nothing, so the rows are still the products.
-            if backend != "auto":
+            if not may_fall_back:
                 raise
             backends.give_up(kind, error)
-    return _torch_bound(rows, half_norms, log_q, labels, index, floor, scale, gamma)
+    return _torch_bound(rows, half_norms, table, labels, scale, gamma)
 
 
 def table_rows_(
-    table: Tensor,
+    sums: Tensor,
     rows: Tensor,
     half_norms: Tensor,
     labels: Tensor,
-    *,
     scale: float,
-    deterministic: bool,
-    backend: str,
+    kind: str,
+    *,
+    deterministic: bool = False,
+    may_fall_back: bool = False,
 ) -> Tensor:
     """Adds the soft assignments of images to the rows of their identities, in place.
 
     Args:
-        table: (C, K), float32 or float64, contiguous rows.
-        rows: (n, K), dtype of ``table``, contiguous rows: ``F_i . C_a``. PyTorch overwrites it.
-        half_norms: (K,), dtype of ``table``: ``|C_a|^2 / 2``.
+        sums: (C, K), float32 or float64, contiguous rows.
+        rows: (n, K), dtype of ``sums``, contiguous rows: ``F_i . C_a``. PyTorch overwrites it.
+        half_norms: (K,), dtype of ``sums``: ``|C_a|^2 / 2``.
         labels: (n,), int64; images with a label outside 0..C-1 are left out.
         scale: 2 beta.
+        kind: as for :func:`bound_rows_`.
         deterministic: add in the order of the images on a GPU too.
-        backend: as for ``bound``.
+        may_fall_back: as for :func:`bound_rows_`.
 
     Returns:
-        (n,), dtype of ``table``: ``sum_a phi_ia log phi_ia``, nats; 0 for one that is left out.
+        (n,), dtype of ``sums``: ``sum_a phi_ia log phi_ia``, nats; 0 for one that is left out.
+
+    Raises:
+        native.Unavailable: the kernels fail to launch.
     """
-    kind = backends.choose(backend, rows.device, rows.dtype)
     if kind != "torch":
         try:
-            return _native_table(table, rows, half_norms, labels, scale, deterministic, kind)
+            return _native_table(sums, rows, half_norms, labels, scale, deterministic, kind)
         except native.Unavailable as error:
-            if backend != "auto":
+            if not may_fall_back:
                 raise
             backends.give_up(kind, error)
-    return _torch_table(table, rows, half_norms, labels, scale)
+    return _torch_table(sums, rows, half_norms, labels, scale)
 
 
 def _torch_bound(
     rows: Tensor,
     half_norms: Tensor,
-    log_q: Tensor,
+    table: ClassTable,
     labels: Tensor,
-    index: Optional[Tensor],
-    floor: Optional[Tensor],
     scale: float,
     gamma: float,
 ) -> Tensor:
+    log_q, index, floor = table
     row_of_table = labels.clamp(0, len(log_q) - 1)
     score = -log_q.index_select(0, row_of_table).to(rows.dtype)
     if index is not None and floor is not None:
@@ -124,26 +129,25 @@ def _torch_bound(
 
 
 def _torch_table(
-    table: Tensor, rows: Tensor, half_norms: Tensor, labels: Tensor, scale: float
+    sums: Tensor, rows: Tensor, half_norms: Tensor, labels: Tensor, scale: float
 ) -> Tensor:
     log_phi = rows.sub_(half_norms).mul_(scale).log_softmax(dim=1)
     phi = log_phi.exp()
-    left_out = ((labels < 0) | (labels >= len(table)))[:, None]
-    table += group_sum(phi.masked_fill(left_out, 0), labels.clamp(0, len(table) - 1), len(table))
+    left_out = ((labels < 0) | (labels >= len(sums)))[:, None]
+    sums += group_sum(phi.masked_fill(left_out, 0), labels.clamp(0, len(sums) - 1), len(sums))
     return (phi * log_phi).masked_fill_(left_out, 0).sum(dim=1)
 
 
 def _native_bound(
     rows: Tensor,
     half_norms: Tensor,
-    log_q: Tensor,
+    table: ClassTable,
     labels: Tensor,
-    index: Optional[Tensor],
-    floor: Optional[Tensor],
     scale: float,
     gamma: float,
     kind: str,
 ) -> Tensor:
+    log_q, index, floor = table
     log_q = with_contiguous_rows(log_q if log_q.dtype in _DTYPES else log_q.float())
     labels, half_norms = labels.contiguous(), half_norms.contiguous()
     loss = rows.new_empty(len(rows))
@@ -174,7 +178,7 @@ def _native_bound(
 
 
 def _native_table(
-    table: Tensor,
+    sums: Tensor,
     rows: Tensor,
     half_norms: Tensor,
     labels: Tensor,
@@ -188,19 +192,19 @@ def _native_table(
         products=rows.data_ptr(),
         half_norms=half_norms.data_ptr(),
         labels=labels.data_ptr(),
-        table=table.data_ptr(),
+        table=sums.data_ptr(),
         negentropy=negentropy.data_ptr(),
         n=len(rows),
         K=rows.shape[1],
-        C=len(table),
+        C=len(sums),
         products_pitch=pitch(rows),
-        table_pitch=pitch(table),
+        table_pitch=pitch(sums),
         scale=scale,
     )
     if deterministic and kind == "cuda":  # the CPU library is so in any case
         by_label = labels.sort(stable=True)
         order = by_label.indices
-        identities = torch.arange(len(table) + 1, device=labels.device)
+        identities = torch.arange(len(sums) + 1, device=labels.device)
         starts = torch.searchsorted(by_label.values, identities)
         arguments.order, arguments.starts = order.data_ptr(), starts.data_ptr()
     with _on_device(arguments, rows.device):

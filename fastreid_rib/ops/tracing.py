@@ -2,8 +2,9 @@
 
 import torch
 
+_CAN_COMPILE = hasattr(torch, "compiler")
+
 
 def is_compiling() -> bool:
     """True while ``torch.compile`` or ``torch.export`` traces; always False before torch 2.1."""
-    compiler = getattr(torch, "compiler", None)
-    return compiler is not None and compiler.is_compiling()
+    return _CAN_COMPILE and torch.compiler.is_compiling()

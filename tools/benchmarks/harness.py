@@ -131,10 +131,10 @@ class Traffic(TorchDispatchMode):
             return result
         self.launches += 1
         results = list(result) if isinstance(result, (tuple, list)) else [result]
-        if name.startswith("addmm"):
+        if name.startswith("addmm") and (kwargs or {}).get("beta", 1) != 0:
             self.launches += 1
             moved = results
-        elif name.startswith("mm"):
+        elif name.startswith(("mm", "addmm")):
             moved = []
         elif name.startswith("index"):
             moved = results + results

@@ -4,13 +4,14 @@
 autograd; ``compiled`` is ``torch.compile`` of it; ``published`` follows the public code of the
 authors' sister method: a loop over centroids, then an n x K x C product, written anew.
 ``products`` are the two matrix products alone, which every way needs (``padded``: into rows that
-begin at aligned addresses, as ``fused`` has them).
+begin at aligned addresses, as ``fused`` has them; ``graph``: as forward and backward of autograd).
 """
 
 import torch
 from benchmarks.harness import Traffic, interleaved, medians, peak_bytes, ratio
 
 from fastreid_rib.ops import aligned_rows, bound
+from fastreid_rib.ops.backends import choose
 from fastreid_rib.ops.layout import empty_rows
 from fastreid_rib.ops.rows import bound_rows_
 
@@ -86,6 +87,11 @@ class Problem:
         self.embeddings.detach() @ self.centroids.t()
         self.matrix @ self.centroids
 
+    def products_graph(self):
+        """The same as a matrix product and its backward."""
+        product = self.embeddings @ self.centroids.t()
+        torch.autograd.grad(product, self.embeddings, self.matrix)
+
     def products_padded(self):
         """The same, with the logits in aligned rows."""
         rows = empty_rows(self.embeddings, self.n, self.clusters)
@@ -105,6 +111,7 @@ def speed(problem, budget, device):
     slow = {name: problem.both(ways.pop(name)) for name in list(ways) if name == "published"}
     both = {name: problem.both(way) for name, way in ways.items()}
     both["products"], both["padded"] = problem.products, problem.products_padded
+    both["graph"] = problem.products_graph
     times = interleaved(both, budget, device)
     forward = interleaved(
         {name: (lambda way=way: way(problem.embeddings)) for name, way in ways.items()},
@@ -138,6 +145,7 @@ def speed(problem, budget, device):
         },
         "fused / products": ratio(times, "fused", "products"),
         "fused / padded": ratio(times, "fused", "padded"),
+        "fused / graph": ratio(times, "fused", "graph"),
         "eager / fused": ratio(times, "eager", "fused"),
     }
     for name, function in slow.items():
@@ -151,12 +159,13 @@ def row_kernel(problem, budget, device):
     """The row kernel on ready products, the eager form on ready logits, a pass over the buffer."""
     rows = empty_rows(problem.embeddings, problem.n, problem.clusters)
     ready = (problem.embeddings.detach() @ problem.centroids.t()).contiguous()
+    kind = choose("auto", torch.device(device))
     logits = (2 * BETA * (ready - problem.half_norms)).requires_grad_()
 
     def kernel():
         bound_rows_(
-            rows, problem.half_norms, problem.log_q, problem.labels, None, None,
-            scale=2 * BETA, gamma=GAMMA, backend="auto",
+            rows, problem.half_norms, (problem.log_q, None, None), problem.labels, 2 * BETA, GAMMA,
+            kind,
         )  # fmt: skip
 
     times = interleaved(
