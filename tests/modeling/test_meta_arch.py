@@ -10,6 +10,7 @@ from fastreid.modeling.meta_arch import MGN, Baseline, Distiller, MoCo
 from fastreid.utils.events import EventStorage
 
 from fastreid_rib.modeling.meta_arch import embedding_and_labels
+from fastreid_rib.ops import native
 
 # From the second epoch on, so that tests need no third.
 SOON = {"MODEL.LOSSES.RIB.WARMUP_EPOCHS": 1}
@@ -56,6 +57,26 @@ def test_scale_multiplies_the_bound(make_cfg):
         step(model, epoch=0)
         values.append(step(model, epoch=1)["loss_rib"].item())
     assert values[1] == pytest.approx(2.5 * values[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_the_backend_is_the_config_s(make_cfg, backend):
+    model = build_model(make_cfg({**RIB, "MODEL.LOSSES.RIB.BACKEND": backend}))
+    assert model.rib.backend == backend
+    step(model, epoch=0)
+    assert step(model, epoch=1)["loss_rib"].item() > 0
+
+
+def test_a_backend_that_cannot_work_is_told_when_the_model_is_built(make_cfg, monkeypatch):
+    with pytest.raises(ValueError, match="backend 'cuda' works on cuda tensors"):
+        build_model(make_cfg({**RIB, "MODEL.LOSSES.RIB.BACKEND": "cuda"}))
+
+    def load(kind):
+        raise native.Unavailable("the cpu kernels are not built; build them")
+
+    monkeypatch.setattr(native, "load", load)
+    with pytest.raises(native.Unavailable, match="build them"):
+        build_model(make_cfg({**RIB, "MODEL.LOSSES.RIB.BACKEND": "cpu"}))
 
 
 def test_rib_alone_trains(make_cfg):
