@@ -1,0 +1,264 @@
+"""Channel attention for (B, C, H, W) maps: SE, ECA, the channel half of CBAM, and CAM.
+
+The first three multiply each channel by a gate. As published a gate is a sigmoid, which starts near
+1/2: put into a pretrained network it halves the map, and what was learnt behind it no longer fits.
+Here, unless ``start="published"``, the gate is twice a sigmoid and the layer before it starts at
+zero. The gate then starts at exactly 1, can amplify as well as suppress (0..2), and weight decay
+pulls towards leaving the map alone. At step 0 only that last layer gets a gradient; the layers
+before it get exact zeros, and a gradient after the first update.
+
+Legend: B images, C channels, H x W positions.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from fastreid_rib.attention.attend import at_least_float32, attend, attention_weights
+from fastreid_rib.attention.inputs import check_channels, check_positive
+from fastreid_rib.ops.precision import full_precision
+
+STARTS = ("identity", "published")
+"""Gate of 2 sigmoid(0) = 1, or sigmoid of a random initialisation."""
+
+
+class ChannelGate(nn.Module):
+    """Multiplies each channel by a gate computed from the whole map.
+
+    Args:
+        channels: C, >= 1.
+        start: "identity" or "published", see the module's text.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(self, channels: int, start: str) -> None:
+        """Arguments: see the class."""
+        super().__init__()
+        check_positive(channels=channels)
+        if start not in STARTS:
+            raise ValueError(f"start must be one of {', '.join(STARTS)}, got {start!r}")
+        self.channels = channels
+        self.start = start
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(B, C): what the sigmoid is taken of.
+
+        Args:
+            x: (B, C, H, W).
+        """
+        raise NotImplementedError
+
+    def gate(self, x: Tensor) -> Tensor:
+        """The factors of the channels.
+
+        Args:
+            x: (B, C, H, W), any floating dtype.
+
+        Returns:
+            (B, C), at least float32, 0..2 (0..1 with ``start="published"``).
+        """
+        check_channels(self, x, self.channels)
+        gate = torch.sigmoid(at_least_float32(self.logits(x)))
+        return 2 * gate if self.start == "identity" else gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The map with each channel times its gate.
+
+        Args:
+            x: (B, C, H, W), any floating dtype.
+
+        Returns:
+            Shape and dtype of ``x``.
+
+        Raises:
+            ValueError: not a map, or of other channels.
+        """
+        return x * self.gate(x).to(x.dtype)[:, :, None, None]
+
+    def extra_repr(self) -> str:
+        """Settings that the submodules do not show."""
+        return f"{self.channels}, start={self.start}"
+
+    def _last(self, layer: nn.Module) -> None:
+        """Names the layer that gives the logits, so that it starts as ``start`` says."""
+        if self.start == "identity":
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
+
+
+class SE(ChannelGate):
+    """Squeeze and excitation: ``x * sigmoid(W2 relu(W1 mean(x)))``.
+
+    Hu, Shen, Sun, "Squeeze-and-Excitation Networks", CVPR 2018. Without biases, as in its equation
+    (and as in FastReID's own). Differs in the start only, see the module's text.
+
+    Args:
+        channels: C, >= 1.
+        reduction: C is divided by this between the two layers, 1..C.
+        start: "identity" or "published".
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(self, channels: int, *, reduction: int = 16, start: str = "identity") -> None:
+        """Arguments: see the class."""
+        super().__init__(channels, start)
+        self.excite = _bottleneck(channels, reduction)
+        self._last(self.excite[-1])
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(B, C).
+
+        Args:
+            x: (B, C, H, W).
+        """
+        return self.excite(x.mean(dim=(2, 3)))
+
+
+class ECA(ChannelGate):
+    """Efficient channel attention: a 1-D convolution over the mean of each channel.
+
+    Wang et al., "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks",
+    CVPR 2020. Differs in the start only, see the module's text.
+
+    Args:
+        channels: C, >= 1.
+        kernel_size: channels that a gate looks at, odd; 0: the paper's choice, the odd number next
+            to (log2(C) + 1) / 2.
+        start: "identity" or "published".
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(self, channels: int, *, kernel_size: int = 0, start: str = "identity") -> None:
+        """Arguments: see the class."""
+        super().__init__(channels, start)
+        if kernel_size < 0 or (kernel_size and kernel_size % 2 == 0):
+            raise ValueError(
+                f"kernel_size must be odd, or 0 for the paper's choice, got {kernel_size}"
+            )
+        # As in the authors' code: truncated, and made odd upwards.
+        size = kernel_size or int((math.log2(channels) + 1) / 2) | 1
+        self.conv = nn.Conv1d(1, 1, size, padding=size // 2, bias=False)
+        self._last(self.conv)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(B, C).
+
+        Args:
+            x: (B, C, H, W).
+        """
+        return self.conv(x.mean(dim=(2, 3))[:, None])[:, 0]
+
+
+class CBAMChannel(ChannelGate):
+    """The channel half of CBAM: ``x * sigmoid(f(mean(x)) + f(max(x)))``, f two layers as in SE.
+
+    Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018, equation 2. Without biases,
+    as there. Differs in the start only, see the module's text.
+
+    Args:
+        channels: C, >= 1.
+        reduction: C is divided by this between the two layers, 1..C.
+        start: "identity" or "published".
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(self, channels: int, *, reduction: int = 16, start: str = "identity") -> None:
+        """Arguments: see the class."""
+        super().__init__(channels, start)
+        self.excite = _bottleneck(channels, reduction)
+        self._last(self.excite[-1])
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(B, C).
+
+        Args:
+            x: (B, C, H, W).
+        """
+        # amax and not a pooling layer, whose gradient on a GPU depends on the order of atomics.
+        return self.excite(x.mean(dim=(2, 3))) + self.excite(x.amax(dim=(2, 3)))
+
+
+class CAM(nn.Module):
+    """Channel affinity: each channel takes from those that differ most from it.
+
+    ::
+
+        A = softmax(max(X X^T) - X X^T)      (C, C), the maximum over each row
+        x + gamma * A X                      X: (C, H * W)
+
+    The channel attention module of DANet (Fu et al., "Dual Attention Network for Scene
+    Segmentation", CVPR 2019), which ABD-Net brought to Re-ID (Chen et al., "ABD-Net: Attentive but
+    Diverse Person Re-Identification", ICCV 2019). As published, with gamma starting at 0: the
+    identity at step 0. Subtracting from the maximum changes no softmax, so softmax(-X X^T) is what
+    is computed, in float32 under autocast: these sums over positions reach hundreds, and bfloat16
+    would round them by whole nats. The C x C weights are never held as a whole.
+
+    Args:
+        channels: C, >= 1.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(self, channels: int) -> None:
+        """Arguments: see the class."""
+        super().__init__()
+        check_positive(channels=channels)
+        self.channels = channels
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The map and what its channels take from each other.
+
+        Args:
+            x: (B, C, H, W), any floating dtype.
+
+        Returns:
+            Shape and dtype of ``x``.
+
+        Raises:
+            ValueError: not a map, or of other channels.
+        """
+        rows = self._rows(x)
+        with full_precision(x.device):
+            mixed = attend(rows, rows, rows, -1.0)
+        return x + (self.gamma * mixed).to(x.dtype).reshape(x.shape)
+
+    @torch.no_grad()
+    def weights(self, x: Tensor) -> Tensor:
+        """(B, C, C), at least float32: row i says how much of each channel goes into channel i.
+
+        Args:
+            x: as for ``forward``.
+        """
+        rows = self._rows(x)
+        with full_precision(x.device):
+            return attention_weights(rows, rows, -1.0)
+
+    def extra_repr(self) -> str:
+        """The channels."""
+        return f"{self.channels}"
+
+    def _rows(self, x: Tensor) -> Tensor:
+        check_channels(self, x, self.channels)
+        return at_least_float32(x.flatten(2))
+
+
+def _bottleneck(channels: int, reduction: int) -> nn.Sequential:
+    if not 1 <= reduction <= channels:
+        raise ValueError(f"reduction must be in 1..{channels}, the channels, got {reduction}")
+    hidden = channels // reduction
+    return nn.Sequential(
+        nn.Linear(channels, hidden, bias=False),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden, channels, bias=False),
+    )

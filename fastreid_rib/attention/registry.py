@@ -1,0 +1,69 @@
+"""Attention modules by name."""
+
+import difflib
+import inspect
+from typing import Any, Dict, Iterable, Type
+
+from torch import nn
+
+from fastreid_rib.attention.channel import CAM, ECA, SE, CBAMChannel
+from fastreid_rib.attention.dcs import DCSAttention
+from fastreid_rib.attention.self_attention import SelfAttention
+
+ATTENTIONS: Dict[str, Type[nn.Module]] = {
+    "DCS": DCSAttention,
+    "SelfAttention": SelfAttention,
+    "SE": SE,
+    "ECA": ECA,
+    "CBAM": CBAMChannel,
+    "CAM": CAM,
+}
+"""Each takes the channels and its settings, and maps (B, C, H, W) to the same shape and dtype; DCS
+and SelfAttention take (B, N, C) tokens too. A class put in here can be built by its name."""
+
+
+def build_attention(name: str, channels: int, **settings: Any) -> nn.Module:
+    """Builds an attention module.
+
+    Args:
+        name: a key of :data:`ATTENTIONS`.
+        channels: C of the maps that it will get.
+        settings: as in the module's class; those left out keep their defaults.
+
+    Raises:
+        KeyError: not a name.
+        TypeError: not a setting of that module.
+        ValueError: a setting is out of its range.
+    """
+    known = attention_settings(name)
+    for setting in settings:
+        if setting not in known:
+            raise TypeError(
+                f"attention '{name}' has no setting '{setting}'.{_hint(setting, known)} It has "
+                f"{', '.join(known) or 'none'}."
+            )
+    return ATTENTIONS[name](channels, **settings)
+
+
+def attention_settings(name: str) -> Dict[str, Any]:
+    """The settings that a module takes besides the channels, with their defaults.
+
+    Args:
+        name: a key of :data:`ATTENTIONS`.
+
+    Raises:
+        KeyError: not a name.
+    """
+    if name not in ATTENTIONS:
+        raise KeyError(
+            f"no attention is called '{name}'.{_hint(name, ATTENTIONS)} There are "
+            f"{', '.join(ATTENTIONS)}."
+        )
+    parameters = inspect.signature(ATTENTIONS[name]).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def _hint(written: str, known: Iterable[str]) -> str:
+    by_case = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(str(written).lower(), list(by_case), n=1)
+    return f" Did you mean '{by_case[close[0]]}'?" if close else ""

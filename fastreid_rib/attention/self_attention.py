@@ -1,0 +1,155 @@
+"""Self-attention over the positions of a map, or over tokens, added to its input.
+
+Legend: B images, N tokens (for a map N = H * W, row by row), C channels, D channels inside.
+"""
+
+from typing import NamedTuple, Optional, Tuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastreid_rib.attention.attend import at_least_float32, attend, attention_weights
+from fastreid_rib.attention.inputs import check_channels, check_positive
+
+SCALES = ("sqrt", "cosine")
+"""How affinities are scaled: dot product over sqrt(D), or cosine similarity times a number."""
+
+# The least norm that a token is divided by. A mask can leave a token empty; its gradient is then
+# multiplied by at most a thousand (times the number), and not by the 1e12 of torch's default.
+_LEAST_NORM = 1e-3
+
+
+class Explanation(NamedTuple):
+    """What an attention module did with a batch, for pictures. No gradients.
+
+    Attributes:
+        weights: (B, N, N), float32 (float64 for float64 input): row i says how much of each token
+            goes into token i; rows sum to 1.
+        mask: (B, N, D), bool: the channels that took part in each token's affinity, or None for a
+            module without a mask.
+        kept: (B, N), float32, 0..1: share of channels kept, or None for a module without a mask.
+    """
+
+    weights: Tensor
+    mask: Optional[Tensor]
+    kept: Optional[Tensor]
+
+
+class SelfAttention(nn.Module):
+    """Dense self-attention: DCS-Attention without the mask, for ablations.
+
+    ::
+
+        Z = X  (width 0)  or  X W_r                     (N, D)
+        X + softmax(scale * Z Z^T) Z W_p + b_p          (N, C)
+
+    The affinity is symmetric, as in the paper (arXiv 2505.08961), rather than one of separate
+    queries and keys. A map of values of its own would be lost in the projection that follows it: a
+    product of two matrices with nothing between them is one matrix.
+
+    ``W_p`` and ``b_p`` start at zero, so at step 0 the module is the identity. They get a gradient
+    in that step; the parameters before them get exact zeros in it, because their gradient passes
+    through ``W_p``, but they are in the graph (DDP needs no ``find_unused_parameters``), and get
+    a gradient from the step on that follows the first update.
+
+    Softmax of the affinities and norms are computed in float32 under autocast; the products in
+    autocast's dtype. On a GPU the backward pass of torch's fused attention may add in another
+    order in each run; ``torch.use_deterministic_algorithms(True)`` makes it the same.
+
+    Args:
+        channels: C, >= 1.
+        width: D, 0..C; 0: as many as C, as in the paper, and no ``W_r``.
+        scale: "sqrt": dot products over sqrt(D); "cosine": cosine similarities times
+            ``cosine_factor``.
+        cosine_factor: > 0.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        width: int = 0,
+        scale: str = "sqrt",
+        cosine_factor: float = 16.0,
+    ) -> None:
+        """Arguments: see the class."""
+        super().__init__()
+        check_positive(channels=channels, cosine_factor=cosine_factor)
+        if not 0 <= width <= channels:
+            raise ValueError(f"width must be in 0..{channels}, the channels (0: all), got {width}")
+        if scale not in SCALES:
+            raise ValueError(f"scale must be one of {', '.join(SCALES)}, got {scale!r}")
+        self.channels = channels
+        self.width = width or channels
+        self.scale = scale
+        self.cosine_factor = float(cosine_factor)
+        # Without a bias: one added to all tokens alike would shift the affinities, and
+        # b_p does what it would do to the values.
+        self.reduce = nn.Linear(channels, width, bias=False) if width else nn.Identity()
+        self.project = nn.Linear(self.width, channels)
+        nn.init.zeros_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The input and what its tokens take from each other.
+
+        Args:
+            x: (B, N, C) tokens or (B, C, H, W) map, any floating dtype.
+
+        Returns:
+            Shape and dtype of ``x``.
+
+        Raises:
+            ValueError: neither tokens nor a map, or of other channels.
+        """
+        values = self.reduce(self._tokens(x))
+        keys, factor, _ = self._affinity(values)
+        change = self.project(attend(keys, keys, values, factor)).to(x.dtype)
+        if x.dim() == 4:
+            change = change.transpose(1, 2).reshape(x.shape)
+        return x + change
+
+    @torch.no_grad()
+    def explain(self, x: Tensor) -> Explanation:
+        """Attention weights and mask; the whole (B, N, N), so for a few images at a time.
+
+        In training mode the mask is a random draw, as it is in ``forward``.
+
+        Args:
+            x: as for ``forward``.
+        """
+        keys, factor, mask = self._affinity(self.reduce(self._tokens(x)))
+        weights = attention_weights(keys, keys, factor)
+        if mask is None:
+            return Explanation(weights, None, None)
+        return Explanation(weights, mask > 0.5, mask.float().mean(dim=2))
+
+    def extra_repr(self) -> str:
+        """Settings that the submodules do not show."""
+        factor = f" x {self.cosine_factor:g}" if self.scale == "cosine" else ""
+        return f"{self.channels}, width={self.width}, scale={self.scale}{factor}"
+
+    def mask_of(self, tokens: Tensor) -> Optional[Tensor]:
+        """(B, N, D) mask of the channels that take part in the affinity; None: all of them.
+
+        Args:
+            tokens: (B, N, D).
+        """
+        return None
+
+    def _affinity(self, tokens: Tensor) -> Tuple[Tensor, float, Optional[Tensor]]:
+        """Keys (B, N, D), the factor of their dot products, and the mask."""
+        mask = self.mask_of(tokens)
+        keys = tokens if mask is None else tokens * mask
+        if self.scale == "sqrt":
+            return keys, self.width**-0.5, mask
+        unit = F.normalize(at_least_float32(keys), dim=2, eps=_LEAST_NORM)
+        return unit.to(keys.dtype), self.cosine_factor, mask
+
+    def _tokens(self, x: Tensor) -> Tensor:
+        check_channels(self, x, self.channels, tokens=True)
+        return x.flatten(2).transpose(1, 2) if x.dim() == 4 else x
