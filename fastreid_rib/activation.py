@@ -30,6 +30,9 @@ REGISTRATIONS = {
     "fastreid.data.datasets": "fastreid_rib.data.synthetic",
     "fastreid.data.data_utils": "fastreid_rib.modeling.seeding:extend_data_loader",
     "fastreid.engine.defaults": "fastreid_rib.modeling.startup:extend_default_setup",
+    "fastreid.modeling.backbones.build": "fastreid_rib.modeling.placement:extend_backbones",
+    "fastreid.modeling.heads": "fastreid_rib.modeling.heads",
+    "fastreid.modeling.heads.build": "fastreid_rib.modeling.placement:extend_heads",
     "fastreid.modeling.meta_arch.build": "fastreid_rib.modeling.meta_arch:extend_registry",
 }
 

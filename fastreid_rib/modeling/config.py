@@ -1,7 +1,7 @@
-"""The configuration keys of RIB, their validation, and the names of losses."""
+"""The plugin's configuration keys, their validation, and the names of losses."""
 
 import difflib
-from typing import Any, Callable, List, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from fastreid_rib.compat.patching import wrap
 
@@ -57,6 +57,37 @@ def add_keys(defaults: Any) -> None:
     # where there are none (the log says why); "cuda", "cpu" and "torch" insist.
     _C.MODEL.LOSSES.RIB.BACKEND = "auto"
 
+    _C.MODEL.ATTENTION = type(_C)()
+    # Attention module: "DCS", "SelfAttention" (DCS without its mask), or a channel attention "SE",
+    # "ECA", "CBAM", "CAM". "" = none.
+    _C.MODEL.ATTENTION.NAME = ""
+    # Where it stands, one of its own at each place: "head" (on the map before pooling) and stages
+    # of the backbone, such as "layer3" (README: "Attention"); a wrong name lists what there is. In
+    # a ViT ("blocks",), which masks queries and keys of every block.
+    _C.MODEL.ATTENTION.PLACEMENT = ("head",)
+    # What MODEL.HEADS.NAME ChannelAttentionHead holds: "SE", "ECA", "CBAM" or "CAM".
+    _C.MODEL.ATTENTION.CHANNEL = "SE"
+    # DCS, SelfAttention: channels inside, 0..those of the map. 0 = all, as in the paper: at 2048
+    # channels a mask layer of 4.2 million weights; fewer cost less.
+    _C.MODEL.ATTENTION.WIDTH = 0
+    # DCS: temperature of the mask's gradient at the first epoch and at the last, > 0; it falls
+    # geometrically from epoch to epoch.
+    _C.MODEL.ATTENTION.TEMPERATURE = 1.0
+    _C.MODEL.ATTENTION.FINAL_TEMPERATURE = 0.5
+    # DCS: where the mask's bias starts, -20..20. In training a share of sigmoid(MASK_BIAS) of the
+    # channels is kept at first; in evaluation all of them if it is positive.
+    _C.MODEL.ATTENTION.MASK_BIAS = 1.0
+    # DCS, SelfAttention: affinities are "sqrt", dot products over sqrt(channels inside), or
+    # "cosine", cosine similarities times COSINE_FACTOR (> 0). In a ViT its own scale stays.
+    _C.MODEL.ATTENTION.SCALE = "sqrt"
+    _C.MODEL.ATTENTION.COSINE_FACTOR = 16.0
+    # SE, CBAM: the channels are divided by this between their two layers, >= 1.
+    _C.MODEL.ATTENTION.REDUCTION = 16
+    # ECA: channels that a gate looks at, odd; 0 = the paper's choice for the number of channels.
+    _C.MODEL.ATTENTION.KERNEL_SIZE = 0
+    # SE, ECA, CBAM: "identity" starts with gates of 1, "published" as in their papers, near 1/2.
+    _C.MODEL.ATTENTION.START = "identity"
+
 
 def keep_dumps_portable(config: Any) -> None:
     """Makes ``CfgNode.dump`` leave out plugin keys at their defaults.
@@ -76,18 +107,24 @@ def keep_dumps_portable(config: Any) -> None:
 
 def _without_defaults(cfg: Any, defaults: Any) -> Any:
     """A copy of ``cfg`` without the plugin's keys that hold their default."""
-    rib = cfg.get("MODEL", {}).get("LOSSES", {}).get("RIB")
-    if rib is None:
+    model = cfg.get("MODEL", {})
+    if "ATTENTION" not in model or "RIB" not in model.get("LOSSES", {}):
         return cfg
     cfg = cfg.clone()
     cfg.defrost()
-    ours = ((cfg, {"SEED": defaults.SEED}), (cfg.MODEL.LOSSES.RIB, defaults.MODEL.LOSSES.RIB))
+    model, stock = cfg.MODEL, defaults.MODEL
+    ours = (
+        (cfg, {"SEED": defaults.SEED}),
+        (model.LOSSES.RIB, stock.LOSSES.RIB),
+        (model.ATTENTION, stock.ATTENTION),
+    )
     for node, default in ours:
         for key, value in default.items():
             if node.get(key, value) == value:
                 node.pop(key, None)
-    if not cfg.MODEL.LOSSES.RIB:
-        del cfg.MODEL.LOSSES["RIB"]
+    for parent, name in ((model.LOSSES, "RIB"), (model, "ATTENTION")):
+        if not parent[name]:
+            del parent[name]
     return cfg
 
 
@@ -145,6 +182,7 @@ def check(cfg: Any) -> None:
         KeyError: an unknown loss name.
         ValueError: a key out of its range; the message names the key, the range and the value.
     """
+    attention(cfg)
     if cfg.SEED < -1 or cfg.SEED >= 2**32 - 2**16:
         # NumPy takes 32 bits, and every rank adds its number.
         raise ValueError(f"SEED must be -1 (no seed) or 0 .. 4294901759, but is {cfg.SEED}.")
@@ -172,3 +210,98 @@ def check(cfg: Any) -> None:
         if not holds:
             value = f"{rib[key]!r}{hints.get(key, '')}"
             raise ValueError(f"MODEL.LOSSES.RIB.{key} must be {expected}, but is {value}.")
+
+
+class Attention(NamedTuple):
+    """The attention that a config asks for.
+
+    Attributes:
+        name: a name of ``fastreid_rib.attention.ATTENTIONS``.
+        placement: "head" and stages of the backbone, at least one.
+        settings: what the module is built with, besides its channels.
+    """
+
+    name: str
+    placement: Tuple[str, ...]
+    settings: Dict[str, Any]
+
+
+ATTENTION_HEADS = ("DCSHead", "ChannelAttentionHead")
+"""Values of ``MODEL.HEADS.NAME`` that stand for an attention with ``PLACEMENT ("head",)``."""
+
+_CHANNEL_ATTENTIONS = ("SE", "ECA", "CBAM", "CAM")
+
+
+def attention(cfg: Any) -> Optional[Attention]:
+    """The attention that a config asks for, by ``MODEL.ATTENTION`` or by its head's name.
+
+    Args:
+        cfg: a FastReID config.
+
+    Returns:
+        The checked request, or None if the config asks for no attention.
+
+    Raises:
+        ValueError: a key out of its range, or attention asked for in both ways.
+    """
+    node, head = cfg.MODEL.ATTENTION, cfg.MODEL.HEADS.NAME
+    key, name, placement = "NAME", node.NAME, node.PLACEMENT
+    if head in ATTENTION_HEADS:
+        if name:
+            raise ValueError(
+                f"MODEL.HEADS.NAME {head} is attention at the head, and MODEL.ATTENTION.NAME is "
+                f"{name!r} besides. Write one of the two: MODEL.HEADS.NAME EmbeddingHead with "
+                "MODEL.ATTENTION.PLACEMENT can hold both the head and stages."
+            )
+        name, placement = "DCS", ("head",)
+        if head == "ChannelAttentionHead":
+            key, name = "CHANNEL", node.CHANNEL
+    elif name == "":
+        return None
+    from fastreid_rib.attention import ATTENTIONS, attention_settings  # loads torch
+
+    names = _CHANNEL_ATTENTIONS if key == "CHANNEL" else tuple(ATTENTIONS)
+    ranges = (
+        (key, f"one of {', '.join(names)}", name in names),
+        (
+            "PLACEMENT",
+            'a tuple of places without repetitions, such as ("layer3", "head")',
+            isinstance(placement, (tuple, list))
+            and len(placement) > 0
+            and all(isinstance(place, str) for place in placement)
+            and len(set(placement)) == len(placement),
+        ),
+        ("WIDTH", ">= 0 (0: all channels)", node.WIDTH >= 0),
+        ("TEMPERATURE", "> 0", 0 < node.TEMPERATURE < float("inf")),
+        ("FINAL_TEMPERATURE", "> 0", 0 < node.FINAL_TEMPERATURE < float("inf")),
+        ("MASK_BIAS", "between -20 and 20", -20 <= node.MASK_BIAS <= 20),
+        ("SCALE", "'sqrt' or 'cosine'", node.SCALE in ("sqrt", "cosine")),
+        ("COSINE_FACTOR", "> 0", 0 < node.COSINE_FACTOR < float("inf")),
+        ("REDUCTION", ">= 1", node.REDUCTION >= 1),
+        (
+            "KERNEL_SIZE",
+            "odd, or 0 for the paper's choice",
+            node.KERNEL_SIZE == 0 or (node.KERNEL_SIZE > 0 and node.KERNEL_SIZE % 2 == 1),
+        ),
+        ("START", "'identity' or 'published'", node.START in ("identity", "published")),
+    )
+    for key, expected, holds in ranges:
+        if not holds:
+            raise ValueError(f"MODEL.ATTENTION.{key} must be {expected}, but is {node[key]!r}.")
+    settings = {
+        setting: node[setting.upper()]
+        for setting in attention_settings(name)
+        if setting.upper() in node
+    }
+    return Attention(name, tuple(placement), settings)
+
+
+def without_attention(cfg: Any) -> Any:
+    """A copy of a config that asks for no attention, with FastReID's own head."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.ATTENTION.NAME = ""
+    if cfg.MODEL.HEADS.NAME in ATTENTION_HEADS:
+        cfg.MODEL.HEADS.NAME = "EmbeddingHead"
+    cfg.freeze()
+    return cfg

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from fastreid_rib.compat.patching import wrap
 from fastreid_rib.losses import RIBLoss
-from fastreid_rib.modeling import config
+from fastreid_rib.modeling import config, placement
 from fastreid_rib.ops import backends
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def extend_registry(build: Any) -> None:
 
 
 def build_architecture(architecture: Callable[[Any], torch.nn.Module], cfg: Any) -> torch.nn.Module:
-    """Builds a meta-architecture, with RIB if the config names it.
+    """Builds a meta-architecture, with RIB and with attention if the config names them.
 
     Args:
         architecture: what FastReID's registry holds: a class, or a function of the config.
@@ -52,7 +52,7 @@ def build_architecture(architecture: Callable[[Any], torch.nn.Module], cfg: Any)
 
     Raises:
         KeyError: an unknown loss name.
-        ValueError: a plugin key out of its range.
+        ValueError: a plugin key out of its range, or a place for attention that is not there.
         TypeError: RIB is named, but the architecture has no ``losses`` to add it to.
     """
     config.check(cfg)
@@ -62,11 +62,11 @@ def build_architecture(architecture: Callable[[Any], torch.nn.Module], cfg: Any)
         cfg.defrost()
         cfg.MODEL.LOSSES.NAME = names
         cfg.freeze()
-    if "RIBLoss" not in names:
-        return architecture(cfg)
-    if not (isinstance(architecture, type) and hasattr(architecture, "losses")):
-        raise TypeError(_how_to_add(getattr(architecture, "__name__", repr(architecture))))
-    return with_rib(architecture)(cfg)
+    if "RIBLoss" in names:
+        if not (isinstance(architecture, type) and hasattr(architecture, "losses")):
+            raise TypeError(_how_to_add(getattr(architecture, "__name__", repr(architecture))))
+        architecture = with_rib(architecture)
+    return placement.build_with_attention(architecture, cfg)
 
 
 @functools.lru_cache(maxsize=None)

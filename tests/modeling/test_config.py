@@ -122,3 +122,68 @@ def test_a_dump_loads_without_the_plugin_and_back(make_cfg, run_script, tmp_path
     again = make_cfg(base={})
     again.merge_from_file(str(path))
     assert config.names_rib(again)
+
+
+DCS = {"MODEL.ATTENTION.NAME": "DCS"}
+
+
+def test_no_attention_by_default(make_cfg):
+    assert config.attention(make_cfg(base={})) is None
+    # Its keys are not looked at then.
+    assert config.attention(make_cfg({"MODEL.ATTENTION.WIDTH": -1})) is None
+
+
+def test_the_attention_that_a_config_asks_for(make_cfg):
+    asked = config.attention(make_cfg({**DCS, "MODEL.ATTENTION.WIDTH": 64}))
+    assert (asked.name, asked.placement) == ("DCS", ("head",))
+    assert asked.settings == {
+        "width": 64,
+        "temperature": 1.0,
+        "final_temperature": 0.5,
+        "mask_bias": 1.0,
+        "scale": "sqrt",
+        "cosine_factor": 16.0,
+    }
+    changes = {"MODEL.ATTENTION.NAME": "ECA", "MODEL.ATTENTION.PLACEMENT": ["layer2", "head"]}
+    asked = config.attention(make_cfg(changes))
+    assert asked == ("ECA", ("layer2", "head"), {"kernel_size": 0, "start": "identity"})
+    assert config.attention(make_cfg({"MODEL.HEADS.NAME": "DCSHead"})).name == "DCS"
+    changes = {"MODEL.HEADS.NAME": "ChannelAttentionHead", "MODEL.ATTENTION.CHANNEL": "CBAM"}
+    assert config.attention(make_cfg(changes)).name == "CBAM"
+
+
+@pytest.mark.parametrize(
+    "key, value, expected",
+    [
+        ("NAME", "dcs", "one of DCS, SelfAttention, SE, ECA, CBAM, CAM"),
+        ("PLACEMENT", (), 'such as ("layer3", "head")'),
+        ("PLACEMENT", ("head", "head"), "without repetitions"),
+        ("PLACEMENT", (3,), "a tuple of places"),
+        ("WIDTH", -1, "0: all channels"),
+        ("TEMPERATURE", 0.0, "> 0"),
+        ("FINAL_TEMPERATURE", float("nan"), "> 0"),
+        ("MASK_BIAS", 30.0, "between -20 and 20"),
+        ("SCALE", "sqr", "'sqrt' or 'cosine'"),
+        ("COSINE_FACTOR", 0.0, "> 0"),
+        ("REDUCTION", 0, ">= 1"),
+        ("KERNEL_SIZE", 4, "odd"),
+        ("START", "zero", "'identity' or 'published'"),
+    ],
+)
+def test_a_key_of_attention_out_of_range(make_cfg, key, value, expected):
+    with pytest.raises(ValueError) as error:
+        config.check(make_cfg({**DCS, f"MODEL.ATTENTION.{key}": value}))
+    assert f"MODEL.ATTENTION.{key} must be" in str(error.value)
+    assert expected in str(error.value) and repr(value) in str(error.value)
+
+
+def test_the_channel_head_holds_a_channel_attention(make_cfg):
+    changes = {"MODEL.HEADS.NAME": "ChannelAttentionHead", "MODEL.ATTENTION.CHANNEL": "DCS"}
+    with pytest.raises(ValueError, match="MODEL.ATTENTION.CHANNEL must be one of SE, ECA"):
+        config.check(make_cfg(changes))
+
+
+def test_dumps_hold_keys_of_attention_only_where_they_differ(make_cfg):
+    assert "ATTENTION" not in yaml.safe_load(make_cfg(base={}).dump())["MODEL"]
+    changed = yaml.safe_load(make_cfg({**DCS, "MODEL.ATTENTION.WIDTH": 64}, base={}).dump())
+    assert changed["MODEL"]["ATTENTION"] == {"NAME": "DCS", "WIDTH": 64}
