@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastreid_rib.attention.attend import at_least_float32, attend, attention_weights
+from fastreid_rib.attention.attend import attend, attention_weights
 from fastreid_rib.attention.inputs import check_channels, check_positive
 
 SCALES = ("sqrt", "cosine")
@@ -53,9 +53,9 @@ class SelfAttention(nn.Module):
     through ``W_p``, but they are in the graph (DDP needs no ``find_unused_parameters``), and get
     a gradient from the step on that follows the first update.
 
-    Softmax of the affinities and norms are computed in float32 under autocast; the products in
-    autocast's dtype. On a GPU the backward pass of torch's fused attention may add in another
-    order in each run; ``torch.use_deterministic_algorithms(True)`` makes it the same.
+    Under autocast the products are in its dtype, the softmax of the affinities in float32. On a
+    GPU the backward pass of torch's fused attention may add in another order in each run;
+    ``torch.use_deterministic_algorithms(True)`` makes it the same.
 
     Args:
         channels: C, >= 1.
@@ -147,8 +147,7 @@ class SelfAttention(nn.Module):
         keys = tokens if mask is None else tokens * mask
         if self.scale == "sqrt":
             return keys, self.width**-0.5, mask
-        unit = F.normalize(at_least_float32(keys), dim=2, eps=_LEAST_NORM)
-        return unit.to(keys.dtype), self.cosine_factor, mask
+        return F.normalize(keys, dim=2, eps=_LEAST_NORM), self.cosine_factor, mask
 
     def _tokens(self, x: Tensor) -> Tensor:
         check_channels(self, x, self.channels, tokens=True)

@@ -109,10 +109,14 @@ def test_cam_keeps_its_precision_under_autocast():
     torch.manual_seed(0)
     x = 2 + torch.randn(1, 8, 16, 8)
     module = CAM(8)
-    exact = module.double().weights(x.double())
+    nn.init.ones_(module.gamma)
+    module.double()
+    exact = module.weights(x.double()), module(x.double())
+    module.float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        weights = module.float().weights(x)
-    assert torch.allclose(weights.double(), exact, rtol=1e-2)
+        weights, output = module.weights(x), module(x)
+    assert torch.allclose(weights.double(), exact[0], rtol=1e-2)
+    assert torch.allclose(output.double(), exact[1], rtol=1e-4)
 
 
 @pytest.mark.parametrize("module", [SE(64), CBAMChannel(64), ECA(64)])

@@ -91,6 +91,17 @@ def test_share_kept_at_the_start(bias, temperature):
     assert module.eval()(x).unique().tolist() == [float(bias > 0)]
 
 
+def test_a_channel_that_is_almost_sure_keeps_its_gradient_under_autocast():
+    # sigmoid(8) = 0.99966 would be 1 in bfloat16, and its gradient 0.
+    module = DCSMask(CHANNELS, mask_bias=8.0).eval()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mask = module(torch.randn(1, CHANNELS))
+    mask.sum().backward()
+    share = 1 / (1 + math.exp(-8))
+    expected = [share * (1 - share)] * CHANNELS
+    assert module.logits.bias.grad.tolist() == pytest.approx(expected, rel=1e-2)
+
+
 def test_noise_is_determined_by_the_seed():
     module, x = mask_module(), tokens()
     torch.manual_seed(5)
