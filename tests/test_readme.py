@@ -12,6 +12,7 @@ def test_the_table_of_keys_is_complete_and_true(make_cfg):
     documented = {key: ast.literal_eval(default) for key, default in rows}
     cfg = make_cfg(base={})
     expected = {f"MODEL.LOSSES.RIB.{key}": value for key, value in cfg.MODEL.LOSSES.RIB.items()}
+    expected.update((f"MODEL.ATTENTION.{key}", value) for key, value in cfg.MODEL.ATTENTION.items())
     assert documented == dict(expected, SEED=cfg.SEED)
 
 

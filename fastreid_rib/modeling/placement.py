@@ -138,7 +138,7 @@ def place_in_backbone(
     Args:
         backbone: what FastReID built, with pretrained weights if any.
         attention: what the config asks for; "head" in its placement is left to the head.
-        device: where the backbone is going to run; it is moved there.
+        device: where it is going to run, and is tried out: syncBN knows GPUs only.
 
     Raises:
         ValueError: a place that this backbone does not have; the message lists those it has.
@@ -207,7 +207,7 @@ def find_stages(backbone: nn.Module, device: torch.device) -> Dict[str, Stage]:
 
     Args:
         backbone: called with images (B, 3, H, W). Evaluated once on a small black image.
-        device: where; the backbone is moved there.
+        device: where; the backbone is brought back afterwards.
 
     Returns:
         Names and ends of the stages; none if there is neither.
@@ -361,11 +361,12 @@ def _output_shapes(
         shapes[block] = output.shape
 
     hooks = [block.register_forward_hook(note) for block in blocks]
+    home = next(backbone.parameters()).device
     backbone.to(device).eval()  # in training it would change the running statistics
     try:
         backbone(torch.zeros(1, 3, *_PROBE_SIZE, device=device))
     finally:
-        backbone.train()
+        backbone.to(home).train()
         for hook in hooks:
             hook.remove()
     return shapes
