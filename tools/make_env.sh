@@ -99,6 +99,7 @@ install plugin "$plugin"
 if [[ ${2:-} == tests ]]; then
     install tests pytest pytest-timeout pytest-xdist hypothesis
     if [[ $env == .venv ]]; then
+        install onnx onnx onnxruntime  # to run what models are exported to
         install linters ruff==0.17.6 mypy==2.4.1 import-linter==2.16 clang-format==23.1.5
     fi
 fi
