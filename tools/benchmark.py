@@ -1,8 +1,9 @@
-"""What RIB costs.
+"""What RIB and attention cost.
 
     python tools/benchmark.py kernels                 the bound four ways: speed, memory, GPU work
     python tools/benchmark.py kernels --device cuda   the same on a GPU
     python tools/benchmark.py training                the training step and the refresh
+    python tools/benchmark.py attention               attention modules, and their training steps
 
 One process, interleaved, medians: on a busy machine only ratios mean something.
 """
@@ -19,10 +20,12 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("kernels", "training"))
+    parser.add_argument("what", choices=("kernels", "training", "attention"))
     parser.add_argument("--json", metavar="FILE", help="write all numbers there")
-    parser.add_argument("--pairs", type=int, default=5, help="training: pairs of steps (5)")
-    parser.add_argument("--seconds", type=float, default=6, help="kernels: for each comparison (6)")
+    parser.add_argument("--pairs", type=int, default=5, help="pairs of training steps (5)")
+    parser.add_argument(
+        "--seconds", type=float, default=6, help="kernels, attention: for each comparison (6)"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="kernels: where")
     parser.add_argument(
         "--threads", type=int, nargs="+", default=[1, 2], help="kernels: numbers of threads (1 2)"
@@ -36,6 +39,10 @@ def main():
 
         threads = args.threads if args.device == "cpu" else args.threads[:1]
         results = kernels.measure(args.seconds, args.device, threads)
+    elif args.what == "attention":
+        from benchmarks import attention
+
+        results = attention.measure(args.seconds, args.pairs)
     else:
         from benchmarks import training
 
