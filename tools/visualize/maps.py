@@ -5,10 +5,11 @@ score. For retrieval there is no class whose score to take: identities of the te
 take the length of the embedding. Its gradient is that of the cosine similarity to a picture with
 the same embedding, so a position is hot where it makes the picture similar to its like.
 
-The package grad-cam (1.5.7) installs beside every torch, but watches the outputs of modules that
-it is told. What we explain is the input of a head, which is no module's output if attention
-stands in front of the head or (MGN) a head pools a stripe; it is the one place that all of
-FastReID's backbones and heads share. The package would also average MGN's branches into one map.
+The package grad-cam (1.5.7) installs beside every torch, but explains the outputs of modules that
+it is told, a module a backbone (FastReID's ResNet never calls its ``layer4``, only the blocks in
+it), averages the maps of several, as MGN's branches are, and computes the gradients of all weights.
+What FastReID's backbones and heads have in common is the input of a head, with whatever attention
+stands in front of it. On a ResNet's last block the package gives the same map.
 
 Legend: B images, C channels, h x w positions of a map, N tokens (the class token first).
 """

@@ -1,0 +1,468 @@
+"""The page of pictures: maps where they belong, ranks that are true, errors that say what to do."""
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from fastreid.modeling import build_model
+from fastreid.modeling.heads import EmbeddingHead
+from fastreid.modeling.meta_arch import Baseline
+from PIL import Image
+from torch import nn
+
+from fastreid_rib.attention import DCSAttention
+from fastreid_rib.data.synthetic import SyntheticReIDTiny
+from fastreid_rib.modeling import placement
+
+TOOLS = Path(__file__).resolve().parent.parent / "tools"
+DCS = {
+    "MODEL.ATTENTION.NAME": "DCS",
+    "MODEL.ATTENTION.PLACEMENT": ("layer3", "head"),
+    "MODEL.ATTENTION.WIDTH": 16,
+}
+VIT = {
+    "MODEL.BACKBONE.NAME": "build_vit_backbone",
+    "MODEL.BACKBONE.DEPTH": "small",
+    "MODEL.BACKBONE.FEAT_DIM": 768,
+    "MODEL.BACKBONE.STRIDE_SIZE": (16, 16),
+    "MODEL.ATTENTION.NAME": "DCS",
+    "MODEL.ATTENTION.PLACEMENT": ("blocks",),
+}
+MGN = {
+    "MODEL.META_ARCHITECTURE": "MGN",
+    "MODEL.BACKBONE.DEPTH": "50x",
+    "MODEL.BACKBONE.FEAT_DIM": 2048,
+    "MODEL.HEADS.EMBEDDING_DIM": 16,
+    "INPUT.SIZE_TEST": [96, 32],  # three stripes want a map of a height that three divides
+}
+
+
+@pytest.fixture(autouse=True)
+def tools(monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOLS))
+
+
+@pytest.fixture
+def tool(tools):
+    import visualize_attention
+
+    return visualize_attention
+
+
+@pytest.fixture
+def saved(make_cfg, tmp_path):
+    """Saves a seeded model of a config; returns it and its part of the command line."""
+
+    def save(name, changes=None, change=None, extra=()):
+        torch.manual_seed(0)
+        cfg = make_cfg(changes)
+        network = build_model(cfg).eval()
+        if change is not None:
+            change(network)
+        config, weights = tmp_path / f"{name}.yml", tmp_path / f"{name}.pth"
+        config.write_text(cfg.dump())
+        torch.save({"model": dict(network.state_dict(), **dict(extra))}, str(weights))
+        return network, ["--config-file", str(config), "--weights", str(weights)]
+
+    return save
+
+
+@pytest.fixture
+def refused(tool, capsys):
+    """The message that a command line ends with."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as exit_:
+            tool.main([str(argument) for argument in arguments])
+        message = exit_.value.code
+        return capsys.readouterr().err if message == 2 else message
+
+    return run
+
+
+class Page(HTMLParser):
+    """Rows of a page: of each its name and (kind, text, image) of its cells."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.rows, self.sources, self.tables, self.numbers = [], [], [], []
+        self.feed(Path(path).read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.sources += [attributes[key] for key in ("src", "href") if key in attributes]
+        if tag == "table":
+            self.tables.append(attributes["class"])
+        if tag == "tr" and self.tables[-1] == "pictures":
+            self.rows.append([])
+        if tag == "tr" and self.tables[-1] == "numbers":
+            self.numbers.append([])
+        if tag in ("td", "th") and self.tables[-1] == "pictures":
+            self.rows[-1].append([attributes.get("class", ""), "", None])
+        if tag == "img":
+            data = attributes["src"].split("base64,")[1]
+            picture = Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
+            self.rows[-1][-1][2] = np.asarray(picture)
+
+    def handle_data(self, data):
+        if self.tables and self.tables[-1] == "pictures" and self.rows and data.strip():
+            self.rows[-1][-1][1] += data
+        elif self.tables and self.tables[-1] == "numbers" and data.strip():
+            self.numbers[-1].append(data)
+
+
+def tiny_set():
+    import os
+
+    return SyntheticReIDTiny(root=os.environ["FASTREID_DATASETS"])
+
+
+def pixels(path):
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def embed(network, paths):
+    """Embeddings of files that have the model's size already."""
+    images = np.stack([pixels(path) for path in paths]).transpose(0, 3, 1, 2)
+    with torch.no_grad():
+        return nn.functional.normalize(network(torch.tensor(images).float())).numpy()
+
+
+def person(path):
+    """Identity and camera, from the name that FastReID's readers go by."""
+    pid, camera = re.match(r"(\d+)_c(\d)", Path(path).name).groups()
+    return int(pid), int(camera)
+
+
+def test_baseline_and_rib_stand_together_and_the_marks_are_true(tool, saved, tmp_path, capsys):
+    rib = dict(DCS, **{"MODEL.LOSSES.NAME": ("CrossEntropy", "RIB")})
+    statistics = {"rib.centroids": torch.rand(8, 512)}  # of the training, and of no use here
+    networks = {}
+    command = ["--count", "3", "--top-k", "4", "--output", str(tmp_path / "out" / "page")]
+    for name, changes, extra in (("baseline", None, ()), ("rib", rib, statistics)):
+        networks[name], part = saved(name, changes, extra=extra)
+        command += part
+    tool.main(command)
+    page = Page(tmp_path / "out" / "page.html")
+    out, err = capsys.readouterr()
+    assert "page.png" in out and "page.html" in out
+    assert "100%" in err  # progress
+
+    # One image after the other, a row a model.
+    assert [row[0][1] for row in page.rows] == ["baseline", "rib"] * 3
+    kinds = [[kind for kind, *_ in row[1:]] for row in page.rows]
+    assert [k.count("map") for k in kinds] == [2, 6] * 3
+    assert [text.split(" ")[0] for _, text, _ in page.rows[1][3:7]] == [
+        "attention",
+        "channels",
+        "attention",
+        "channels",
+    ]
+    # The galleries stand in one column, behind a gap.
+    assert kinds[0][2:6] == [""] * 4
+
+    data = tiny_set()
+    queries = [item[0] for item in data.query]
+    gallery = [item[0] for item in data.gallery]
+    shown = [queries[i * len(queries) // 3] for i in range(3)]
+    rights = 0
+    for i, row in enumerate(page.rows):
+        query, network = shown[i // 2], networks[row[0][1]]
+        assert np.array_equal(row[1][2], pixels(query))
+        similarity = embed(network, gallery) @ embed(network, [query])[0]
+        pid, camera = person(query)
+        order = [gallery[j] for j in np.argsort(-similarity) if person(gallery[j]) != (pid, camera)]
+        right = [person(path)[0] == pid for path in order]
+        cells = row[-4:]
+        assert [kind for kind, *_ in cells] == ["right" if r else "wrong" for r in right[:4]]
+        for (kind, text, picture), path in zip(cells, order):
+            assert np.array_equal(picture, pixels(path))
+            assert text.startswith("\u2713" if kind == "right" else "\u2717")
+            assert int(text.split()[1]) == person(path)[0]
+        assert f"first right: {right.index(True) + 1}" in row[1][1]
+        rights += sum(right[:4])
+    assert 0 < rights < 24
+
+    assert page.sources and all(source.startswith("data:image/png;") for source in page.sources)
+    assert not re.search(r"<script|<link|@import|url\(", (tmp_path / "out/page.html").read_text())
+    assert [line[0] for line in page.numbers] == ["model", "rib", "rib"]
+    assert [line[1] for line in page.numbers] == ["place of DCS", "layer3", "head"]
+
+    with Image.open(tmp_path / "out" / "page.png") as png:
+        colours = np.asarray(png.convert("RGB")).reshape(-1, 3)
+        assert png.height > 6 * 2 * png.width / 11  # six rows of pictures twice as high as wide
+    for colour, frames in (((0x1A, 0x7F, 0x37), rights), ((0xD1, 0x24, 0x2F), 24 - rights)):
+        assert (colours == colour).all(axis=1).sum() > 500 * frames
+
+
+def test_the_command_line_as_users_call_it(saved, run_script, tmp_path):
+    _, part = saved("stock")
+    query = tiny_set().query[0][0]
+    stranger = tmp_path / "folder" / "me.png"
+    stranger.parent.mkdir()
+    Image.fromarray(np.full((50, 40), 99, dtype=np.uint8)).save(stranger)
+    command = [TOOLS / "visualize_attention.py", *part, "--images", query, stranger.parent]
+    run_script(*command, "--output", tmp_path / "page", "--top-k", "2")
+    first, second = Page(tmp_path / "page.html").rows
+    # A picture of the data set keeps its labels; nobody says who the other one is.
+    assert first[1][1].startswith(f"identity {person(query)[0]}")
+    assert {kind for kind, *_ in first[-2:]} <= {"right", "wrong"}
+    assert second[1][1] == "me.png" and [kind for kind, *_ in second[-2:]] == ["unknown"] * 2
+
+
+def test_images_alone_need_no_data_set(tool, saved, tmp_path):
+    _, part = saved("stock", {"DATASETS.TESTS": ("Market1501",)})
+    image = tiny_set().query[0][0]
+    tool.main([*part, "--images", image, "--top-k", "0", "--output", str(tmp_path / "page")])
+    (row,) = Page(tmp_path / "page.html").rows
+    assert [kind for kind, *_ in row[1:]] == ["map", "map"]
+
+
+def test_a_checkpoint_of_the_zoo_loads(tool, saved, tmp_path):
+    # Others' identities, constants that old versions saved, the prefix of a parallel model, and a
+    # layer that knows GPUs only.
+    network, part = saved("zoo", {"MODEL.BACKBONE.NORM": "BN"})
+    weights = {f"module.{key}": value for key, value in network.state_dict().items()}
+    weights["module.pixel_mean"] = network.pixel_mean
+    weights["module.heads.weight"] = torch.rand(751, 512)
+    torch.save({"model": weights}, part[-1])
+    config = Path(part[1])
+    config.write_text(config.read_text().replace("NORM: BN", "NORM: syncBN"))
+    from visualize.models import load_config, load_model
+
+    model = load_model("zoo", load_config(str(config)), part[-1])
+    image = tiny_set().query[0][0]
+    assert np.allclose(embed(model.network, [image]), embed(network, [image]), atol=1e-6)
+
+
+class Looks(nn.Module):
+    """A backbone that gives redness and a constant, in squares of 16 pixels."""
+
+    def forward(self, images):
+        red = nn.functional.avg_pool2d(images[:, :1], 16)
+        return torch.cat((red, torch.zeros_like(red)), dim=1)
+
+
+def made_by_hand():
+    head = EmbeddingHead(
+        feat_dim=2,
+        embedding_dim=0,
+        num_classes=3,
+        neck_feat="after",
+        pool_type="GlobalAvgPool",
+        cls_type="Linear",
+        scale=1,
+        margin=0,
+        with_bnneck=False,
+        norm_type="BN",
+    )
+    backbone = Looks()
+    backbone.register_parameter("scale", nn.Parameter(torch.ones(())))
+    backbone.register_forward_hook(lambda module, args, output: output * module.scale)
+    model = Baseline(backbone=backbone, heads=head, pixel_mean=[0] * 3, pixel_std=[1] * 3)
+    return model.eval()
+
+
+def one_red_square(row, column):
+    images = torch.zeros(1, 3, 64, 32)
+    images[:, 0, 16 * row : 16 * row + 16, 16 * column : 16 * column + 16] = 1
+    return images
+
+
+@pytest.mark.parametrize("row,column", [(0, 1), (2, 0), (3, 1)])
+def test_grad_cam_is_hot_where_the_model_looks(row, column):
+    from visualize import page
+    from visualize.maps import explain
+
+    images = one_red_square(row, column)
+    explained = explain(made_by_hand(), images)
+    assert explained.embeddings.tolist() == [[1 / 8, 0]]
+    (shown,) = explained.maps
+    assert shown.title == "Grad-CAM" and shown.values.shape == (1, 4, 2)
+    # The length is the mean of the redness: each position's gradient is 1 / 8.
+    expected = torch.zeros(4, 2)
+    expected[row, column] = 1 / 8
+    assert torch.equal(shown.values[0], expected)
+    # And it is laid over that square: there are the pixels nearest to the hot end of the colours.
+    over = page.overlay(np.zeros((64, 32, 3), np.uint8), shown.values[0], False)
+    hot = 0.5 * 255 * np.array(matplotlib.colormaps["turbo"](1.0)[:3])
+    distance = np.abs(over - hot).sum(axis=2)
+    hottest = np.argwhere(distance == distance.min()) // 16
+    assert {tuple(position) for position in hottest.tolist()} == {(row, column)}
+
+
+def test_grad_cam_by_hand():
+    from visualize.maps import grad_cam
+
+    features = torch.tensor([[[[1.0, 2.0]], [[3.0, 0.0]]]])
+    gradient = torch.tensor([[[[1.0, 3.0]], [[-1.0, 0.0]]]])  # means 2 and -1/2
+    assert grad_cam(features, gradient).tolist() == [[[0.5, 4.0]]]
+    assert grad_cam(features, -gradient).tolist() == [[[0.0, 0.0]]]
+
+
+def test_channels_kept_are_shown_where_the_mask_keeps_them():
+    from visualize.maps import explain
+
+    model = made_by_hand()
+    attention = DCSAttention(2)
+    with torch.no_grad():  # one channel is kept on red alone, the other nowhere
+        attention.mask.logits.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
+        attention.mask.logits.bias.copy_(torch.tensor([-0.5, -1.0]))
+    placement.place_behind(model.backbone, attention.eval())
+    explained = explain(model, one_red_square(2, 1))
+    maps = {shown.title.split(" ")[0]: shown for shown in explained.maps}
+    expected = torch.zeros(1, 4, 2)
+    expected[0, 2, 1] = 0.5
+    assert torch.equal(maps["channels"].values, expected)
+    assert maps["channels"].share and not maps["attention"].share
+    assert list(explained.kept.values()) == [1 / 16]
+    # Other positions are empty and attend evenly; the red one prefers itself.
+    received = maps["attention"].values
+    weight = np.exp(2**-0.5) / (np.exp(2**-0.5) + 7)
+    assert received[0, 2, 1].item() == pytest.approx((7 / 8 + weight) / 8)
+    assert received.sum().item() == pytest.approx(1)
+
+
+def test_the_branches_of_mgn_are_apart(make_cfg):
+    from visualize.maps import explain, grad_cam
+
+    torch.manual_seed(0)
+    model = build_model(make_cfg(MGN)).eval()
+    images = torch.rand(2, 3, 96, 32) * 255
+    explained = explain(model, images)
+    assert [shown.title for shown in explained.maps] == [f"Grad-CAM b{i}" for i in (1, 2, 3)]
+
+    shared = model.backbone(model.preprocess_image(images.clone())).detach()
+    b1, b2, b3 = (
+        branch(shared).detach().requires_grad_() for branch in (model.b1, model.b2, model.b3)
+    )
+    parts = [model.b1_head(b1), model.b2_head(b2), model.b3_head(b3)]
+    heads = (model.b21_head, model.b22_head, model.b31_head, model.b32_head, model.b33_head)
+    stripes = [b2[:, :, :3], b2[:, :, 3:], b3[:, :, :2], b3[:, :, 2:4], b3[:, :, 4:]]
+    parts += [head(stripe) for head, stripe in zip(heads, stripes)]
+    embeddings = torch.cat(parts, dim=1)
+    assert torch.allclose(explained.embeddings, embeddings, atol=1e-5)
+    gradients = torch.autograd.grad(embeddings.norm(dim=1).sum(), [b1, b2, b3])
+    for shown, x, gradient in zip(explained.maps, (b1, b2, b3), gradients):
+        assert shown.values.shape == (2, 6, 2)
+        assert torch.allclose(shown.values, grad_cam(x, gradient).detach(), atol=1e-6)
+    assert not torch.allclose(explained.maps[1].values, explained.maps[2].values, rtol=0.01)
+
+
+def test_a_vit_shows_patches_class_token_and_masks(saved, refused):
+    from visualize.maps import explain
+
+    def half_in_the_first_block(network):
+        with torch.no_grad():
+            network.backbone.blocks[0].attn.qkv.attention.logits.bias[:384] = -1
+
+    network, part = saved("vit", VIT, half_in_the_first_block)
+    images = torch.rand(2, 3, 64, 32) * 255
+    kept_inputs = []
+    last = network.backbone.blocks[-1].attn
+    hook = last.qkv.register_forward_hook(lambda m, args, output: kept_inputs.append(output))
+    explained = explain(network, images)
+    hook.remove()
+    cam, attention, kept = explained.maps
+    assert cam.title == "Grad-CAM" and cam.values.shape == (2, 4, 2) and cam.values.min() >= 0
+    assert cam.values.max() > 0
+
+    queries, keys, _ = kept_inputs[0].detach().reshape(2, 9, 3, 8, 96).permute(2, 0, 3, 1, 4)
+    weights = (queries[:, :, :1] @ keys.transpose(2, 3) * last.scale).softmax(dim=3)
+    expected = weights[:, :, 0, 1:].mean(dim=1).reshape(2, 4, 2)
+    assert attention.title == "attention of the class token"
+    assert torch.allclose(attention.values, expected, atol=1e-6)
+
+    assert kept.title == "channels kept in 8 blocks" and kept.share
+    assert torch.allclose(kept.values, torch.full((2, 4, 2), (0.5 + 7) / 8))
+    assert list(explained.kept.values()) == [0.5] + [1.0] * 7
+
+    message = refused(*part, "--opts", "INPUT.SIZE_TEST", "(32, 32)")
+    assert "INPUT.SIZE_TEST 32 x 32 (trained with SIZE_TRAIN 64 x 32)" in message
+    message = refused(*part, "--opts", "INPUT.SIZE_TRAIN", "(32, 32)")
+    assert "of another shape: backbone.pos_embed (1, 9, 768) for (1, 5, 768)" in message
+
+
+def test_ranks_leave_out_what_the_evaluation_leaves_out():
+    from visualize.ranking import Shot, rank
+
+    gallery = [Shot("a", 1, 0), Shot("b", 1, 1), Shot("c", 2, 0), Shot("d", 3, 1)]
+    row = np.array([0.0, 0.3, 0.2, 0.1])
+    nearest, first = rank(Shot("q", 1, 0), row, gallery, 2)
+    assert [(item.shot.path, item.right) for item in nearest] == [("d", False), ("c", False)]
+    assert nearest[0].distance == pytest.approx(0.1) and first == 3
+    nearest, first = rank(Shot("d"), row, gallery, 4)  # not its own neighbour
+    assert [(item.shot.path, item.right) for item in nearest] == [
+        ("a", None),
+        ("c", None),
+        ("b", None),
+    ]
+    assert first is None
+
+
+def test_queries_are_taken_evenly():
+    from visualize.ranking import spread
+
+    assert spread(range(10), 4) == [0, 2, 5, 7]
+    assert spread(range(3), 8) == [0, 1, 2]
+
+
+def test_names_tell_the_configs_apart(tool):
+    assert tool.distinct_names(["a/rib.yml", "b/rib.yml"]) == ["a/rib", "b/rib"]
+    assert tool.distinct_names(["x/a.yml", "x/b.yml"]) == ["a", "b"]
+
+
+def test_a_checkpoint_of_another_config(saved, refused):
+    _, stock = saved("stock")
+    _, dcs = saved("dcs", DCS)
+    _, deeper = saved("deeper", {"MODEL.BACKBONE.DEPTH": "34x"})
+    message = refused(*stock[:3], dcs[3])
+    assert "stock: the checkpoint is one of another config" in message
+    assert "holds attention at backbone.layer3.1, heads that the config does not ask for" in message
+    message = refused(*dcs[:3], stock[3])
+    assert "asks for attention at backbone.layer3.1, heads, which the checkpoint was" in message
+    assert "10 tensors are missing in it" in message
+    assert "left over: backbone.layer1.2.conv1.weight" in refused(*stock[:3], deeper[3])
+    assert "missing in it: backbone.layer1.2.conv1.weight" in refused(*deeper[:3], stock[3])
+    message = refused(*stock, "--opts", "MODEL.HEADS.EMBEDDING_DIM", "16")
+    assert "heads.bottleneck.0.weight (512,) for (16, 512, 1, 1)" in message
+
+
+def test_what_is_missing_or_unreadable(saved, refused, tmp_path):
+    _, stock = saved("stock")
+    config = ["--config-file", stock[1]]
+    text = tmp_path / "text.txt"
+    text.write_text("no picture and no checkpoint")
+    assert refused("--config-file", "no.yml").endswith("There is no config file no.yml.")
+    assert "stock: there is no checkpoint no.pth." in refused(*config, "--weights", "no.pth")
+    assert "no path was given" in refused(*config)
+    assert "cannot be read as a checkpoint" in refused(*config, "--weights", text)
+    assert "cannot be read as a FastReID config" in refused("--config-file", text)
+    assert "Non-existent key: MODEL.NO" in refused(*stock, "--opts", "MODEL.NO", "1")
+    assert "There is no image no.jpg" in refused(*stock, "--images", "no.jpg")
+    assert "text.txt cannot be read as an image" in refused(*stock, "--images", text)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "holds no .jpg" in refused(*stock, "--images", empty)
+    message = refused(*stock, "--dataset", "Market1501")
+    assert "The data set Market1501 is not under" in message and "FASTREID_DATASETS" in message
+    assert "knows no data set 'Market'" in refused(*stock, "--dataset", "Market")
+    torch.save({"weights": {}}, str(tmp_path / "other.pth"))
+    assert "holds no 'model'" in refused(*config, "--weights", tmp_path / "other.pth")
+    message = refused(*stock, "--opts", "INPUT.SIZE_TEST", "(16, 16)")
+    assert "no map of more than one position" in message and "SIZE_TEST" in message
+
+
+def test_command_lines_that_do_not_add_up(saved, refused):
+    _, stock = saved("stock")
+    _, other = saved("other", {"DATASETS.TESTS": ("SyntheticReID",)})
+    assert "2 --config-file, 1 --weights" in refused(*stock, "--config-file", other[1])
+    message = refused(*stock, *other)
+    assert "test on SyntheticReID, SyntheticReIDTiny" in message and "--dataset" in message
+    assert "--count" in refused(*stock, "--count", "0")
