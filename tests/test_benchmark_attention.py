@@ -67,14 +67,14 @@ def test_everything_is_measured(attention, monkeypatch, tmp_path, capsys):
 
 
 def test_the_steps_differ_in_the_attention_alone(attention, monkeypatch):
-    built = []
-    stock = attention.build_model
-    monkeypatch.setattr(
-        attention, "build_model", lambda cfg: built.append((cfg, stock(cfg))) or built[-1][1]
-    )
-    for keys in ({}, attention.STEPS["DCS, width 256, head"]):
-        attention.make_step(keys)
-    (_, plain), (_, attending) = built
+    from benchmarks import bot
+
+    built, stock = [], bot.build_model
+    monkeypatch.setattr(bot, "build_model", lambda cfg: built.append(stock(cfg)) or built[-1])
+    monkeypatch.setattr(attention, "seconds", lambda step: 0)
+    monkeypatch.setattr(attention, "STEPS", {"DCS": attention.STEPS["DCS, width 256, head"]})
+    attention.measure_steps(1)
+    plain, attending = built
     added = attending.state_dict().keys() - plain.state_dict().keys()
     assert added and all(name.startswith("heads.attention.") for name in added)
     assert attending.heads.attention.width == 256

@@ -9,13 +9,11 @@ import functools
 import statistics
 
 import torch
+from benchmarks.bot import make_step
 from benchmarks.harness import REPOSITORY, interleaved, medians, peak_bytes, ratio, seconds
 from fastreid.config import get_cfg
 from fastreid.layers.non_local import Non_local
-from fastreid.modeling import build_model
 from fastreid.modeling.backbones import build_backbone
-from fastreid.solver import build_optimizer
-from fastreid.utils.events import EventStorage
 from torch import nn
 
 from fastreid_rib.attention import build_attention
@@ -80,21 +78,9 @@ def vit_block(attention):
     """The first block of a ViT-B/16, made by FastReID."""
     cfg = get_cfg()
     cfg.merge_from_file(str(REPOSITORY / "configs" / "Base-RIB-vit.yml"))
-    set_keys(
-        cfg,
-        {
-            "MODEL.DEVICE": "cpu",
-            "MODEL.BACKBONE.PRETRAIN": False,
-            "MODEL.ATTENTION.NAME": attention,
-            "MODEL.ATTENTION.PLACEMENT": ("blocks",),
-        },
-    )
+    cfg.MODEL.DEVICE, cfg.MODEL.BACKBONE.PRETRAIN = "cpu", False
+    cfg.MODEL.ATTENTION.NAME, cfg.MODEL.ATTENTION.PLACEMENT = attention, ("blocks",)
     return build_backbone(cfg).blocks[0]
-
-
-def set_keys(cfg, changes):
-    """Sets keys of a config, with FastReID's checks of their types."""
-    cfg.merge_from_list([part for change in changes.items() for part in change])
 
 
 def measure_modules(modules, shape, base, budget):
@@ -134,40 +120,6 @@ def measure_modules(modules, shape, base, budget):
     }
 
 
-def make_step(attention):
-    """Builds BoT with an attention or none; returns a function that makes one training step.
-
-    Without RIB in the loss: its few percent would only hide what attention costs.
-
-    Args:
-        attention: keys of MODEL.ATTENTION and their values.
-    """
-    cfg = get_cfg()
-    cfg.merge_from_file(str(REPOSITORY / "configs" / "Market1501" / "rib_bot_R50.yml"))
-    changes = {
-        "MODEL.DEVICE": "cpu",
-        "MODEL.BACKBONE.PRETRAIN": False,
-        "MODEL.HEADS.NUM_CLASSES": IDENTITIES,
-        "MODEL.LOSSES.NAME": ("CrossEntropy", "Triplet"),
-    }
-    changes.update({f"MODEL.ATTENTION.{key}": value for key, value in attention.items()})
-    set_keys(cfg, changes)
-    model = build_model(cfg).train()
-    optimizer, _ = build_optimizer(cfg, model)
-    images = torch.rand(BATCH, 3, *IMAGE_SIZE) * 255
-    labels = torch.arange(BATCH) // 4
-
-    def step():
-        with EventStorage() as storage:
-            storage.epoch = 0
-            losses = model({"images": images.clone(), "targets": labels})
-        optimizer.zero_grad()
-        sum(losses.values()).backward()
-        optimizer.step()
-
-    return step
-
-
 def measure_steps(pairs):
     """Seconds of the step without and with each attention, pair by pair.
 
@@ -180,10 +132,12 @@ def measure_steps(pairs):
     Returns:
         name -> list of (seconds without, seconds with).
     """
-    without = make_step({})
+    # Without RIB in the loss: its few percent would only hide what attention costs.
+    without = make_step(BATCH, IDENTITIES, {}, IMAGE_SIZE)
     results = {}
     for name, attention in STEPS.items():
-        attending = make_step(attention)
+        keys = {f"MODEL.ATTENTION.{key}": value for key, value in attention.items()}
+        attending = make_step(BATCH, IDENTITIES, keys, IMAGE_SIZE)
         without(), attending()
         results[name] = []
         for number in range(pairs):

@@ -11,49 +11,20 @@ import fastreid_rib
 
 # isort: split
 import torch
-from benchmarks.harness import REPOSITORY, seconds
-from fastreid.config import get_cfg
-from fastreid.modeling import build_model
-from fastreid.solver import build_optimizer
-from fastreid.utils.events import EventStorage
+from benchmarks.bot import make_step
+from benchmarks.harness import seconds
 
 IMAGES, IDENTITIES, DIMENSIONS, BATCH = 12936, 751, 2048, 64
 STEPS_PER_EPOCH = IMAGES // BATCH
 
 
-def make_step(losses):
-    """Builds BoT with some losses; returns a function that makes one training step of an epoch."""
-    cfg = get_cfg()
-    cfg.merge_from_file(str(REPOSITORY / "configs" / "Market1501" / "rib_bot_R50.yml"))
-    changes = {
-        "MODEL.DEVICE": "cpu",
-        "MODEL.BACKBONE.PRETRAIN": False,
-        "MODEL.HEADS.NUM_CLASSES": IDENTITIES,
-        "MODEL.LOSSES.NAME": losses,
-        "MODEL.LOSSES.RIB.WARMUP_EPOCHS": 1,
-    }
-    cfg.merge_from_list([part for change in changes.items() for part in change])
-    model = build_model(cfg).train()
-    optimizer, _ = build_optimizer(cfg, model)
-    images = torch.rand(BATCH, 3, *cfg.INPUT.SIZE_TRAIN) * 255
-    labels = torch.arange(BATCH) // 4
-
-    def step(epoch):
-        with EventStorage() as storage:
-            storage.epoch = epoch
-            loss_dict = model({"images": images.clone(), "targets": labels})
-        optimizer.zero_grad()
-        sum(loss_dict.values()).backward()
-        optimizer.step()
-        return loss_dict
-
-    return step
-
-
 def measure_steps(pairs):
     """Seconds of a step without and with RIB in force, pair by pair."""
-    without = make_step(("CrossEntropy", "Triplet"))
-    with_rib = make_step(("CrossEntropy", "Triplet", "RIB"))
+    rib = {
+        "MODEL.LOSSES.NAME": ("CrossEntropy", "Triplet", "RIB"),
+        "MODEL.LOSSES.RIB.WARMUP_EPOCHS": 1,
+    }
+    without, with_rib = (make_step(BATCH, IDENTITIES, changes) for changes in ({}, rib))
     without(0), with_rib(0)  # fills the bank
     without(1), with_rib(1)  # the first refresh, and a warm-up
     results = []
