@@ -333,10 +333,15 @@ def test_the_branches_of_mgn_are_apart(make_cfg):
     from visualize.maps import explain, grad_cam
 
     torch.manual_seed(0)
-    model = build_model(make_cfg(MGN)).eval()
+    model = build_model(make_cfg(dict(MGN, **DCS))).eval()
     images = torch.rand(2, 3, 96, 32) * 255
     explained = explain(model, images)
-    assert [shown.title for shown in explained.maps] == [f"Grad-CAM b{i}" for i in (1, 2, 3)]
+    titles = [shown.title for shown in explained.maps]
+    assert titles[:3] == [f"Grad-CAM b{i}" for i in (1, 2, 3)]
+    places = [f"{place} b{i}" for i in (1, 2, 3) for place in ("layer3", "head")]
+    assert titles[3::2] == [f"attention {place}" for place in places]
+    assert titles[4::2] == [f"channels kept {place}" for place in places]
+    assert list(explained.kept) == places
 
     shared = model.backbone(model.preprocess_image(images.clone())).detach()
     b1, b2, b3 = (

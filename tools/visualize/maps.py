@@ -25,6 +25,17 @@ from torch import Tensor, nn
 from fastreid_rib.attention import DCSMask, SelfAttention
 from visualize import InputError
 
+# Names of modules that hold an attention, and the places that they are; the last five are MGN's.
+_PLACES = (
+    (r"heads", "head"),
+    (r"((?:layer|stage|conv|s)\d)\.\d+", r"\1"),
+    (r"4\.\d+", "layer1"),
+    (r"5\.\d+", "layer2"),
+    (r"(b\d)\.0\.\d+", r"layer3 \1"),
+    (r"(b\d)\.1\.\d+", r"layer4 \1"),
+    (r"(b\d)", r"head \1"),
+)
+
 
 class Map(NamedTuple):
     """Something to lay over a batch of images.
@@ -198,7 +209,10 @@ def _place(attention: str) -> str:
     """The place of an attention by its module's name, as MODEL.ATTENTION.PLACEMENT has it."""
     parts = [part for part in attention.split(".") if part not in ("backbone", "attention")]
     path = ".".join(parts)
-    return "head" if path == "heads" else re.sub(r"^((?:layer|stage|conv|s)\d)\.\d+$", r"\1", path)
+    for pattern, place in _PLACES:
+        if re.fullmatch(pattern, path):
+            return re.sub(pattern, place, path)
+    return path
 
 
 def _transformer(network: nn.Module) -> Any:
