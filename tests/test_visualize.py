@@ -216,6 +216,24 @@ def test_the_command_line_as_users_call_it(saved, run_script, tmp_path):
     assert second[1][1] == "me.png" and [kind for kind, *_ in second[-2:]] == ["unknown"] * 2
 
 
+def test_each_image_gets_its_own_maps(tool, saved, tmp_path, monkeypatch):
+    from visualize import page
+    from visualize.maps import explain
+
+    monkeypatch.setattr(tool, "BATCH", 2)
+    network, part = saved("dcs", DCS)
+    paths = [item[0] for item in tiny_set().query[:3]]
+    tool.main([*part, "--images", *paths, "--top-k", "0", "--output", str(tmp_path / "page")])
+    for row, path in zip(Page(tmp_path / "page.html").rows, paths):
+        image = torch.tensor(pixels(path)).permute(2, 0, 1).float()
+        maps = explain(network, image[None]).maps
+        assert len(row) == 2 + len(maps) == 7
+        for (_, text, drawn), shown in zip(row[2:], maps):
+            assert shown.title in text
+            expected = page.overlay(pixels(path), shown.values[0], shown.share)
+            assert np.abs(drawn.astype(int) - expected).max() <= 2  # sums in another order
+
+
 def test_images_alone_need_no_data_set(tool, saved, tmp_path):
     _, part = saved("stock", {"DATASETS.TESTS": ("Market1501",)})
     image = tiny_set().query[0][0]
