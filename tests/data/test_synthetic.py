@@ -9,7 +9,8 @@ from fastreid.data.datasets import DATASET_REGISTRY
 from fastreid.data.datasets.market1501 import Market1501
 
 import fastreid_rib  # noqa: F401  arms the repairs that importing fastreid.data needs today
-from fastreid_rib.data.synthetic import SyntheticReID, SyntheticReIDTiny
+from fastreid_rib.data.synthetic import SyntheticReID, SyntheticReIDLarge, SyntheticReIDTiny
+from fastreid_rib.data.synthetic_folder import TRAIN, plan
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +23,17 @@ def tiny(root):
     return DATASET_REGISTRY.get("SyntheticReIDTiny")(root=root, combineall=False)
 
 
-def test_both_are_registered_once():
-    assert DATASET_REGISTRY.get("SyntheticReID") is SyntheticReID
-    assert DATASET_REGISTRY.get("SyntheticReIDTiny") is SyntheticReIDTiny
+def test_all_are_registered_once():
+    for dataset in (SyntheticReID, SyntheticReIDTiny, SyntheticReIDLarge):
+        assert DATASET_REGISTRY.get(dataset.__name__) is dataset
+
+
+def test_the_large_one_trains_on_the_same_pictures():
+    def training(dataset):
+        return [shot for shot in plan(dataset.spec) if shot.subset == TRAIN]
+
+    assert training(SyntheticReIDLarge) == training(SyntheticReID)
+    assert len(plan(SyntheticReIDLarge.spec)) == 2400 + 400 * (3 + 8) + 200
 
 
 def test_importing_the_module_alone_is_enough_and_harmless_twice():
