@@ -118,7 +118,7 @@ class DCSAttention(SelfAttention):
 
     ::
 
-        Z = X  (width 0)  or  X W_r                     (N, D)
+        Z = norm(X)  (width 0)  or  norm(X W_r)         (N, D)
         M = mask of Z, see DCSMask                      (N, D)
         X + softmax(scale * (Z*M) (Z*M)^T) Z W_p + b_p  (N, C)
 
@@ -133,8 +133,9 @@ class DCSAttention(SelfAttention):
         temperature: see :class:`DCSMask`, as are the next two.
         final_temperature: > 0.
         mask_bias: where the mask's bias starts; sigmoid(mask_bias) is the share kept.
-        scale: see :class:`SelfAttention`, as is the next.
+        scale: see :class:`SelfAttention`, as are the next two.
         cosine_factor: > 0.
+        norm: "batch", "layer" or "none".
 
     Raises:
         ValueError: an argument is out of its range.
@@ -150,9 +151,10 @@ class DCSAttention(SelfAttention):
         mask_bias: float = 1.0,
         scale: str = "sqrt",
         cosine_factor: float = 16.0,
+        norm: str = "batch",
     ) -> None:
         """Arguments: see the class."""
-        super().__init__(channels, width=width, scale=scale, cosine_factor=cosine_factor)
+        super().__init__(channels, width=width, scale=scale, cosine_factor=cosine_factor, norm=norm)
         self.mask = DCSMask(
             self.width,
             temperature=temperature,

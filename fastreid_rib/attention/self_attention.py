@@ -15,6 +15,10 @@ from fastreid_rib.attention.inputs import check_channels, check_positive
 SCALES = ("sqrt", "cosine")
 """How affinities are scaled: dot product over sqrt(D), or cosine similarity times a number."""
 
+NORMS = ("batch", "layer", "none")
+"""How tokens are normalised inside: each channel over all tokens of the batch, each token over its
+channels, or not. No weights of its own: the projection behind it can do what they would."""
+
 # The least norm that a token is divided by. A mask can leave a token empty; its gradient is then
 # multiplied by at most a thousand (times the number), and not by the 1e12 of torch's default.
 _LEAST_NORM = 1e-3
@@ -41,8 +45,13 @@ class SelfAttention(nn.Module):
 
     ::
 
-        Z = X  (width 0)  or  X W_r                     (N, D)
+        Z = norm(X)  (width 0)  or  norm(X W_r)         (N, D)
         X + softmax(scale * Z Z^T) Z W_p + b_p          (N, C)
+
+    ``norm`` is ours. Tokens behind a ReLU are positive, so without it all of them, of all images,
+    push the weights of a row of ``W_p`` the same way: what is learnt first is one vector that is
+    added to every token of every image, which tells nobody apart (docs/attention.md). Batch
+    normalisation leaves each channel with mean 0, and takes that away.
 
     The affinity is symmetric, as in the paper (arXiv 2505.08961), rather than one of separate
     queries and keys. A map of values of its own would be lost in the projection that follows it: a
@@ -63,6 +72,8 @@ class SelfAttention(nn.Module):
         scale: "sqrt": dot products over sqrt(D); "cosine": cosine similarities times
             ``cosine_factor``.
         cosine_factor: > 0.
+        norm: "batch": by batch statistics in training and by running ones in eval; "layer": each
+            token by its own; "none".
 
     Raises:
         ValueError: an argument is out of its range.
@@ -75,6 +86,7 @@ class SelfAttention(nn.Module):
         width: int = 0,
         scale: str = "sqrt",
         cosine_factor: float = 16.0,
+        norm: str = "batch",
     ) -> None:
         """Arguments: see the class."""
         super().__init__()
@@ -83,6 +95,8 @@ class SelfAttention(nn.Module):
             raise ValueError(f"width must be in 0..{channels}, the channels (0: all), got {width}")
         if scale not in SCALES:
             raise ValueError(f"scale must be one of {', '.join(SCALES)}, got {scale!r}")
+        if norm not in NORMS:
+            raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
         self.channels = channels
         self.width = width or channels
         self.scale = scale
@@ -90,6 +104,11 @@ class SelfAttention(nn.Module):
         # Without a bias: one added to all tokens alike would shift the affinities, and
         # b_p does what it would do to the values.
         self.reduce = nn.Linear(channels, width, bias=False) if width else nn.Identity()
+        self.norm: nn.Module = nn.Identity()
+        if norm == "batch":
+            self.norm = _TokenBatchNorm(self.width)
+        elif norm == "layer":
+            self.norm = nn.LayerNorm(self.width, elementwise_affine=False)
         self.project = nn.Linear(self.width, channels)
         nn.init.zeros_(self.project.weight)
         nn.init.zeros_(self.project.bias)
@@ -106,7 +125,7 @@ class SelfAttention(nn.Module):
         Raises:
             ValueError: neither tokens nor a map, or of other channels.
         """
-        values = self.reduce(self._tokens(x))
+        values = self._values(x)
         keys, factor, _ = self._affinity(values)
         change = self.project(attend(keys, keys, values, factor)).to(x.dtype)
         if x.dim() == 4:
@@ -122,7 +141,7 @@ class SelfAttention(nn.Module):
         Args:
             x: as for ``forward``.
         """
-        keys, factor, mask = self._affinity(self.reduce(self._tokens(x)))
+        keys, factor, mask = self._affinity(self._values(x))
         weights = attention_weights(keys, keys, factor)
         if mask is None:
             return Explanation(weights, None, None)
@@ -149,6 +168,28 @@ class SelfAttention(nn.Module):
             return keys, self.width**-0.5, mask
         return F.normalize(keys, dim=2, eps=_LEAST_NORM), self.cosine_factor, mask
 
-    def _tokens(self, x: Tensor) -> Tensor:
+    def _values(self, x: Tensor) -> Tensor:
+        """(B, N, D): what the tokens are inside."""
         check_channels(self, x, self.channels, tokens=True)
-        return x.flatten(2).transpose(1, 2) if x.dim() == 4 else x
+        tokens = x.flatten(2).transpose(1, 2) if x.dim() == 4 else x
+        return self.norm(self.reduce(tokens))
+
+
+class _TokenBatchNorm(nn.BatchNorm1d):
+    """Batch normalisation of (B, N, D) tokens over images and tokens, without weights.
+
+    A lone token has no variance, and torch would refuse it: it gets the running statistics, as in
+    eval.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, affine=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        # Rows, not (B, D, N): compiled, torch's batch normalisation mistakes a transposed layout.
+        rows = tokens.reshape(-1, tokens.shape[2])
+        if self.training and len(rows) > 1:
+            rows = super().forward(rows)
+        else:
+            rows = F.batch_norm(rows, self.running_mean, self.running_var, eps=self.eps)
+        return rows.reshape(tokens.shape)

@@ -81,6 +81,12 @@ def add_keys(defaults: Any) -> None:
     # "cosine", cosine similarities times COSINE_FACTOR (> 0). In a ViT its own scale stays.
     _C.MODEL.ATTENTION.SCALE = "sqrt"
     _C.MODEL.ATTENTION.COSINE_FACTOR = 16.0
+    # DCS, SelfAttention: tokens are normalised inside by "batch" statistics, each by its own
+    # ("layer"), or not ("none", as in the paper's formula). Not in a ViT, whose tokens are.
+    _C.MODEL.ATTENTION.NORM = "batch"
+    # Learning rate of the attention over that of what stands beside it, > 0; on top of
+    # SOLVER.HEADS_LR_FACTOR at the head.
+    _C.MODEL.ATTENTION.LR_FACTOR = 10.0
     # SE, CBAM: the channels are divided by this between their two layers, >= 1.
     _C.MODEL.ATTENTION.REDUCTION = 16
     # ECA: channels that a gate looks at, odd; 0 = the paper's choice for the number of channels.
@@ -219,11 +225,13 @@ class Attention(NamedTuple):
         name: a name of ``fastreid_rib.attention.ATTENTIONS``.
         placement: "head" and stages of the backbone, at least one.
         settings: what the module is built with, besides its channels.
+        lr_factor: learning rate of the module over that of its surroundings.
     """
 
     name: str
     placement: Tuple[str, ...]
     settings: Dict[str, Any]
+    lr_factor: float
 
 
 ATTENTION_HEADS = ("DCSHead", "ChannelAttentionHead")
@@ -277,6 +285,8 @@ def attention(cfg: Any) -> Optional[Attention]:
         ("MASK_BIAS", "between -20 and 20", -20 <= node.MASK_BIAS <= 20),
         ("SCALE", "'sqrt' or 'cosine'", node.SCALE in ("sqrt", "cosine")),
         ("COSINE_FACTOR", "> 0", 0 < node.COSINE_FACTOR < float("inf")),
+        ("NORM", "'batch', 'layer' or 'none'", node.NORM in ("batch", "layer", "none")),
+        ("LR_FACTOR", "> 0", 0 < node.LR_FACTOR < float("inf")),
         ("REDUCTION", ">= 1", node.REDUCTION >= 1),
         (
             "KERNEL_SIZE",
@@ -293,7 +303,7 @@ def attention(cfg: Any) -> Optional[Attention]:
         for setting in attention_settings(name)
         if setting.upper() in node
     }
-    return Attention(name, tuple(placement), settings)
+    return Attention(name, tuple(placement), settings, node.LR_FACTOR)
 
 
 def without_attention(cfg: Any) -> Any:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fastreid_rib.attention import ATTENTIONS, DCSMask, build_attention
 from fastreid_rib.compat.patching import wrap
-from fastreid_rib.modeling import config
+from fastreid_rib.modeling import config, learning_rate
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +153,9 @@ def place_in_backbone(
         }
         with _aside():
             for projection in projections:
-                projection.add_module("attention", DCSMask(projection.in_features, **settings))
+                mask = DCSMask(projection.in_features, **settings)
+                learning_rate.mark(mask, attention.lr_factor)
+                projection.add_module("attention", mask)
                 projection.register_forward_hook(_mask_queries_and_keys)
         return
     wanted = [place for place in attention.placement if place != HEAD]
@@ -261,12 +263,14 @@ def _place_in_branches(model: nn.Module, attention: config.Attention) -> None:
 
 def _build(attention: config.Attention, channels: int, place: str) -> nn.Module:
     try:
-        return build_attention(attention.name, channels, **attention.settings)
+        module = build_attention(attention.name, channels, **attention.settings)
     except ValueError as error:  # a width beyond the channels, say: known only here
         raise ValueError(
             f"MODEL.ATTENTION ({attention.name}) does not fit the {channels} channels of "
             f"'{place}': {error}"
         ) from error
+    learning_rate.mark(module, attention.lr_factor)
+    return module
 
 
 def _aside() -> Any:

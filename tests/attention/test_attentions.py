@@ -17,7 +17,9 @@ CASES = [
     ("DCS", {}),
     ("DCS", {"width": 4}),
     ("DCS", {"scale": "cosine"}),
+    ("DCS", {"norm": "none"}),
     ("SelfAttention", {}),
+    ("SelfAttention", {"norm": "layer"}),
     ("SelfAttention", {"width": 4, "scale": "cosine"}),
     ("SE", {"reduction": 2}),
     ("CBAM", {"reduction": 2}),
@@ -105,7 +107,7 @@ def test_tokens_equal_the_map(name, options):
 def test_one_token(name, options):
     """It takes from nothing but itself."""
     x, module = torch.randn(2, 1, C), trained(name, options)
-    assert torch.allclose(module(x), x + module.project(module.reduce(x)), atol=1e-6)
+    assert torch.allclose(module(x), x + module.project(module.norm(module.reduce(x))), atol=1e-6)
 
 
 @every
@@ -242,7 +244,9 @@ def test_state_loads_into_a_new_module(name, options):
     other = build(name, options, seed=9).eval()
     other.load_state_dict(module.state_dict())
     assert torch.equal(other(x), module(x))
-    assert set(module.state_dict()) == {n for n, _ in module.named_parameters()}
+    # Running statistics of the norm, and nothing else besides the parameters.
+    names = {n for n, _ in module.named_parameters()}
+    assert {n for n in module.state_dict() if not n.startswith("norm.")} == names
 
 
 @every
@@ -324,6 +328,7 @@ def test_an_epochs_temperature_does_not_compile_anew():
         ("DCS", {"final_temperature": float("inf")}, "final_temperature must be > 0 and finite"),
         ("DCS", {"mask_bias": float("nan")}, "mask_bias must be in -20..20"),
         ("DCS", {"scale": "sqr"}, "scale must be one of sqrt, cosine, got 'sqr'"),
+        ("DCS", {"norm": "bn"}, "norm must be one of batch, layer, none, got 'bn'"),
         ("SelfAttention", {"cosine_factor": -1.0}, "cosine_factor must be > 0"),
         ("SE", {"reduction": 0}, "reduction must be in 1..8"),
         ("CBAM", {"reduction": 9}, "reduction must be in 1..8"),

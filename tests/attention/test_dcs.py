@@ -163,6 +163,8 @@ def attention(**options):
 def written_out(module, image):
     """One image in eval, (N, C): the affinity from the channels that both tokens keep."""
     inner = image @ module.reduce.weight.T if module.width < CHANNELS else image
+    if not isinstance(module.norm, nn.Identity):  # as one that has seen no batch
+        inner = inner / math.sqrt(1 + 1e-5)
     theta = inner @ module.mask.logits.weight.T + module.mask.logits.bias
     rows = []
     for i in range(len(inner)):
@@ -181,7 +183,13 @@ def written_out(module, image):
     return image + torch.stack(rows)
 
 
-SETTINGS = [{}, {"width": 3}, {"scale": "cosine"}, {"width": 4, "scale": "cosine"}]
+SETTINGS = [
+    {},
+    {"width": 3},
+    {"scale": "cosine"},
+    {"width": 4, "scale": "cosine"},
+    {"width": 3, "norm": "none"},
+]
 
 
 @pytest.mark.parametrize("options", SETTINGS, ids=str)
@@ -202,7 +210,7 @@ def test_explanation_is_what_was_done(options, training):
     assert mask.dtype == torch.bool and mask.shape == (2, 5, module.width)
     assert torch.allclose(kept.double(), mask.double().mean(2)) and 0 < kept.mean() < 1
     assert torch.allclose(weights.sum(2), torch.ones(2, 5).double())
-    assert torch.allclose(x + module.project(weights @ module.reduce(x)), output)
+    assert torch.allclose(x + module.project(weights @ module.norm(module.reduce(x))), output)
 
 
 def test_with_every_channel_kept_it_is_plain_self_attention():
@@ -216,7 +224,7 @@ def test_with_every_channel_kept_it_is_plain_self_attention():
 
 
 def test_with_no_channel_kept_it_takes_the_mean():
-    module = DCSAttention(CHANNELS, mask_bias=-20.0, scale="cosine").double().eval()
+    module = DCSAttention(CHANNELS, mask_bias=-20.0, scale="cosine", norm="none").double().eval()
     nn.init.normal_(module.project.weight)
     x = tokens().requires_grad_()
     mean = x.mean(1, keepdim=True).expand_as(x)
@@ -228,9 +236,9 @@ def test_with_no_channel_kept_it_takes_the_mean():
 def test_the_mask_learns():
     """Tokens are to find those of their kind, which one channel shows; the others are noise."""
     torch.manual_seed(0)
-    module = DCSAttention(CHANNELS, mask_bias=0.0)
+    module = DCSAttention(CHANNELS, mask_bias=0.0, norm="none")
     nn.init.eye_(module.project.weight)
-    dense = SelfAttention(CHANNELS)
+    dense = SelfAttention(CHANNELS, norm="none")
     dense.load_state_dict(module.state_dict(), strict=False)
     optimizer = torch.optim.Adam(module.mask.parameters(), lr=0.1)
 

@@ -24,9 +24,17 @@ def tokens(n=4, images=2):
     return torch.randn(images, n, CHANNELS, dtype=torch.float64)
 
 
-def written_out(module, image):
-    """One image, (N, C), token by token."""
-    inner = image @ module.reduce.weight.T if module.width < CHANNELS else image
+def normalised(module, inner):
+    """(B, N, D) inner tokens as the module's norm makes them."""
+    if isinstance(module.norm, nn.Identity):
+        return inner
+    axes = (2,) if isinstance(module.norm, nn.LayerNorm) else (0, 1)
+    mean = inner.mean(axes, keepdim=True)
+    return (inner - mean) / ((inner - mean).square().mean(axes, keepdim=True) + 1e-5).sqrt()
+
+
+def written_out(module, image, inner):
+    """One image, (N, C), token by token; ``inner`` are its normalised inner tokens, (N, D)."""
     rows = []
     for i in inner:
         scores = []
@@ -47,14 +55,47 @@ SETTINGS = [
     {"width": 3},
     {"scale": "cosine"},
     {"width": 4, "scale": "cosine", "cosine_factor": 3.0},
+    {"norm": "layer"},
+    {"width": 3, "norm": "none"},
 ]
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_equals_the_formula(settings):
     module, x = trained(**settings), tokens()
-    expected = torch.stack([written_out(module, image) for image in x])
+    inner = x @ module.reduce.weight.T if module.width < CHANNELS else x
+    inner = normalised(module, inner)
+    expected = torch.stack([written_out(module, *pair) for pair in zip(x, inner)])
     assert torch.allclose(module(x), expected, rtol=1e-10)
+
+
+def test_eval_normalises_by_running_statistics():
+    """Means and variances that a seen batch has moved a tenth of the way."""
+    module, x = trained(), tokens() * 3 + 1
+    module(x)
+    module.eval()
+    flat = x.flatten(0, 1)
+    mean, variance = flat.mean(0) * 0.1, 0.9 + 0.1 * flat.var(0)
+    inner = (x - mean) / (variance + 1e-5).sqrt()
+    expected = torch.stack([written_out(module, *pair) for pair in zip(x, inner)])
+    assert torch.allclose(module(x), expected, rtol=1e-10)
+
+
+def test_a_lone_token_in_training_gets_the_running_statistics():
+    module, x = trained(), tokens(1, images=1)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    output = module(x)
+    assert torch.allclose(output, module.eval()(x))
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def test_what_all_tokens_share_teaches_the_projection_nothing():
+    """Why "batch" is the default: behind a ReLU what they share is most of what there is."""
+    x = torch.rand(8, 4, CHANNELS, dtype=torch.float64) + 5
+    for norm, learns in (("batch", False), ("none", True)):
+        module = SelfAttention(CHANNELS, norm=norm).double()
+        module(x).sum().backward()
+        assert (module.project.weight.grad.abs().max() > 1) == learns
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
@@ -63,7 +104,7 @@ def test_explanation_is_what_was_done(settings):
     weights, mask, kept = module.explain(x)
     assert mask is None and kept is None and not weights.requires_grad
     assert torch.allclose(weights.sum(2), torch.ones(2, 4).double())
-    assert torch.allclose(x + module.project(weights @ module.reduce(x)), module(x))
+    assert torch.allclose(x + module.project(weights @ module.norm(module.reduce(x))), module(x))
 
 
 @pytest.mark.skipif(not attend_module._FUSED, reason="torch has no fused attention before 2.0")
@@ -83,7 +124,10 @@ def test_gradient():
 
 
 def test_empty_tokens_have_finite_gradients():
-    module, x = trained(scale="cosine"), torch.zeros(1, 3, CHANNELS, dtype=torch.float64)
+    module, x = (
+        trained(scale="cosine", norm="none"),
+        torch.zeros(1, 3, CHANNELS, dtype=torch.float64),
+    )
     x[0, 0] = 1
     x.requires_grad_()
     module(x).square().sum().backward()
@@ -91,6 +135,6 @@ def test_empty_tokens_have_finite_gradients():
 
 
 def test_cosine_does_not_depend_on_the_length_of_a_token():
-    module, x = trained(scale="cosine"), tokens()
+    module, x = trained(scale="cosine", norm="none"), tokens()
     longer = x * torch.tensor([1.0, 5.0, 0.3, 20.0]).double()[:, None]
     assert torch.allclose(module.explain(x).weights, module.explain(longer).weights)

@@ -143,10 +143,11 @@ def test_the_attention_that_a_config_asks_for(make_cfg):
         "mask_bias": 1.0,
         "scale": "sqrt",
         "cosine_factor": 16.0,
+        "norm": "batch",
     }
     changes = {"MODEL.ATTENTION.NAME": "ECA", "MODEL.ATTENTION.PLACEMENT": ["layer2", "head"]}
     asked = config.attention(make_cfg(changes))
-    assert asked == ("ECA", ("layer2", "head"), {"kernel_size": 0, "start": "identity"})
+    assert asked == ("ECA", ("layer2", "head"), {"kernel_size": 0, "start": "identity"}, 10.0)
     assert config.attention(make_cfg({"MODEL.HEADS.NAME": "DCSHead"})).name == "DCS"
     changes = {"MODEL.HEADS.NAME": "ChannelAttentionHead", "MODEL.ATTENTION.CHANNEL": "CBAM"}
     assert config.attention(make_cfg(changes)).name == "CBAM"
@@ -165,6 +166,8 @@ def test_the_attention_that_a_config_asks_for(make_cfg):
         ("MASK_BIAS", 30.0, "between -20 and 20"),
         ("SCALE", "sqr", "'sqrt' or 'cosine'"),
         ("COSINE_FACTOR", 0.0, "> 0"),
+        ("NORM", "bn", "'batch', 'layer' or 'none'"),
+        ("LR_FACTOR", 0.0, "> 0"),
         ("REDUCTION", 0, ">= 1"),
         ("KERNEL_SIZE", 4, "odd"),
         ("START", "zero", "'identity' or 'published'"),
