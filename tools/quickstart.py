@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-CONFIGS = ["configs/quickstart/baseline.yml", "configs/quickstart/rib.yml"]
+CONFIGS = [f"configs/quickstart/{name}.yml" for name in ("baseline", "rib", "rib_dcs")]
 METRICS = ("mAP", "Rank-1", "mINP")
 
 # FastReID's progress: "eta: 0:00:12  epoch/iter: 3/111  total_loss: 5.1  loss_cls: 4.9  ...  time:"
@@ -58,15 +58,26 @@ def train(config, seed):
                 print(f"{name}: epoch {epoch}  {losses}  eta {eta}", flush=True)
     if process.returncode != 0:
         sys.exit("".join(text[-40:]) + f"\n{name}: training failed, exit {process.returncode}")
-    return metrics(text)
+    *_, results = metrics(text).values()
+    return results
 
 
 def metrics(text):
-    """Finds the last evaluation in what FastReID prints: a table of a heading, a rule and a row."""
+    """Finds the last evaluation in what FastReID prints.
+
+    For each data set it prints a table of a heading, a rule and a row.
+
+    Args:
+        text: lines.
+
+    Returns:
+        {data set: {metric of METRICS: percent}}, in order.
+    """
     table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text if "|" in line]
-    heading = max(i for i, cells in enumerate(table) if cells[:1] == ["Dataset"])
-    row = dict(zip(table[heading], table[heading + 2]))
-    return {metric: float(row[metric]) for metric in METRICS}
+    rows = [
+        dict(zip(cells, table[i + 2])) for i, cells in enumerate(table) if cells[:1] == ["Dataset"]
+    ]
+    return {row["Dataset"]: {metric: float(row[metric]) for metric in METRICS} for row in rows}
 
 
 def main():

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains a ResNet-18 on drawn pedestrians twice, without and with RIB, and compares the two. It needs
+# Trains a ResNet-18 on drawn pedestrians without RIB, with it, and with attention besides. It needs
 # Python and a network, no GPU and no data set; on two cores the training takes a few minutes.
 #
 #   bash tools/quickstart.sh                  SEED=1 bash tools/quickstart.sh
