@@ -34,6 +34,7 @@ REGISTRATIONS = {
     "fastreid.modeling.heads": "fastreid_rib.modeling.heads",
     "fastreid.modeling.heads.build": "fastreid_rib.modeling.placement:extend_heads",
     "fastreid.modeling.meta_arch.build": "fastreid_rib.modeling.meta_arch:extend_registry",
+    "fastreid.utils.checkpoint": "fastreid_rib.modeling.checkpoints:extend_checkpointer",
 }
 
 
