@@ -174,6 +174,14 @@ REPAIRS: Tuple[Repair, ...] = (
         after=checks.images_for_a_batch,
     ),
     Repair(
+        "one-identity",
+        0,
+        "cross-entropy over one identity is a division by zero",
+        ("fastreid.modeling.losses.cross_entroy_loss",),
+        _always,
+        after=checks.one_identity,
+    ),
+    Repair(
         "cpu-ddp",
         10,
         "DistributedDataParallel(device_ids=...) refuses CPU models",

@@ -283,6 +283,10 @@ class RIBLoss(nn.Module):
         self.bank.clear(epoch)
         return report
 
+    def forget(self) -> None:
+        """Drop everything that was gathered: as before the first epoch."""
+        self._reset()
+
     def extra_repr(self) -> str:
         """Settings, as ``print`` shows them."""
         return (

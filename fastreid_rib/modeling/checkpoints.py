@@ -8,12 +8,13 @@ import logging
 from typing import Any, Callable, List, Sequence, Tuple
 
 from fastreid_rib.compat.patching import wrap
+from fastreid_rib.losses import RIBLoss
 
 logger = logging.getLogger(__name__)
 
 
 def extend_checkpointer(checkpoint: Any) -> None:
-    """Takes the plugin's keys out of FastReID's lists of missing and unexpected keys.
+    """Lets RIB decide of its statistics, and puts what matters of our keys into one line each.
 
     Args:
         checkpoint: the module ``fastreid.utils.checkpoint``.
@@ -42,14 +43,17 @@ def extend_checkpointer(checkpoint: Any) -> None:
                 "of its config.yaml.",
                 len(left),
             )
-        shapes = [entry for entry in incompatible.incorrect_shapes if not is_rib(entry[0])]
-        stock(
-            self,
-            incompatible._replace(
-                missing_keys=missing, unexpected_keys=unexpected, incorrect_shapes=shapes
-            ),
-        )
+        stock(self, incompatible._replace(missing_keys=missing, unexpected_keys=unexpected))
 
+    def load(stock: Callable[..., Any], self: Any, checkpoint: Any) -> Any:
+        # FastReID drops keys of another shape than the model's one by one. RIB must see them all:
+        # without those that tell of another number of identities the others would seem to fit.
+        for module in self.model.modules():
+            if isinstance(module, RIBLoss):
+                module.forget()
+        return stock(self, checkpoint)
+
+    wrap(checkpoint.Checkpointer, "_load_model", load)
     wrap(checkpoint.Checkpointer, "_log_incompatible_keys", log)
 
 

@@ -18,8 +18,7 @@ def report(tmp_path_factory):
     command = [sys.executable, "-W", "ignore", SCRIPT, tmp_path_factory.mktemp("runs"), MOMENTS, 0]
     done = subprocess.run(
         [str(part) for part in command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         timeout=540,
     )
