@@ -6,7 +6,6 @@ through the store at which the processes met (``torch.distributed``'s own), sinc
 wait for a rank that never calls it.
 """
 
-import datetime
 import json
 import logging
 import time
@@ -96,11 +95,11 @@ def compare(
     _rounds[topic] = _rounds.get(topic, 0) + 1
     prefix = f"fastreid_rib/{topic}/{_rounds[topic]}"
     store = _store()
-    store.set(f"{prefix}/{rank}", json.dumps(own))
+    _say(store, f"{prefix}/{rank}", json.dumps(own))
     end = time.monotonic() + (PATIENCE if patience is None else patience)
     said: Dict[int, Dict[str, Any]] = {rank: own}
     for other in range(size):
-        if other != rank and _there(store, f"{prefix}/{other}", end):
+        if other != rank and _heard(store, f"{prefix}/{other}", end):
             said[other] = json.loads(store.get(f"{prefix}/{other}").decode())
     problem = _difference(said, size)
     _leave_together(store, prefix, rank, list(said))
@@ -137,19 +136,29 @@ def _difference(said: Dict[int, Dict[str, Any]], size: int) -> str:
 
 def _leave_together(store: Any, prefix: str, rank: int, heard: List[int]) -> None:
     """The rank that holds the store waits until the others have read it: it may be about to end."""
-    store.set(f"{prefix}/{rank}/done", "1")
+    _say(store, f"{prefix}/{rank}/done", "")
     end = time.monotonic() + _FAREWELL
     if rank == 0:
         for other in heard:
-            _there(store, f"{prefix}/{other}/done", end)
+            _heard(store, f"{prefix}/{other}/done", end)
 
 
-def _there(store: Any, key: str, end: float) -> bool:
-    """Whether a key is in the store by the time `end`."""
-    left = max(end - time.monotonic(), 0.001)
+def _say(store: Any, key: str, value: str) -> None:
+    store.set(key, value)
+    store.add(f"{key}/said", 1)
+
+
+def _heard(store: Any, key: str, end: float) -> bool:
+    """Whether a key was said by the time `end`.
+
+    Asked again and again: a wait that times out leaves the connection of torch 1.13 out of step.
+    """
     try:
-        store.wait([key], datetime.timedelta(seconds=left))
-    except RuntimeError:  # torch's DistStoreError is one, and so was what came before it
+        while not store.add(f"{key}/said", 0):
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.02)
+    except RuntimeError:  # the rank that holds the store has ended
         return False
     return True
 

@@ -95,17 +95,17 @@ def store(monkeypatch, tmp_path):
 def test_version_and_settings_go_through_the_store(store, make_cfg):
     cfg = make_cfg(RIB)
     other = dict(agreement.settings(cfg), **{"fastreid-rib": "0.0.1"})
-    store.set("fastreid_rib/settings/1/1", json.dumps(other))
+    agreement._say(store, "fastreid_rib/settings/1/1", json.dumps(other))
     with pytest.raises(agreement.RanksDisagreeError, match="'0.0.1' on rank 1") as caught:
         agreement.compare_settings(cfg, patience=5)
     assert "BETA" not in str(caught.value)
-    store.set("fastreid_rib/settings/2/1", json.dumps(agreement.settings(cfg)))
+    agreement._say(store, "fastreid_rib/settings/2/1", json.dumps(agreement.settings(cfg)))
     agreement.compare_settings(cfg, patience=5)
 
 
 def test_rib_on_one_rank_only(store, make_cfg):
     without = agreement.settings(make_cfg({"MODEL.LOSSES.NAME": ("CrossEntropy",)}))
-    store.set("fastreid_rib/settings/1/1", json.dumps(without))
+    agreement._say(store, "fastreid_rib/settings/1/1", json.dumps(without))
     with pytest.raises(agreement.RanksDisagreeError, match="LOSSES.NAME is .*'RIB'. on rank 0; "):
         agreement.compare_settings(make_cfg(RIB), patience=5)
 
@@ -120,7 +120,7 @@ def test_a_silent_rank_is_an_error_only_where_the_plugin_is_in_use(store, make_c
 
 
 def test_another_number_of_identities_is_told_before_the_model_is_made(store, make_cfg):
-    store.set("fastreid_rib/data/1/1", '{"identities in the training data": 700}')
+    agreement._say(store, "fastreid_rib/data/1/1", '{"identities in the training data": 700}')
     with pytest.raises(agreement.RanksDisagreeError, match="751 on rank 0; 700 on rank 1"):
         DefaultTrainer.auto_scale_hyperparams(make_cfg(RIB), 751)
 

@@ -17,7 +17,7 @@ def rows():
     return [line for line in table if not line.startswith(("| fault |", "| --- |"))]
 
 
-def tests_of(path):
+def functions_of(path):
     tree = ast.parse(path.read_text())
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
@@ -27,7 +27,7 @@ def test_each_row_has_a_fault_an_outcome_and_a_test_that_exists():
         row = ROW.match(line)
         assert row, line
         assert row["test"].startswith("test_"), line
-        assert row["test"] in tests_of(ROOT / row["file"]), line
+        assert row["test"] in functions_of(ROOT / row["file"]), line
 
 
 def test_there_are_at_least_forty_faults():
@@ -42,7 +42,7 @@ def test_no_test_of_a_fault_is_forgotten():
     here = {
         (str(own / path.name), name)
         for path in (ROOT / own).glob("test_*.py")
-        for name in tests_of(path)
+        for name in functions_of(path)
         if name.startswith("test_") and path.name != Path(__file__).name
     }
     # What holds when nothing is broken.
