@@ -44,7 +44,7 @@ def export(checkpoint: str, folder: str, config_file: Optional[str] = None) -> E
     Raises:
         FileExistsError: one of the two is there already; nothing was written.
         OSError: a file cannot be read or written.
-        ValueError: the file is no checkpoint, or truncated.
+        ValueError: the file is no checkpoint, or truncated; or the plugin is switched off.
         KeyError: the config has a key or a loss that FastReID and this plugin do not know.
     """
     from fastreid.config import get_cfg
@@ -55,6 +55,8 @@ def export(checkpoint: str, folder: str, config_file: Optional[str] = None) -> E
         if os.path.exists(place):
             raise FileExistsError(f"{place} is there already; write another --output")
     cfg = get_cfg()
+    if "RIB" not in cfg.MODEL.LOSSES:
+        raise ValueError("the plugin is switched off by FASTREID_RIB_DISABLE; unset it for this")
     cfg.merge_from_file(config_file)
     attention = config.attention(cfg)
     cfg = _without_rib(cfg)
