@@ -3,6 +3,7 @@
 import argparse
 import errno
 import json
+import logging
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ from fastreid.engine import DefaultTrainer, default_setup
 from fastreid.engine.hooks import HookBase
 from fastreid.utils.checkpoint import Checkpointer
 
-from fastreid_rib.modeling import output_folder, startup
+from fastreid_rib.modeling import output_folder, seeding, startup
 
 RIB = {"MODEL.LOSSES.NAME": ("CrossEntropy", "RIB"), "MODEL.LOSSES.RIB.WARMUP_EPOCHS": 1}
 TRAINING = argparse.Namespace(eval_only=False)
@@ -127,11 +128,25 @@ class Remove(HookBase):
 
 
 @pytest.mark.parametrize("seed", [0, -1], ids=["in the loop", "in the background"])
-def test_a_data_root_that_vanishes(make_cfg, tmp_path, monkeypatch, seed):
+def test_a_data_root_that_vanishes(make_cfg, tmp_path, monkeypatch, caplog, seed):
+    caplog.set_level(logging.INFO, logger="fastreid")  # or the trainer sets up a log of its own
     monkeypatch.setattr(data_build, "_root", str(tmp_path / "data"))
-    cfg = make_cfg({**RIB, "SEED": seed, "SOLVER.MAX_EPOCH": 8, "OUTPUT_DIR": str(tmp_path)})
-    startup.seeding.seed(seed)
-    trainer = DefaultTrainer(cfg)
+    monkeypatch.setattr(seeding, "_seeded", False)  # put back at the end
+    seeding.seed(seed)
+    trainer = DefaultTrainer(
+        make_cfg(
+            {
+                **RIB,
+                "MODEL.BACKBONE.NAME": "build_osnet_backbone",
+                "MODEL.BACKBONE.DEPTH": "x0_25",
+                "MODEL.BACKBONE.FEAT_DIM": 128,
+                "MODEL.BACKBONE.PRETRAIN": False,
+                "SEED": seed,
+                "SOLVER.MAX_EPOCH": 8,  # the background has read a dozen batches ahead
+                "OUTPUT_DIR": str(tmp_path),
+            }
+        )
+    )
     trainer.register_hooks([Remove(tmp_path / "data")])
     with pytest.raises(OSError, match="cannot be read, .* is gone: .*FASTREID_DATASETS"):
         trainer.train()
