@@ -1,4 +1,4 @@
-"""``python -m fastreid_rib doctor`` and ``python -m fastreid_rib build-kernels``."""
+"""``python -m fastreid_rib doctor``, ``build-kernels`` and ``export``."""
 
 import argparse
 import sys
@@ -31,12 +31,33 @@ def main(argv: Optional[List[str]] = None) -> int:
         help="where to (default: the installed package, or the user's cache if that cannot be "
         "written)",
     )
+    exporting = commands.add_parser(
+        "export",
+        help="write a checkpoint and its config for FastReID without this plugin",
+        epilog="What RIB keeps for its next epochs is left out. Attention is part of the network "
+        "and stays: such a model needs the plugin.",
+    )
+    exporting.add_argument("checkpoint", help="a checkpoint, as in logs/model_final.pth")
+    exporting.add_argument(
+        "--config-file",
+        "--config",
+        metavar="FILE",
+        help="the config it was trained with (default: config.yaml beside the checkpoint)",
+    )
+    exporting.add_argument(
+        "--output", metavar="FOLDER", required=True, help="where both go; nothing is overwritten"
+    )
     arguments = parser.parse_args(argv)
 
     if arguments.command == "build-kernels":
         from fastreid_rib import build_kernels
 
         return build_kernels.main(arguments.kind, arguments.arch, arguments.into)
+
+    if arguments.command == "export":
+        from fastreid_rib.modeling import export
+
+        return export.main(arguments.checkpoint, arguments.output, arguments.config_file)
 
     from fastreid_rib import doctor
 

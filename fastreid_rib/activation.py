@@ -35,6 +35,7 @@ REGISTRATIONS = {
     "fastreid.modeling.heads.build": "fastreid_rib.modeling.placement:extend_heads",
     "fastreid.modeling.meta_arch.build": "fastreid_rib.modeling.meta_arch:extend_registry",
     "fastreid.solver.build": "fastreid_rib.modeling.learning_rate:extend_optimizer",
+    "fastreid.utils.checkpoint": "fastreid_rib.modeling.checkpoints:extend_checkpointer",
 }
 
 

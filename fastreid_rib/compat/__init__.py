@@ -174,6 +174,14 @@ REPAIRS: Tuple[Repair, ...] = (
         after=checks.images_for_a_batch,
     ),
     Repair(
+        "one-identity",
+        0,
+        "cross-entropy over one identity is a division by zero",
+        ("fastreid.modeling.losses.cross_entroy_loss",),
+        _always,
+        after=checks.one_identity,
+    ),
+    Repair(
         "cpu-ddp",
         10,
         "DistributedDataParallel(device_ids=...) refuses CPU models",
@@ -262,6 +270,31 @@ REPAIRS: Tuple[Repair, ...] = (
         after=checkpoint.numpy_scalars,
     ),
     Repair(
+        "checkpoint-code",
+        0,
+        "loading a checkpoint runs whatever code somebody put into it",
+        ("fastreid.utils.checkpoint",),
+        checkpoint.loads_code,
+        after=checkpoint.no_code,
+    ),
+    Repair(
+        "checkpoint-errors",
+        0,
+        "a truncated, foreign or missing checkpoint ends in a traceback from deep inside torch",
+        ("fastreid.utils.checkpoint",),
+        _always,
+        after=checkpoint.told_errors,
+    ),
+    Repair(
+        "checkpoint-write",
+        0,
+        "a process that dies while it writes a checkpoint leaves half a file, over a good one for "
+        "model_best.pth",
+        ("fastreid.utils.checkpoint",),
+        _always,
+        after=checkpoint.whole_files,
+    ),
+    Repair(
         "regnet-configs",
         0,
         "RegNet and EfficientNet look for their settings below the current folder",
@@ -284,6 +317,22 @@ REPAIRS: Tuple[Repair, ...] = (
         ("fastreid.engine.hooks",),
         _always,
         after=training.no_evaluation_after_failure,
+    ),
+    Repair(
+        "lost-pictures",
+        0,
+        "a data root that is gone is an error without a hint",
+        ("fastreid.data.data_utils",),
+        _always,
+        after=loading.lost_pictures,
+    ),
+    Repair(
+        "nan-term",
+        0,
+        "the error for a loss that is NaN shows averages over the processes, not whose it was",
+        ("fastreid.engine.train_loop",),
+        _always,
+        after=training.nan_named,
     ),
 )
 

@@ -180,6 +180,25 @@ def images_for_a_batch(module: ModuleType) -> None:
     wrap(module, "build_lr_scheduler", build)
 
 
+def one_identity(module: ModuleType) -> None:
+    """Cross-entropy over a single identity is named as such; it was a division by zero.
+
+    Args:
+        module: ``fastreid.modeling.losses.cross_entroy_loss``.
+    """
+
+    def loss(stock: Callable[..., Any], outputs: Any, *args: Any, **kwargs: Any) -> Any:
+        if outputs.size(1) < 2:
+            raise ValueError(
+                "CrossEntropyLoss needs at least two identities, but MODEL.HEADS.NUM_CLASSES is "
+                f"{outputs.size(1)}: the training set has nothing to tell apart. Check "
+                "DATASETS.NAMES, or take CrossEntropyLoss out of MODEL.LOSSES.NAME."
+            )
+        return stock(outputs, *args, **kwargs)
+
+    wrap(module, "cross_entropy_loss", loss)
+
+
 def sync_batch_norm(module: ModuleType) -> None:
     """SyncBN on the CPU says what to write instead.
 

@@ -1,11 +1,12 @@
 """Training runs: what happens after an error, and files that a run needs."""
 
+import math
 import os
 import sys
 from types import ModuleType
-from typing import Any, Callable
+from typing import Any, Callable, Dict, List
 
-from .patching import wrap
+from .patching import overlay, wrap
 
 
 def no_evaluation_after_failure(module: ModuleType) -> None:
@@ -23,6 +24,43 @@ def no_evaluation_after_failure(module: ModuleType) -> None:
             stock(self)
 
     wrap(module.EvalHook, "after_train", after_train)
+
+
+def nan_named(module: ModuleType) -> None:
+    """The error for a loss that is NaN or infinite says which term it was, and on which rank.
+
+    FastReID gathers every term of every rank on the first one anyway, once a step; here the same
+    numbers are looked at, so nothing waits for a GPU that did not wait before.
+
+    Args:
+        module: ``fastreid.engine.train_loop``.
+    """
+    last: List[Dict[str, float]] = []
+    comm = getattr(module.comm, "__stock__", module.comm)
+
+    def gather(data: Any, *args: Any, **kwargs: Any) -> Any:
+        gathered = comm.gather(data, *args, **kwargs)
+        last[:] = gathered if isinstance(gathered, list) else []
+        return gathered
+
+    def write(stock: Callable[..., None], self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            stock(self, *args, **kwargs)
+        except FloatingPointError as error:
+            found = [
+                f"{name} is {value} on rank {rank}"
+                for rank, terms in enumerate(last)
+                for name, value in terms.items()
+                if not math.isfinite(value)
+            ]
+            raise FloatingPointError(
+                f"{'; '.join(found)}, at iteration {self.iter}. This step was not taken; the last "
+                f"checkpoint is from before it (--resume, with a lower SOLVER.BASE_LR or "
+                f"SOLVER.CLIP_GRADIENTS.ENABLED True). FastReID: {error}"
+            ) from error
+
+    overlay(module, "comm", gather=gather)
+    wrap(module.SimpleTrainer, "_write_metrics", write)
 
 
 def optimizer_setter(module: ModuleType) -> None:

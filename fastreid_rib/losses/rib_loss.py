@@ -283,6 +283,10 @@ class RIBLoss(nn.Module):
         self.bank.clear(epoch)
         return report
 
+    def forget(self) -> None:
+        """Drop everything that was gathered: as before the first epoch."""
+        self._reset()
+
     def extra_repr(self) -> str:
         """Settings, as ``print`` shows them."""
         return (
@@ -418,7 +422,7 @@ class RIBLoss(nn.Module):
         )
         self._reset()
         if not found:
-            logger.info("RIB statistics: none in the checkpoint, they start afresh")
+            logger.info("RIB statistics: none in the checkpoint, they start afresh: harmless")
             return
         problem = self._why_unusable(found)
         if problem:
@@ -453,6 +457,9 @@ class RIBLoss(nn.Module):
         missing = [name for name in needed if name not in found]
         if missing:
             return f"as {', '.join(missing)} is missing or has another shape: they start afresh"
+        for name, value in found.items():
+            if value.is_floating_point() and not bool(value.isfinite().all()):
+                return f"as {name} holds NaN or infinity: they start afresh"
         size = found["centroids" if "centroids" in found else "bank_rows"].shape[-1]
         rows = len(found["bank_rows"]) if "bank_rows" in found else 0
         expected = {

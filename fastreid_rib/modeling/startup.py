@@ -1,10 +1,13 @@
-"""What a run says and settles before it trains: the check of the config, the seed, one log line."""
+"""What a run says and settles before it trains.
+
+The check of the config, the output folder, the seed, what the other ranks have, one log line.
+"""
 
 import logging
 from typing import Any, Callable
 
 from fastreid_rib.compat.patching import wrap
-from fastreid_rib.modeling import config, seeding
+from fastreid_rib.modeling import agreement, config, output_folder, seeding
 
 logger = logging.getLogger(__name__)
 
@@ -18,13 +21,40 @@ def extend_default_setup(defaults: Any) -> None:
 
     def default_setup(stock: Callable[..., None], cfg: Any, args: Any) -> None:
         config.check(cfg)
+        claim_output_folder(cfg, args)
         stock(cfg, args)
         # FastReID's handlers hang on its own logger: what this package says goes there too.
         logging.getLogger("fastreid_rib").parent = logging.getLogger("fastreid")
+        agreement.compare_settings(cfg)
         seeding.seed(cfg.SEED)
         announce(cfg)
 
     wrap(defaults, "default_setup", default_setup)
+    agreement.extend_trainer(defaults)
+
+
+def claim_output_folder(cfg: Any, args: Any) -> None:
+    """Holds OUTPUT_DIR for a training; an evaluation may look on.
+
+    Args:
+        cfg: a FastReID config.
+        args: arguments of the training script, as ``default_setup`` takes them.
+
+    Raises:
+        output_folder.FolderInUseError: another training is writing there. Only a warning where the
+            config asks for nothing of this plugin: FastReID alone would go on.
+        OSError: the folder cannot be written.
+    """
+    from fastreid.utils import comm
+
+    if not comm.is_main_process() or getattr(args, "eval_only", False):
+        return
+    try:
+        output_folder.claim(cfg.OUTPUT_DIR)
+    except output_folder.FolderInUseError as error:
+        if config.names_rib(cfg) or config.attention(cfg) is not None:
+            raise
+        logger.warning("%s", error)
 
 
 def announce(cfg: Any) -> None:

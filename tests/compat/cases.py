@@ -1,6 +1,7 @@
 """Small uses of FastReID; each shows a defect unless its repair is at work."""
 
 import os
+import signal
 import tempfile
 
 import numpy as np
@@ -103,6 +104,13 @@ def empty_epoch():
     build_lr_scheduler(cfg, build_optimizer(cfg, model)[0], 0)
 
 
+def one_identity():
+    """FastReID's cross-entropy where there is one class."""
+    from fastreid.modeling.losses import cross_entropy_loss
+
+    cross_entropy_loss(torch.zeros(4, 1), torch.zeros(4, dtype=torch.int64), 0.1)
+
+
 def pair_as_optimizer():
     """What tools/plain_train_net.py does with the result."""
     model = small_model()
@@ -168,6 +176,91 @@ def load_scalars():
         Checkpointer(small_model(), folder).save("one", metric=np.float64(71.5), epoch=np.int64(3))
         rest = Checkpointer(small_model()).load(os.path.join(folder, "one.pth"))
     return [float(rest["metric"]), int(rest["epoch"])]
+
+
+class Program:
+    """What a pickle can do: call anything, here `os.mkdir`."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+def load_code(**how):
+    """Whether code in a checkpoint runs when FastReID loads it; raises where it is refused."""
+    from fastreid.utils.checkpoint import Checkpointer
+
+    with tempfile.TemporaryDirectory() as folder:
+        path, sign = os.path.join(folder, "odd.pth"), os.path.join(folder, "it-ran")
+        torch.save({"model": small_model().state_dict(), "odd": Program(sign)}, path, **how)
+        try:
+            Checkpointer(small_model()).load(path)
+        except Exception:
+            if not os.path.exists(sign):
+                raise
+        return os.path.exists(sign)
+
+
+def load_truncated():
+    """FastReID resumes from a checkpoint that lost its second half; another one is beside it."""
+    from fastreid.utils.checkpoint import Checkpointer
+
+    with tempfile.TemporaryDirectory() as folder:
+        checkpointer = Checkpointer(small_model(), folder)
+        checkpointer.save("model_0000")
+        checkpointer.save("model_0001")
+        path = os.path.join(folder, "model_0001.pth")
+        os.truncate(path, os.path.getsize(path) // 2)
+        checkpointer.resume_or_load("", resume=True)
+
+
+def killed_writer():
+    """Whether model_best.pth still loads after a process was killed while it wrote it anew."""
+    from fastreid.utils.checkpoint import Checkpointer
+
+    class Deadly:
+        def __reduce__(self):  # reached when the file is open, long before it is complete
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with tempfile.TemporaryDirectory() as folder:
+        checkpointer = Checkpointer(small_model(), folder)
+        checkpointer.save("model_best")
+        child = os.fork()
+        if not child:
+            checkpointer.save("model_best", odd=Deadly())
+        _, status = os.waitpid(child, 0)
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        checkpointer.resume_or_load("", resume=True)
+        return sorted(os.listdir(folder))
+
+
+def lost_folder():
+    """Reads a picture whose folder is not there any more."""
+    from fastreid.data.data_utils import read_image
+
+    read_image(os.path.join(tempfile.gettempdir(), "no-such-root", "0001_c1s1_000001_00.jpg"))
+
+
+def nan_of_a_rank():
+    """FastReID's trainer writes the losses of two processes, one of them NaN in the second."""
+    from fastreid.engine import train_loop
+    from fastreid.utils import comm
+    from fastreid.utils.events import EventStorage
+
+    model = small_model()
+    trainer = train_loop.SimpleTrainer(model, [], None, None)
+    trainer.iter = 7
+    gather = comm.gather
+    other = {"loss_cls": float("nan"), "loss_rib": 0.5, "data_time": 0.0}
+    comm.gather = lambda data: [*gather(data), other]
+    try:
+        with EventStorage():
+            terms = {"loss_cls": torch.tensor(1.0), "loss_rib": torch.tensor(0.25)}
+            trainer._write_metrics(terms, data_time=0.0)
+    finally:
+        comm.gather = gather
 
 
 def regnet():

@@ -2,7 +2,7 @@ import itertools
 import threading
 
 import pytest
-from cases import amp_trainer, empty_epoch, sync_bn
+from cases import amp_trainer, empty_epoch, one_identity, sync_bn
 from fastreid.data import samplers
 
 from fastreid_rib.compat import checks
@@ -133,6 +133,12 @@ def test_a_training_set_smaller_than_a_batch(stock):
     assert stock["empty_epoch"].startswith("ZeroDivisionError")
     with pytest.raises(ValueError, match="Write a smaller SOLVER.IMS_PER_BATCH"):
         empty_epoch()
+
+
+def test_a_training_set_of_one_identity(stock):
+    assert stock["one_identity"].startswith("ZeroDivisionError")
+    with pytest.raises(ValueError, match="NUM_CLASSES is 1: the training set has nothing to tell"):
+        one_identity()
 
 
 def test_sync_bn_on_the_cpu(stock):

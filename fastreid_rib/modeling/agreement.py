@@ -1,0 +1,195 @@
+"""Settings compared over the ranks before the first collective that depends on them.
+
+RIB's collectives come at the same steps on every rank only if all ranks have the same settings. A
+rank with others, or without the plugin, would otherwise show as a hang. What is compared goes
+through the store at which the processes met (``torch.distributed``'s own), since a collective would
+wait for a rank that never calls it.
+"""
+
+import json
+import logging
+import time
+from typing import Any, Callable, Dict, List, Optional
+
+from fastreid_rib.losses.ranks import rank_and_size
+from fastreid_rib.modeling import config
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = 60.0
+"""Seconds that a rank waits for what the others say. They met a moment ago, so it is plenty."""
+
+_FAREWELL = 10.0  # seconds that the rank which holds the store stays for the others to read it
+_rounds: Dict[str, int] = {}
+
+
+class RanksDisagreeError(RuntimeError):
+    """Ranks have different settings, or one says nothing; the message names them."""
+
+
+def settings(cfg: Any) -> Dict[str, Any]:
+    """What has to be the same on every rank, flat, by the names that users write.
+
+    Args:
+        cfg: a FastReID config.
+    """
+    from fastreid_rib import __version__
+
+    found: Dict[str, Any] = {"fastreid-rib": __version__}
+    for path in ("MODEL.LOSSES.NAME", "MODEL.HEADS.NAME", "MODEL.HEADS.NUM_CLASSES", "SEED"):
+        found[path] = _at(cfg, path)
+    for path in ("SOLVER.IMS_PER_BATCH", "SOLVER.MAX_EPOCH", "DATASETS.NAMES"):
+        found[path] = _at(cfg, path)
+    for path in ("MODEL.LOSSES.RIB", "MODEL.ATTENTION"):
+        found.update((f"{path}.{key}", value) for key, value in _at(cfg, path).items())
+    return json.loads(json.dumps(found))  # as it will come back: tuples are lists
+
+
+def compare_settings(cfg: Any, patience: Optional[float] = None) -> None:
+    """Raises if a rank has other settings of this plugin than another, or not the plugin at all.
+
+    Every rank calls it, at the start. Alone it does nothing.
+
+    Args:
+        cfg: a FastReID config.
+        patience: seconds to wait for the other ranks; None: `PATIENCE`.
+
+    Raises:
+        RanksDisagreeError: on every rank that has the plugin, naming ranks and settings. Where
+            neither RIB nor attention is in use, a rank without the plugin is a warning.
+    """
+    in_use = config.names_rib(cfg) or config.attention(cfg) is not None
+    compare("settings", settings(cfg), patience, required=in_use)
+
+
+def compare_identities(count: int, patience: Optional[float] = None) -> None:
+    """Raises if the training data of a rank hold another number of identities.
+
+    Args:
+        count: identities in the training data of this rank.
+        patience: see `compare_settings`.
+
+    Raises:
+        RanksDisagreeError: naming the ranks and their numbers.
+    """
+    compare("data", {"identities in the training data": count}, patience, required=True)
+
+
+def compare(
+    topic: str, own: Dict[str, Any], patience: Optional[float] = None, *, required: bool
+) -> None:
+    """Raises if `own` is not the same on every rank.
+
+    Args:
+        topic: of the comparison; each may be made several times, by every rank as often.
+        own: of this rank, plain values by name.
+        patience: seconds to wait for the other ranks; None: `PATIENCE`.
+        required: whether a rank that says nothing is an error, and not just a warning.
+
+    Raises:
+        RanksDisagreeError: see above.
+    """
+    rank, size = rank_and_size()
+    if size == 1:
+        return
+    _rounds[topic] = _rounds.get(topic, 0) + 1
+    prefix = f"fastreid_rib/{topic}/{_rounds[topic]}"
+    store = _store()
+    _say(store, f"{prefix}/{rank}", json.dumps(own))
+    end = time.monotonic() + (PATIENCE if patience is None else patience)
+    said: Dict[int, Dict[str, Any]] = {rank: own}
+    for other in range(size):
+        if other != rank and _heard(store, f"{prefix}/{other}", end):
+            said[other] = json.loads(store.get(f"{prefix}/{other}").decode())
+    problem = _difference(said, size)
+    _leave_together(store, prefix, rank, list(said))
+    if problem and (required or len(said) == size):
+        raise RanksDisagreeError(problem)
+    if problem:
+        logger.warning("%s", problem)
+
+
+def _difference(said: Dict[int, Dict[str, Any]], size: int) -> str:
+    """What differs between the ranks, for people to read; empty if nothing does."""
+    silent = [rank for rank in range(size) if rank not in said]
+    if silent:
+        return (
+            f"rank {', '.join(map(str, silent))} of {size} says nothing about its settings of "
+            "fastreid-rib: there the plugin is not installed, is switched off by "
+            "FASTREID_RIB_DISABLE, or its training script does not call default_setup. Install "
+            "the same version everywhere (`python -m fastreid_rib doctor` says what is there)"
+        )
+    lines: List[str] = []
+    for name in sorted(set().union(*said.values())):
+        ranks: Dict[str, List[str]] = {}
+        for rank in sorted(said):
+            ranks.setdefault(repr(said[rank].get(name)), []).append(str(rank))
+        if len(ranks) > 1:
+            values = "; ".join(f"{value} on rank {', '.join(at)}" for value, at in ranks.items())
+            lines.append(f"{name} is {values}")
+    if not lines:
+        return ""
+    return (
+        f"The ranks have different settings: {'. '.join(lines)}. Make them the same on every rank"
+    )
+
+
+def _leave_together(store: Any, prefix: str, rank: int, heard: List[int]) -> None:
+    """The rank that holds the store waits until the others have read it: it may be about to end."""
+    _say(store, f"{prefix}/{rank}/done", "")
+    end = time.monotonic() + _FAREWELL
+    if rank == 0:
+        for other in heard:
+            _heard(store, f"{prefix}/{other}/done", end)
+
+
+def _say(store: Any, key: str, value: str) -> None:
+    store.set(key, value)
+    store.add(f"{key}/said", 1)
+
+
+def _heard(store: Any, key: str, end: float) -> bool:
+    """Whether a key was said by the time `end`.
+
+    Asked again and again: a wait that times out leaves the connection of torch 1.13 out of step.
+    """
+    try:
+        while not store.add(f"{key}/said", 0):
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.02)
+    except RuntimeError:  # the rank that holds the store has ended
+        return False
+    return True
+
+
+def _store() -> Any:
+    import torch.distributed as dist
+
+    return dist.distributed_c10d._get_default_store()
+
+
+def _at(cfg: Any, path: str) -> Any:
+    for part in path.split("."):
+        cfg = cfg[part]
+    return cfg
+
+
+def extend_trainer(defaults: Any) -> None:
+    """Compares the identities once FastReID's trainer has read the data, before its model is made.
+
+    Args:
+        defaults: the module ``fastreid.engine.defaults``.
+    """
+    stock: Callable[..., Any] = defaults.DefaultTrainer.auto_scale_hyperparams
+    if hasattr(stock, "__stock__"):
+        return
+
+    def auto_scale_hyperparams(cfg: Any, num_classes: int) -> Any:
+        if config.names_rib(cfg):
+            compare_identities(num_classes)
+        return stock(cfg, num_classes)
+
+    vars(auto_scale_hyperparams)["__stock__"] = stock
+    # A staticmethod, which compat's `wrap` would turn into a method.
+    defaults.DefaultTrainer.auto_scale_hyperparams = staticmethod(auto_scale_hyperparams)

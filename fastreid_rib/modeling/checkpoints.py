@@ -1,0 +1,72 @@
+"""What FastReID says when a checkpoint and a model do not hold the same, in one line for our part.
+
+RIB's statistics load or start afresh by themselves (``RIBLoss``), so what FastReID would say of
+their keys one by one is left to one line that says whether it matters.
+"""
+
+import logging
+from typing import Any, Callable, List, Sequence, Tuple
+
+from fastreid_rib.compat.patching import wrap
+from fastreid_rib.losses import RIBLoss
+
+logger = logging.getLogger(__name__)
+
+
+def extend_checkpointer(checkpoint: Any) -> None:
+    """Lets RIB decide of its statistics, and puts what matters of our keys into one line each.
+
+    Args:
+        checkpoint: the module ``fastreid.utils.checkpoint``.
+    """
+
+    def log(stock: Callable[..., None], self: Any, incompatible: Any) -> None:
+        missing, new = _split(incompatible.missing_keys, is_attention)
+        unexpected, left = _split(incompatible.unexpected_keys, is_attention)
+        unexpected, statistics = _split(unexpected, is_rib)
+        if statistics:
+            logger.info(
+                "RIB statistics in the checkpoint (%d tensors) skipped, as this model has no RIB: "
+                "harmless, the network is complete without them.",
+                len(statistics),
+            )
+        if new:
+            logger.info(
+                "Attention is new to this checkpoint (%d parameters) and starts untrained: "
+                "harmless, the rest of the network is as in the checkpoint.",
+                len(new),
+            )
+        if left:
+            logger.warning(
+                "Attention in the checkpoint (%d parameters) skipped, as MODEL.ATTENTION asks for "
+                "none. Not harmless: the network was trained with it, write the MODEL.ATTENTION "
+                "of its config.yaml.",
+                len(left),
+            )
+        stock(self, incompatible._replace(missing_keys=missing, unexpected_keys=unexpected))
+
+    def load(stock: Callable[..., Any], self: Any, checkpoint: Any) -> Any:
+        # FastReID drops keys of another shape than the model's one by one. RIB must see them all:
+        # without those that tell of another number of identities the others would seem to fit.
+        for module in self.model.modules():
+            if isinstance(module, RIBLoss):
+                module.forget()
+        return stock(self, checkpoint)
+
+    wrap(checkpoint.Checkpointer, "_load_model", load)
+    wrap(checkpoint.Checkpointer, "_log_incompatible_keys", log)
+
+
+def is_rib(key: str) -> bool:
+    """Whether a key of a state_dict belongs to RIB's statistics."""
+    return key.startswith(("rib.", "module.rib."))
+
+
+def is_attention(key: str) -> bool:
+    """Whether a key of a state_dict belongs to an attention that this plugin put there."""
+    return "attention" in key.split(".")
+
+
+def _split(keys: Sequence[str], ours: Callable[[str], bool]) -> Tuple[List[str], List[str]]:
+    """The other keys, and those that are ours."""
+    return [key for key in keys if not ours(key)], [key for key in keys if ours(key)]

@@ -1,0 +1,8 @@
+import pytest
+from cases import nan_of_a_rank
+
+
+def test_a_nan_names_its_term_and_its_rank(stock):
+    assert stock["nan"].startswith("FloatingPointError") and "rank" not in stock["nan"]
+    with pytest.raises(FloatingPointError, match="^loss_cls is nan on rank 1, at iteration 7"):
+        nan_of_a_rank()

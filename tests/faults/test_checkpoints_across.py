@@ -1,0 +1,119 @@
+"""Checkpoints between FastReID's models and those with RIB or attention, through FastReID."""
+
+import logging
+
+import pytest
+import torch
+from fastreid.modeling import build_model
+from fastreid.utils.checkpoint import Checkpointer
+from fastreid.utils.events import EventStorage
+
+STOCK = {"MODEL.LOSSES.NAME": ("CrossEntropyLoss",)}
+RIB = {"MODEL.LOSSES.NAME": ("CrossEntropy", "RIB"), "MODEL.LOSSES.RIB.WARMUP_EPOCHS": 1}
+ATTENTION = {"MODEL.ATTENTION.NAME": "SE", "MODEL.ATTENTION.PLACEMENT": ("layer4", "head")}
+
+
+@pytest.fixture
+def model(make_cfg):
+    def build(changes, epochs=0):
+        torch.manual_seed(epochs)
+        model = build_model(make_cfg(changes)).train()
+        with EventStorage() as storage:
+            for epoch in range(epochs):
+                storage.epoch = epoch
+                images = torch.rand(8, 3, 64, 32) * 255
+                model({"images": images, "targets": torch.arange(8) // 2})
+        return model
+
+    return build
+
+
+@pytest.fixture
+def load(tmp_path, caplog):
+    """Saves one model, loads it into another; what was logged of it."""
+
+    def load(source, target):
+        Checkpointer(source, str(tmp_path)).save("model")
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            Checkpointer(target).load(str(tmp_path / "model.pth"))
+        return [r.getMessage() for r in caplog.records if "Loading checkpoint" not in r.message]
+
+    return load
+
+
+def network(model):
+    return {k: v for k, v in model.state_dict().items() if k[:4] != "rib." and "attention" not in k}
+
+
+def assert_equal(first, second):
+    assert first.keys() == second.keys() and len(first) > 100
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_of_fastreid_into_rib(model, load):
+    stock, target = model(STOCK), model(RIB, epochs=2)
+    assert load(stock, target) == [
+        "RIB statistics: none in the checkpoint, they start afresh: harmless"
+    ]
+    assert_equal(network(target), stock.state_dict())
+    assert not target.rib.state_dict()
+
+
+def test_of_rib_into_fastreid(model, load):
+    source, target = model(RIB, epochs=2), model(STOCK)
+    (line,) = load(source, target)
+    count = len(source.rib.state_dict())
+    assert line.startswith(f"RIB statistics in the checkpoint ({count} tensors) skipped")
+    assert line.endswith("harmless, the network is complete without them.")
+    assert_equal(target.state_dict(), network(source))
+
+
+def test_of_rib_into_an_evaluation_that_knows_no_identities(model, load):
+    target = model({**RIB, "MODEL.HEADS.NUM_CLASSES": 0})
+    lines = load(model(RIB, epochs=2), target)
+    (line,) = (line for line in lines if "RIB" in line)
+    assert "skipped, as this model has no RIB: harmless" in line
+
+
+def test_of_fastreid_into_attention(model, load):
+    stock, target = model(STOCK), model({**STOCK, **ATTENTION})
+    (line,) = load(stock, target)
+    assert line.startswith("Attention is new to this checkpoint (")
+    assert "starts untrained: harmless" in line
+    assert_equal(network(target), stock.state_dict())
+
+
+def test_of_attention_into_fastreid_is_not_harmless(model, load, caplog):
+    (line,) = load(model({**STOCK, **ATTENTION}), model(STOCK))
+    assert line.startswith("Attention in the checkpoint (") and "Not harmless" in line
+    assert caplog.records[-1].levelname == "WARNING"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"MODEL.LOSSES.RIB.NUM_CLUSTERS": 5}, {"MODEL.HEADS.NUM_CLASSES": 6}],
+    ids=["clusters", "identities"],
+)
+@pytest.mark.parametrize("epochs", [0, 2], ids=["fresh", "with statistics"])
+def test_other_numbers_start_the_statistics_afresh(model, load, changes, epochs):
+    source, target = model(RIB, epochs=2), model({**RIB, **changes}, epochs=epochs)
+    lines = load(source, target)
+    ours = [line for line in lines if "RIB" in line or "rib." in line]
+    assert len(ours) == 1 and ours[0].endswith("they start afresh"), lines
+    assert ours[0].startswith("RIB statistics of the checkpoint not loaded, as ")
+    assert not target.rib.state_dict()
+    backbone = {k: v for k, v in network(source).items() if k.startswith("backbone.")}
+    assert_equal({k: v for k, v in network(target).items() if k in backbone}, backbone)
+
+
+@pytest.mark.parametrize("lost", ["centroids", "log_q", "class_means", "bank_rows"])
+def test_statistics_that_are_not_finite_are_not_loaded(model, load, lost):
+    source, target = model(RIB, epochs=2), model(RIB)
+    state = source.state_dict()
+    state[f"rib.{lost}"][1, 1] = float("nan")
+    source.state_dict = lambda: state
+    (line,) = load(source, target)
+    assert f"as {lost} holds NaN or infinity: they start afresh" in line
+    assert not target.rib.state_dict()
+    assert_equal(network(target), {key: state[key] for key in network(target)})

@@ -1,0 +1,99 @@
+"""Data at the edge of having no meaning, through FastReID's meta-architecture."""
+
+import math
+
+import pytest
+import torch
+from fastreid.modeling import build_model
+from fastreid.utils.events import EventStorage
+
+RIB = {
+    "MODEL.LOSSES.NAME": ("CrossEntropy", "RIB"),
+    "MODEL.LOSSES.RIB.WARMUP_EPOCHS": 1,
+    "MODEL.LOSSES.RIB.BETA": 20.0,
+}
+
+
+def train(model, images, labels, epochs=3):
+    """A step an epoch; the losses of RIB and the reports of its refreshes."""
+    model.train()
+    losses, reports = [], []
+    with EventStorage() as storage:
+        for epoch in range(epochs):
+            storage.epoch = epoch
+            terms = model({"images": images.clone(), "targets": labels.clone()})
+            model.zero_grad()
+            sum(terms.values()).backward()
+            assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+            losses.append(terms["loss_rib"].item())
+            latest = storage.latest()
+            reports.append({k: v[0] for k, v in latest.items() if k.startswith("rib/")})
+    return losses, reports
+
+
+@pytest.fixture
+def build(make_cfg):
+    def build(**changes):
+        torch.manual_seed(0)
+        changes = {f"MODEL.{key}".replace("__", "."): value for key, value in changes.items()}
+        return build_model(make_cfg({**RIB, **changes}))
+
+    return build
+
+
+def pictures(n):
+    return torch.rand(n, 3, 64, 32, generator=torch.Generator().manual_seed(0)) * 255
+
+
+def test_one_identity_has_nothing_to_tell(build):
+    with pytest.raises(ValueError, match="NUM_CLASSES is 1: the training set has nothing to tell"):
+        train(build(HEADS__NUM_CLASSES=1), pictures(8), torch.zeros(8, dtype=torch.int64))
+    model = build(HEADS__NUM_CLASSES=1, LOSSES__NAME=("RIB",))
+    losses, reports = train(model, pictures(8), torch.zeros(8, dtype=torch.int64))
+    assert losses[0] == 0 and all(math.isfinite(loss) for loss in losses)
+    assert reports[-1]["rib/mutual_information"] == pytest.approx(0, abs=1e-6)
+
+
+def test_one_image_an_identity(build):
+    model = build(HEADS__NUM_CLASSES=8)
+    losses, reports = train(model, pictures(8), torch.arange(8))
+    assert all(0 < loss < 14 for loss in losses[1:])  # -log of the floor is 13.8
+    assert 0 < reports[-1]["rib/mutual_information"] <= math.log(8) + 1e-6
+    assert model.rib.class_counts.tolist() == [1] * 8
+
+
+def test_more_clusters_than_embeddings(build):
+    model = build(LOSSES__RIB__NUM_CLUSTERS=50)
+    losses, reports = train(model, pictures(8), torch.arange(8) // 2)
+    assert model.rib.centroids.shape == (50, 512) and model.rib.centroids.isfinite().all()
+    assert all(0 < loss < 14 for loss in losses[1:])
+    assert 0 < reports[-1]["rib/mutual_information"] <= math.log(4) + 1e-6
+
+
+def test_an_identity_that_never_appears(build):
+    model = build(HEADS__NUM_CLASSES=9)
+    losses, _ = train(model, pictures(8), torch.arange(8) // 2)
+    assert model.rib.class_counts.tolist() == [2, 2, 2, 2, 0, 0, 0, 0, 0]
+    assert all(0 < loss < 14 for loss in losses[1:])
+    # Where it does appear after all, it is compared with every cluster alike.
+    model.eval()
+    loss = model.rib(torch.randn(2, 512), torch.tensor([7, 8]))
+    assert loss.item() == pytest.approx(math.log(9), rel=1e-3)
+
+
+def test_all_pictures_equal(build, caplog):
+    model = build()
+    losses, reports = train(model, pictures(1).expand(8, -1, -1, -1), torch.arange(8) // 2)
+    assert all(math.isfinite(loss) for loss in losses)
+    assert reports[-1]["rib/mutual_information"] == pytest.approx(0, abs=1e-3)
+    assert "The embeddings lie too close together" in caplog.text
+
+
+def test_only_labels_that_mean_nothing(build, caplog):
+    model = build()
+    rib = model.rib
+    rib.start_epoch(0)
+    rib(torch.randn(8, 512), torch.full((8,), -1))
+    assert rib.start_epoch(1) == {} and rib.centroids is None
+    assert "no usable embedding came before epoch 1" in caplog.text
+    assert rib(torch.randn(8, 512), torch.arange(8) // 2).item() == 0

@@ -1,0 +1,137 @@
+"""A checkpoint for FastReID without the plugin."""
+
+import os
+
+import pytest
+import torch
+from fastreid.modeling import build_model
+from fastreid.utils.checkpoint import Checkpointer
+from fastreid.utils.events import EventStorage
+
+from fastreid_rib.__main__ import main
+
+RIB = {
+    "MODEL.LOSSES.NAME": ("CrossEntropy", "Triplet", "RIB"),
+    "MODEL.LOSSES.RIB.WARMUP_EPOCHS": 1,
+    "MODEL.BACKBONE.PRETRAIN": False,
+    "MODEL.LOSSES.RIB.BETA": 30.0,
+    "SEED": 3,
+}
+STOCK = """
+import sys
+import torch
+from fastreid.config import get_cfg
+from fastreid.modeling import build_model
+from fastreid.utils.checkpoint import Checkpointer
+assert not any(name.startswith("fastreid_rib.") for name in sys.modules if "activation" not in name)
+folder, images, embeddings = sys.argv[1:]
+cfg = get_cfg()
+cfg.merge_from_file(folder + "/config.yaml")
+model = build_model(cfg).eval()
+incompatible = []
+Checkpointer._log_incompatible_keys = lambda self, keys: incompatible.append(keys)
+Checkpointer(model).load(folder + "/model_final.pth")
+assert not any(incompatible[0]), incompatible
+with torch.no_grad():
+    torch.save(model({"images": torch.load(images)}), embeddings)
+"""
+
+
+def images(seed=0):
+    return torch.rand(8, 3, 64, 32, generator=torch.Generator().manual_seed(seed)) * 255
+
+
+@pytest.fixture
+def trained(make_cfg, tmp_path):
+    """A training's output folder: model_final.pth and config.yaml. And its model."""
+
+    def train(changes=None):
+        cfg = make_cfg({**RIB, **(changes or {})})
+        model = build_model(cfg).train()
+        optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+        with EventStorage() as storage:
+            for epoch in (0, 1):
+                storage.epoch = epoch
+                losses = model({"images": images(epoch), "targets": torch.arange(8) // 2})
+                sum(losses.values()).backward()
+                optimizer.step()
+        folder = tmp_path / "trained"
+        folder.mkdir()
+        Checkpointer(model, str(folder), optimizer=optimizer).save("model_final", epoch=1)
+        (folder / "config.yaml").write_text(cfg.dump())
+        return folder, model.eval()
+
+    return train
+
+
+def test_fastreid_alone_gives_the_same_embeddings(trained, tmp_path, run_script, capsys):
+    folder, model = trained()
+    out = tmp_path / "exported"
+    assert main(["export", str(folder / "model_final.pth"), "--output", str(out)]) == 0
+    said = capsys.readouterr().out
+    size = sum(v.numel() * v.element_size() for v in model.rib.state_dict().values())
+    tensors = len(model.rib.state_dict())
+    assert f"left out: RIB's state, {size / 1e6:.1f} MB in {tensors} tensors" in said
+    assert "('CrossEntropyLoss', 'TripletLoss')" in said and "warning" not in said
+    written = (out / "config.yaml").read_text()
+    assert "RIB" not in written and "SEED" not in written and "ATTENTION" not in written
+    content = torch.load(out / "model_final.pth")
+    assert set(content) == {"model", "optimizer", "epoch"}
+    assert list(content["model"]) == [k for k in model.state_dict() if not k.startswith("rib.")]
+
+    torch.save(images(9), tmp_path / "images.pth")
+    arguments = [out, tmp_path / "images.pth", tmp_path / "embeddings.pth"]
+    run_script("-W", "ignore", "-c", STOCK, *arguments, env={"FASTREID_RIB_DISABLE": "1"})
+    with torch.no_grad():
+        expected = model({"images": images(9)})
+    assert torch.equal(torch.load(tmp_path / "embeddings.pth"), expected)
+
+
+def test_attention_stays_and_is_told(trained, tmp_path, capsys):
+    folder, model = trained({"MODEL.ATTENTION.NAME": "SE", "MODEL.ATTENTION.REDUCTION": 8})
+    out = tmp_path / "exported"
+    assert main(["export", str(folder / "model_final.pth"), "--output", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "warning: the network has attention (SE at head)" in said and "plugin only" in said
+    written = (out / "config.yaml").read_text()
+    assert "NAME: SE" in written and "REDUCTION: 8" in written and "RIB" not in written
+    assert any(".attention." in key for key in torch.load(out / "model_final.pth")["model"])
+
+
+def test_rib_alone_leaves_no_loss(trained, tmp_path, capsys):
+    folder, _ = trained({"MODEL.LOSSES.NAME": ("RIB",)})
+    assert main(["export", str(folder / "model_final.pth"), "--output", str(tmp_path / "out")]) == 0
+    assert "note: RIB was the only loss" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("present", ["model_final.pth", "config.yaml"])
+def test_nothing_is_overwritten(trained, tmp_path, capsys, present):
+    folder, _ = trained()
+    out = tmp_path / "exported"
+    out.mkdir()
+    (out / present).write_text("mine")
+    arguments = ["export", str(folder / "model_final.pth"), "--output", str(out)]
+    assert main(arguments) == 1
+    assert f"{out / present} is there already" in capsys.readouterr().out
+    assert os.listdir(out) == [present] and (out / present).read_text() == "mine"
+    # Nor the training's own, which has the same names.
+    before = (folder / "model_final.pth").read_bytes()
+    assert main([*arguments[:-1], str(folder)]) == 1
+    assert (folder / "model_final.pth").read_bytes() == before
+
+
+def test_what_cannot_be_exported_is_named(trained, tmp_path, capsys):
+    folder, _ = trained()
+    checkpoint, out = folder / "model_final.pth", str(tmp_path / "exported")
+
+    def fails(*arguments):
+        assert main(["export", *map(str, arguments), "--output", out]) == 1
+        assert not os.path.exists(out)
+        return capsys.readouterr().out
+
+    assert "no.pth" in fails(tmp_path / "no.pth", "--config-file", folder / "config.yaml")
+    assert "nowhere.yaml" in fails(checkpoint, "--config-file", tmp_path / "nowhere.yaml")
+    os.truncate(checkpoint, 10000)
+    assert "truncated" in fails(checkpoint)
+    torch.save({"weights": torch.zeros(2)}, checkpoint)
+    assert "no checkpoint of FastReID" in fails(checkpoint)

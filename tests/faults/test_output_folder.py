@@ -1,0 +1,154 @@
+"""Two runs in one folder, folders that cannot be written, full disks, data that go away."""
+
+import argparse
+import errno
+import json
+import logging
+import os
+import shutil
+import signal
+from contextlib import contextmanager
+
+import pytest
+import torch
+from fastreid.data import build as data_build
+from fastreid.engine import DefaultTrainer, default_setup
+from fastreid.engine.hooks import HookBase
+from fastreid.utils.checkpoint import Checkpointer
+
+from fastreid_rib.modeling import output_folder, seeding, startup
+
+RIB = {"MODEL.LOSSES.NAME": ("CrossEntropy", "RIB"), "MODEL.LOSSES.RIB.WARMUP_EPOCHS": 1}
+TRAINING = argparse.Namespace(eval_only=False)
+
+
+@contextmanager
+def another_process(body):
+    """A process that runs `body` and then stands still; its number. Killed at the end."""
+    ours, theirs = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            body()
+            os.write(theirs, b"1")
+            signal.pause()
+        finally:
+            os._exit(1)
+    os.close(theirs)
+    try:
+        assert os.read(ours, 1) == b"1"
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(ours)
+
+
+def test_a_second_training_in_a_folder_is_refused(make_cfg, caplog):
+    cfg = make_cfg(RIB)
+    with another_process(lambda: output_folder.claim(cfg.OUTPUT_DIR)) as pid:
+        with pytest.raises(output_folder.FolderInUseError, match=f"process {pid} on ") as caught:
+            default_setup(cfg, TRAINING)
+        assert cfg.OUTPUT_DIR in str(caught.value) and "another OUTPUT_DIR" in str(caught.value)
+        assert os.listdir(cfg.OUTPUT_DIR) == [output_folder.LOCK_NAME], "it has written something"
+        # One may look on, and what does not concern the plugin stays FastReID's affair.
+        startup.claim_output_folder(cfg, argparse.Namespace(eval_only=True))
+        assert not caplog.records
+        plain = make_cfg({"MODEL.LOSSES.NAME": ("CrossEntropyLoss",)})
+        startup.claim_output_folder(plain, TRAINING)
+        assert f"process {pid}" in caplog.text
+
+
+def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
+    folder = str(tmp_path)
+    with another_process(lambda: output_folder.claim(folder)) as pid:
+        path = tmp_path / output_folder.LOCK_NAME
+        assert json.loads(path.read_text())["pid"] == pid
+    output_folder.claim(folder)
+    assert json.loads(path.read_text())["pid"] == os.getpid()
+    output_folder.claim(folder + "/.")  # the same process again
+
+
+def test_children_of_a_training_do_not_keep_its_folder(tmp_path):
+    def with_a_worker():
+        output_folder.claim(str(tmp_path))
+        if not os.fork():
+            signal.alarm(60)  # it outlives its parent, as a worker of a data loader may
+            signal.pause()
+
+    with another_process(with_a_worker):
+        pass
+    output_folder.claim(str(tmp_path))
+
+
+@pytest.mark.parametrize("folder", ["/sys/fastreid-rib", "{file}/logs"], ids=["read-only", "file"])
+def test_a_folder_that_cannot_be_written(make_cfg, tmp_path, folder):
+    (tmp_path / "file").write_text("")
+    cfg = make_cfg(dict(RIB, OUTPUT_DIR=folder.format(file=tmp_path / "file")))
+    with pytest.raises(OSError, match="cannot be written; write another OUTPUT_DIR"):
+        default_setup(cfg, TRAINING)
+
+
+def test_a_full_disk_is_told_and_the_last_checkpoint_stays(tmp_path):
+    model = torch.nn.Linear(300, 300)
+    checkpointer = Checkpointer(model, str(tmp_path))
+    checkpointer.save("model_0000")
+    checkpointer.save("model_best")
+    before = (tmp_path / "model_best.pth").read_bytes()
+    for name in ("model_0001", "model_best"):
+        # The kernel's own full disk: every write to it fails with ENOSPC.
+        (tmp_path / f"{name}.pth.partial").symlink_to("/dev/full")
+        with pytest.raises(OSError, match="No space left on device.*not written") as caught:
+            checkpointer.save(name)
+        assert caught.value.errno == errno.ENOSPC
+        assert caught.value.filename == str(tmp_path / f"{name}.pth")
+    assert (tmp_path / "last_checkpoint").read_text() == "model_best.pth"
+    assert (tmp_path / "model_best.pth").read_bytes() == before
+    assert not list(tmp_path.glob("*.partial")) and not (tmp_path / "model_0001.pth").exists()
+    checkpointer.resume_or_load("", resume=True)
+
+
+def test_a_full_disk_while_the_name_of_the_last_checkpoint_is_written(tmp_path):
+    checkpointer = Checkpointer(torch.nn.Linear(3, 3), str(tmp_path))
+    checkpointer.save("model_0000")
+    (tmp_path / "last_checkpoint.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"):
+        checkpointer.save("model_0001")
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000.pth"
+
+
+class Remove(HookBase):
+    """Takes the data root away after the first step."""
+
+    def __init__(self, root):
+        self.root = root
+
+    def after_step(self):
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+@pytest.mark.parametrize("seed", [0, -1], ids=["in the loop", "in the background"])
+def test_a_data_root_that_vanishes(make_cfg, tmp_path, monkeypatch, caplog, seed):
+    caplog.set_level(logging.INFO, logger="fastreid")  # or the trainer sets up a log of its own
+    monkeypatch.setattr(data_build, "_root", str(tmp_path / "data"))
+    monkeypatch.setattr(seeding, "_seeded", False)  # put back at the end
+    seeding.seed(seed)
+    trainer = DefaultTrainer(
+        make_cfg(
+            {
+                **RIB,
+                "MODEL.BACKBONE.NAME": "build_osnet_backbone",
+                "MODEL.BACKBONE.DEPTH": "x0_25",
+                "MODEL.BACKBONE.FEAT_DIM": 128,
+                "MODEL.BACKBONE.PRETRAIN": False,
+                "SEED": seed,
+                "SOLVER.MAX_EPOCH": 8,  # the background has read a dozen batches ahead
+                "OUTPUT_DIR": str(tmp_path),
+            }
+        )
+    )
+    trainer.register_hooks([Remove(tmp_path / "data")])
+    with pytest.raises(OSError, match="cannot be read, .* is gone: .*FASTREID_DATASETS"):
+        trainer.train()
+    rib = trainer.model.rib.state_dict()
+    assert len(rib["bank_rows"]) % 16 == 0 and rib["bank_rows"].isfinite().all()
