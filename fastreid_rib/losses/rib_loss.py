@@ -112,8 +112,13 @@ class RIBLoss(nn.Module):
     RIB starts at epoch ``max(1, warmup_epochs)``; until then the loss is 0, since there is nothing
     to compare with. In training mode, with gradients enabled, each step's L2-normalised embeddings
     enter a reservoir (float16), those of all ranks if ``torch.distributed`` is initialised. All
-    ranks must then call with batches of one size, in step. From the reservoir of an epoch,
-    ``start_epoch`` of the next makes the centroids and Q(a|y); it begins anew every epoch.
+    ranks must then call in step; their batches may differ in size, and a rank without images calls
+    with (0, D). The ranks tell each other their sizes from host to host, and no GPU is waited for.
+    From the reservoir of an epoch, ``start_epoch`` of the next makes the centroids and Q(a|y); it
+    begins anew every epoch.
+
+    The loss is the mean over a rank's own images, as FastReID's losses are. DistributedDataParallel
+    averages over ranks, so with batches of different sizes an image of a small one weighs more.
 
     The statistics have no size before the first embeddings and add no keys to the ``state_dict``
     before they exist. They load all or nothing, and a process that goes on from a checkpoint gets
@@ -303,8 +308,9 @@ class RIBLoss(nn.Module):
             values = torch.cat([rows, inputs], dim=1)
         # Marked, not dropped: how many there are is known on the device only.
         labels = labels.masked_fill(~values.isfinite().all(dim=1), -1)
-        values = ranks.gather_rows(torch.nan_to_num(values).half())
-        labels = ranks.gather_rows(labels)
+        counts = _rows_of_ranks(len(labels), rows.shape[1], values.shape[1] - rows.shape[1])
+        values = ranks.gather_rows(torch.nan_to_num(values).half(), counts)
+        labels = ranks.gather_rows(labels, counts)
         too_large = labels >= self.num_classes
         self._bad_labels += too_large.any()
         rows, inputs = values[:, : rows.shape[1]], values[:, rows.shape[1] :]
@@ -477,6 +483,21 @@ class RIBLoss(nn.Module):
 def _check_range(name: str, value: float, fits: bool, expected: str) -> None:
     if not fits or not math.isfinite(value):
         raise ValueError(f"{name} must be {expected}, got {value}")
+
+
+def _rows_of_ranks(rows: int, dimensions: int, inputs: int) -> List[int]:
+    """The batch size of each rank; raises, on all of them, if their rows cannot be put together."""
+    sizes = ranks.exchange(rows, dimensions, inputs)
+    if len({size[1:] for size in sizes}) > 1:
+        told = ", ".join(
+            f"rank {rank}: ({n}, {dim}) and {f'({n}, {p})' if p else 'none'}"
+            for rank, (n, dim, p) in enumerate(sizes)
+        )
+        raise ValueError(
+            "embeddings and inputs must have the same number of columns on every rank, got "
+            f"{told}; only the number of rows may differ"
+        )
+    return [size[0] for size in sizes]
 
 
 def _check_batch(embeddings: Tensor, labels: Tensor, num_classes: int) -> None:
