@@ -1,6 +1,6 @@
 """The few collectives that RIB needs; with one process, or none set up, they do nothing."""
 
-from typing import Any, List, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import torch
 import torch.distributed as dist
@@ -73,12 +73,28 @@ def own_slice(rows: int) -> slice:
     return slice(rank * rows // size, (rank + 1) * rows // size)
 
 
-def join_slices(own: Tensor, rows: int) -> Tensor:
-    """Put what every rank computed for its :func:`own_slice` together.
+def own_share(weights: Tensor) -> slice:
+    """The share of things of different weights that this rank works on, as heavy as the others'.
 
     Args:
-        own: (length of the own slice, ...)
+        weights: (things,), int64, >= 1, the same on every rank.
+    """
+    rank, size = rank_and_size()
+    total = int(weights.sum())
+    # A thing belongs to the rank in whose share of the whole weight it begins.
+    begins = weights.cumsum(0) - weights
+    ends = torch.tensor([rank * total // size, (rank + 1) * total // size], device=weights.device)
+    first, last = torch.searchsorted(begins, ends).tolist()
+    return slice(first, last)
+
+
+def join_slices(own: Tensor, rows: int, where: Optional[slice] = None) -> Tensor:
+    """Put what every rank computed for its share together.
+
+    Args:
+        own: (length of the share, ...)
         rows: number of rows of the whole.
+        where: the share; None: the rank's :func:`own_slice`. No row is in two ranks' shares.
 
     Returns:
         (rows, ...), the same bits on every rank: each value is added to zeros only.
@@ -86,7 +102,7 @@ def join_slices(own: Tensor, rows: int) -> Tensor:
     if rank_and_size()[1] == 1:
         return own
     whole = own.new_zeros((rows,) + own.shape[1:])
-    whole[own_slice(rows)] = own
+    whole[own_slice(rows) if where is None else where] = own
     sum_over_ranks(whole)
     return whole
 
