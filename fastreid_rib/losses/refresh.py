@@ -148,6 +148,7 @@ def _class_table(
     tables = information.empty_tables(
         num_clusters, 0 if input_centroids is None else len(input_centroids), centroids.device
     )
+    half_norms = centroids.square().sum(dim=1) / 2
     for part in chunks(own, num_clusters):
         block = slice(share.start + part.start, share.start + part.stop)
         begin = ends[block.start - 1] if block.start else 0
@@ -164,8 +165,9 @@ def _class_table(
                 sums += group_sum(log_phi.exp(), identities, len(sums))
                 continue
             negentropy = add_soft_assignments_(
-                sums, embeddings, centroids, identities, beta, deterministic=True, backend=backend
-            )
+                sums, embeddings, centroids, identities, beta,
+                half_norms=half_norms, deterministic=True, backend=backend,
+            )  # fmt: skip
             tables.images.add_(len(images))
             tables.feature_negentropy.add_(negentropy.double().sum())
         q = _class_rows(sums, counts[block], means[block], centroids, beta)
@@ -185,12 +187,11 @@ def _class_rows(
     """Q of a block of identities, (identities, K) float32, from the sums of soft assignments."""
     images = sums.sum(dim=1, keepdim=True)
     q = sums / images.clamp(min=torch.finfo(sums.dtype).tiny)
-    absent = (images.squeeze(1) == 0).nonzero().squeeze(1)
+    # One that the epoch did not show is expressed in the new clusters by its last mean.
+    absent = ((images.squeeze(1) == 0) & (counts > 0)).nonzero().squeeze(1)
     if len(absent):
-        # One that the epoch did not show is expressed in the new clusters by its last mean.
         q[absent] = soft_assignment(means[absent], centroids, beta)
-        q[counts == 0] = 1 / len(centroids)
-    return q
+    return q.masked_fill_((counts == 0)[:, None], 1 / len(centroids))
 
 
 def _report(tables: information.Tables, gamma: float, with_inputs: bool) -> Dict[str, float]:
