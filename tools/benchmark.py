@@ -6,6 +6,7 @@
     python tools/benchmark.py attention               attention modules, and their training steps
     python tools/benchmark.py refresh                 K-means of the refresh against faiss
     python tools/benchmark.py scaling                 step, refresh and memory for many identities
+    python tools/benchmark.py table                   what keeping m entries of a row of Q loses
 
 One process, interleaved, medians: on a busy machine only ratios mean something.
 """
@@ -22,7 +23,9 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("kernels", "training", "attention", "refresh", "scaling"))
+    parser.add_argument(
+        "what", choices=("kernels", "training", "attention", "refresh", "scaling", "table")
+    )
     parser.add_argument("--json", metavar="FILE", help="write all numbers there")
     parser.add_argument(
         "--pairs", type=int, default=5, help="pairs of training steps, rounds of refresh (5)"
@@ -58,6 +61,10 @@ def main():
         from benchmarks import scaling
 
         results = scaling.measure(args.operations)
+    elif args.what == "table":
+        from benchmarks import table
+
+        results = table.measure()
     else:
         from benchmarks import training
 

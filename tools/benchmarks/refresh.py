@@ -95,24 +95,24 @@ def measure_case(name, noise, repeats):
         "faiss, same start": lambda: faiss_kmeans(whole, ITERATIONS, start=start),
         "faiss from scratch": lambda: faiss_kmeans(whole, 60, restarts=3),
     }
-    results = {name: {"seconds": []} for name in cases}
+    results = {way: {"seconds": []} for way in cases}
     for turn in range(repeats):
-        for name, function in cases.items():
-            if name == "faiss from scratch" and turn:
+        for way, function in cases.items():
+            if way == "faiss from scratch" and turn:
                 continue
             begin = time.process_time()
             centroids = function()
-            results[name]["seconds"].append(time.process_time() - begin)
-            results[name]["inertia"] = inertia(whole, centroids)
+            results[way]["seconds"].append(time.process_time() - begin)
+            results[way]["inertia"] = inertia(whole, centroids)
     scratch = results["faiss from scratch"]
     begun = inertia(whole, start) / scratch["inertia"]
     print(f"\nidentities {name}; inertia of the start / from scratch: {begun:.4f}")
     print("| | seconds of a processor | from scratch / it | inertia / from scratch |")
     print("| --- | --- | --- | --- |")
-    for name, result in results.items():
+    for way, result in results.items():
         median = statistics.median(result["seconds"])
         print(
-            f"| {name} | {median:.1f} | {scratch['seconds'][0] / median:.1f} "
+            f"| {way} | {median:.1f} | {scratch['seconds'][0] / median:.1f} "
             f"| {result['inertia'] / scratch['inertia']:.4f} |"
         )
     return results
