@@ -66,6 +66,7 @@ def train(identities, images):
     begin = time.process_time()
     report = rib.start_epoch(1)
     refresh = time.process_time() - begin
+    clustering._nearest = nearest
     steps, losses = [], []
     for _ in range(STEPS):
         embeddings, labels = batch(BATCH)
@@ -107,8 +108,8 @@ def measure(most):
     """All sizes, in one dictionary; prints a table."""
     spawn = multiprocessing.get_context("spawn")
     results = []
-    print("\n| C = K | N | refresh, s | step, ms | peak, MB | statistics, MB |")
-    print("| --- | --- | --- | --- | --- | --- |", flush=True)
+    print("\n| C = K | N | refresh, s | iterations | step, ms | peak, MB | statistics, MB |")
+    print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
     sizes = sorted((operations(c, n), c, n) for c in IDENTITIES for n in IMAGES)
     for cost, identities, images in sizes:
         if cost > most:
@@ -117,8 +118,9 @@ def measure(most):
             result = pool.apply(train, (identities, images))
         results.append(result)
         print(
-            f"| {identities} | {images} | {result['refresh']:.1f} | {1e3 * result['step']:.1f} "
-            f"| {result['peak'] / 1e6:.0f} | {formula(identities, images) / 1e6:.0f} |",
+            f"| {identities} | {images} | {result['refresh']:.1f} | {result['iterations']} "
+            f"| {1e3 * result['step']:.1f} | {result['peak'] / 1e6:.0f} "
+            f"| {formula(identities, images) / 1e6:.0f} |",
             flush=True,
         )
     per_operation, per_entry = growth(results)
@@ -128,8 +130,8 @@ def measure(most):
             seconds = cost * per_operation + identities**2 * per_entry
             extrapolated.append({"identities": identities, "images": images, "refresh": seconds})
             print(
-                f"| {identities} | {images} | {seconds:.0f}, extrapolated | | "
-                f"| {formula(identities, images) / 1e6:.0f} |"
+                f"| {identities} | {images} | {seconds:.0f}, extrapolated "
+                f"| {ITERATIONS} | | | {formula(identities, images) / 1e6:.0f} |"
             )
     print(
         f"\nrefresh = {per_operation * 1e12:.1f} s for 1e12 operations "
