@@ -1,6 +1,7 @@
 """The benchmark counts right and runs; what it measures is no matter of pass or fail."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -90,3 +91,52 @@ def test_the_ways_agree(harness):
     for name in ("eager", "published"):
         loss = getattr(problem, name)(problem.embeddings)
         assert torch.allclose(loss, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_growth_is_found_and_a_size_is_a_training(harness):
+    from benchmarks import scaling
+
+    sizes = [(1000, 10**4, 10), (1000, 10**5, 3), (10**4, 10**4, 10), (10**5, 10**4, 2)]
+    results = [
+        {
+            "identities": c,
+            "images": n,
+            "iterations": i,
+            "refresh": 2e-11 * scaling.operations(c, n, i) + 3e-9 * c**2,
+        }
+        for c, n, i in sizes
+    ]
+    assert scaling.growth(results) == pytest.approx([2e-11, 3e-9])
+    result = scaling.train(50, 2000)
+    assert 1 <= result["iterations"] <= scaling.ITERATIONS
+    assert result["refresh"] > 0 and result["step"] > 0
+    assert result["report"]["mutual_information"] == pytest.approx(math.log(50), abs=0.05)
+    assert len(result["losses"]) == scaling.STEPS and max(result["losses"]) < 14
+
+
+def test_a_table_of_all_entries_loses_nothing(harness, monkeypatch):
+    from benchmarks import table
+
+    monkeypatch.setattr(table, "IDENTITIES", 20)
+    monkeypatch.setattr(table, "IMAGES", 200)
+    monkeypatch.setattr(table, "FRESH", 30)
+    soft = table.measure()["soft, beta 15"]
+    assert [result["entries"] for result in soft] == [1, 4, 16, 64, 256]
+    assert soft[0]["bound"] > soft[2]["bound"] > 0
+    assert soft[0]["difference"] > soft[2]["difference"] > 0
+    assert soft[-1]["difference"] == soft[-1]["bound"] == soft[-1]["loss"] == 0
+
+
+def test_refresh_is_compared_with_faiss(harness, monkeypatch):
+    pytest.importorskip("faiss")
+    from benchmarks import refresh
+
+    for name, value in (("IMAGES", 300), ("DIMENSIONS", 16), ("IDENTITIES", 10)):
+        monkeypatch.setattr(refresh, name, value)
+    results = refresh.measure(2)
+    for case in results.values():
+        assert len(case["faiss from scratch"]["seconds"]) == 1
+        assert len(case["whole refresh"]["seconds"]) == 2
+        ours = case["K-means of the refresh"]["inertia"]
+        assert ours == case["whole refresh"]["inertia"]
+        assert ours == pytest.approx(case["faiss, same start"]["inertia"], rel=0.05)

@@ -4,6 +4,9 @@
     python tools/benchmark.py kernels --device cuda   the same on a GPU
     python tools/benchmark.py training                the training step and the refresh
     python tools/benchmark.py attention               attention modules, and their training steps
+    python tools/benchmark.py refresh                 K-means of the refresh against faiss
+    python tools/benchmark.py scaling                 step, refresh and memory for many identities
+    python tools/benchmark.py table                   what keeping m entries of a row of Q loses
 
 One process, interleaved, medians: on a busy machine only ratios mean something.
 """
@@ -20,11 +23,18 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("kernels", "training", "attention"))
+    parser.add_argument(
+        "what", choices=("kernels", "training", "attention", "refresh", "scaling", "table")
+    )
     parser.add_argument("--json", metavar="FILE", help="write all numbers there")
-    parser.add_argument("--pairs", type=int, default=5, help="pairs of training steps (5)")
+    parser.add_argument(
+        "--pairs", type=int, default=5, help="pairs of training steps, rounds of refresh (5)"
+    )
     parser.add_argument(
         "--seconds", type=float, default=6, help="kernels, attention: for each comparison (6)"
+    )
+    parser.add_argument(
+        "--operations", type=float, default=1e13, help="scaling: largest refresh measured (1e13)"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="kernels: where")
     parser.add_argument(
@@ -43,6 +53,18 @@ def main():
         from benchmarks import attention
 
         results = attention.measure(args.seconds, args.pairs)
+    elif args.what == "refresh":
+        from benchmarks import refresh
+
+        results = refresh.measure(args.pairs)
+    elif args.what == "scaling":
+        from benchmarks import scaling
+
+        results = scaling.measure(args.operations)
+    elif args.what == "table":
+        from benchmarks import table
+
+        results = table.measure()
     else:
         from benchmarks import training
 

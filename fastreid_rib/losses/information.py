@@ -3,8 +3,8 @@
 Legend: n images; F~ and X~ the random clusters of the feature (K of them) and of the input (K_x),
 Y the identity (C of them); phi soft assignments; Q(a|y) the class table. All in nats.
 
-Every measure follows from a few sums over images, the :class:`Tables`; they add up over chunks and
-over ranks, so no (N, K) matrix needs to exist.
+Every measure follows from a few sums, the :class:`Tables`; they add up over ranks, over chunks of
+images and over blocks of identities, so neither an (N, K) nor a (C, K) matrix needs to exist.
 """
 
 from typing import NamedTuple, Optional
@@ -16,12 +16,13 @@ from fastreid_rib.ops.group_sum import group_sum
 
 
 class Tables(NamedTuple):
-    """Sums over images, float64. Without inputs K_x is 0."""
+    """Sums over images and over identities, float64. Without inputs K_x is 0.
+
+    With ``t_ya = sum_i 1[y_i = y] phi(F_i, a)``.
+    """
 
     images: Tensor
     """(): number of images."""
-    labels_features: Tensor
-    """(C, K): sum_i 1[y_i = y] phi(F_i, a)."""
     feature_negentropy: Tensor
     """(): sum_i sum_a phi(F_i, a) log phi(F_i, a)."""
     features_inputs: Tensor
@@ -32,39 +33,100 @@ class Tables(NamedTuple):
     """(K_x,): sum_i phi(X_i, b)."""
     log_inputs: Tensor
     """(K_x,): sum_i log phi(X_i, b)."""
+    features: Tensor
+    """(K,): sum_y t_ya."""
+    label_negentropy: Tensor
+    """(): sum_y n_y log n_y, with n_y = sum_a t_ya."""
+    joint_negentropy: Tensor
+    """(): sum_y sum_a t_ya log t_ya."""
+    log_likelihood: Tensor
+    """(): sum_y sum_a t_ya log Q(a|y)."""
 
-    def __add__(self, other: "Tables") -> "Tables":  # type: ignore[override]
-        """Tables of the images of both."""
-        return Tables(*(mine + theirs for mine, theirs in zip(self, other)))
+
+def empty_tables(features: int, inputs: int, device: torch.device) -> Tables:
+    """Tables of nothing, for ``features`` = K clusters and ``inputs`` = K_x of them."""
+
+    def zeros(*shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=torch.float64, device=device)
+
+    return Tables(
+        images=zeros(),
+        feature_negentropy=zeros(),
+        features_inputs=zeros(features, inputs),
+        input_negentropy=zeros(),
+        inputs=zeros(inputs),
+        log_inputs=zeros(inputs),
+        features=zeros(features),
+        label_negentropy=zeros(),
+        joint_negentropy=zeros(),
+        log_likelihood=zeros(),
+    )
 
 
-def tabulate(
-    log_phi_features: Tensor,
-    labels: Tensor,
-    num_classes: int,
-    log_phi_inputs: Optional[Tensor] = None,
-) -> Tables:
-    """Tables of a set of images.
+def add_images_(
+    tables: Tables, log_phi_features: Tensor, log_phi_inputs: Optional[Tensor] = None
+) -> None:
+    """Adds images to the tables, in place.
 
     Args:
+        tables: changed in place.
         log_phi_features: (n, K), logarithms of the soft assignments of the features. Logarithms,
             since a phi that underflowed to 0 has lost its own.
-        labels: (n,), int64, 0..num_classes-1.
-        num_classes: number of identities C.
         log_phi_inputs: (n, K_x), the same of the inputs; None: no inputs.
     """
     log_f = log_phi_features.double()
     log_x = log_f.new_empty(len(log_f), 0) if log_phi_inputs is None else log_phi_inputs.double()
     phi_f, phi_x = log_f.exp(), log_x.exp()
-    return Tables(
-        images=log_f.new_tensor(float(len(log_f))),
-        labels_features=group_sum(phi_f, labels, num_classes),
-        feature_negentropy=(phi_f * log_f).sum(),
-        features_inputs=phi_f.t() @ phi_x,
-        input_negentropy=(phi_x * log_x).sum(),
-        inputs=phi_x.sum(dim=0),
-        log_inputs=log_x.sum(dim=0),
-    )
+    tables.images.add_(len(log_f))
+    tables.feature_negentropy.add_((phi_f * log_f).sum())
+    tables.features_inputs.add_(phi_f.t() @ phi_x)
+    tables.input_negentropy.add_((phi_x * log_x).sum())
+    tables.inputs.add_(phi_x.sum(dim=0))
+    tables.log_inputs.add_(log_x.sum(dim=0))
+
+
+def add_identities_(tables: Tables, sums: Tensor, log_likelihood: Tensor) -> None:
+    """Adds identities to the tables, in place, each with all of its images.
+
+    Args:
+        tables: changed in place.
+        sums: (identities, K), floating point: t_ya.
+        log_likelihood: (): sum_y sum_a t_ya log Q(a|y) of these identities.
+    """
+    sums = sums.double()
+    images = sums.sum(dim=1)
+    tables.features.add_(sums.sum(dim=0))
+    tables.label_negentropy.add_(_negentropy(images))
+    tables.joint_negentropy.add_(_negentropy(sums))
+    tables.log_likelihood.add_(log_likelihood)
+
+
+def tabulate(
+    log_phi_features: Tensor,
+    labels: Tensor,
+    log_q: Tensor,
+    log_phi_inputs: Optional[Tensor] = None,
+) -> Tables:
+    """Tables of a set of images, at once.
+
+    Args:
+        log_phi_features: (n, K); see :func:`add_images_`.
+        labels: (n,), int64, 0..C-1.
+        log_q: (C, K), natural logarithms of Q.
+        log_phi_inputs: (n, K_x), or None.
+    """
+    columns = 0 if log_phi_inputs is None else log_phi_inputs.shape[1]
+    tables = empty_tables(log_phi_features.shape[1], columns, labels.device)
+    add_images_(tables, log_phi_features, log_phi_inputs)
+    sums = group_sum(log_phi_features.double().exp(), labels, len(log_q))
+    add_identities_(tables, sums, (sums * log_q.double()).sum())
+    return tables
+
+
+def _negentropy(weights: Tensor) -> Tensor:
+    """sum w log w of weights >= 0, which need not sum to one."""
+    # The least normal number: 0 log 0 counts as 0. (torch.xlogy is several times slower.)
+    return (weights * weights.clamp(min=torch.finfo(weights.dtype).tiny).log()).sum()
 
 
 def mutual_information(joint: Tensor) -> Tensor:
@@ -81,7 +143,9 @@ def mutual_information(joint: Tensor) -> Tensor:
 
 def label_information(tables: Tables) -> Tensor:
     """I(F~; Y): what the clusters tell about the identity."""
-    return mutual_information(tables.labels_features)
+    images = tables.features.sum()
+    of_both = tables.label_negentropy + _negentropy(tables.features) - _negentropy(images)
+    return (tables.joint_negentropy - of_both) / images
 
 
 def input_information(tables: Tables) -> Tensor:
@@ -103,19 +167,14 @@ def compression_term(tables: Tables) -> Tensor:
     return tables.input_negentropy / tables.images
 
 
-def relevance_term(tables: Tables, log_q: Tensor) -> Tensor:
-    """-mean_i sum_a phi(F_i,a) log Q(a|y_i): the second term of the paper's IBB.
-
-    Args:
-        tables: sums over the images.
-        log_q: (C, K), natural logarithms of Q.
-    """
-    return -(tables.labels_features * log_q.double()).sum() / tables.images
+def relevance_term(tables: Tables) -> Tensor:
+    """-mean_i sum_a phi(F_i,a) log Q(a|y_i): the second term of the paper's IBB."""
+    return -tables.log_likelihood / tables.images
 
 
-def variational_bound(tables: Tables, log_q: Tensor) -> Tensor:
+def variational_bound(tables: Tables) -> Tensor:
     """IBB, the paper's bound: compression plus relevance term. IB <= IBB - C0."""
-    return compression_term(tables) + relevance_term(tables, log_q)
+    return compression_term(tables) + relevance_term(tables)
 
 
 def bound_constant(tables: Tables) -> Tensor:
@@ -123,18 +182,17 @@ def bound_constant(tables: Tables) -> Tensor:
     return (tables.inputs * tables.log_inputs).sum() / tables.images**2
 
 
-def conditional_bound(tables: Tables, log_q: Tensor) -> Tensor:
+def conditional_bound(tables: Tables) -> Tensor:
     """KLB = mean_i KL(phi(F_i,.) || Q(.|y_i)): ours.
 
     Tighter than IBB - C0, without constant and without input clusters, and its compression part
     has a gradient (compare Fischer 2020, "The Conditional Entropy Bottleneck"). A Q that was
     floored and so sums to a little more than one lowers it by at most the excess.
     """
-    return tables.feature_negentropy / tables.images + relevance_term(tables, log_q)
+    return tables.feature_negentropy / tables.images + relevance_term(tables)
 
 
 def image_information(tables: Tables) -> Tensor:
     """I(F~; i | Y): what the clusters tell about the image beyond its identity. IB <= it <= KLB."""
-    sums = tables.labels_features
-    rows = sums / sums.sum(dim=1, keepdim=True).clamp(min=1e-300)
-    return (tables.feature_negentropy - torch.xlogy(sums, rows).sum()) / tables.images
+    conditional = tables.joint_negentropy - tables.label_negentropy
+    return (tables.feature_negentropy - conditional) / tables.images

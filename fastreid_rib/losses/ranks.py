@@ -1,6 +1,6 @@
 """The few collectives that RIB needs; with one process, or none set up, they do nothing."""
 
-from typing import Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import torch
 import torch.distributed as dist
@@ -14,21 +14,49 @@ def rank_and_size() -> Tuple[int, int]:
     return 0, 1
 
 
-def gather_rows(rows: Tensor) -> Tensor:
-    """Rows of all ranks, in the order of the ranks, on every rank.
+def exchange(*numbers: int) -> List[Tuple[int, ...]]:
+    """Tell every rank a few numbers and hear theirs, from host to host.
+
+    Never waits for a GPU: where the process group is NCCL's, a gloo group is made beside it, in the
+    first call (as FastReID does for its own messages).
 
     Args:
-        rows: (n, ...), of the same shape and dtype on every rank.
+        numbers: as many on every rank.
 
     Returns:
-        (n * ranks, ...)
+        The numbers of each rank, in the order of the ranks.
     """
     _, size = rank_and_size()
     if size == 1:
+        return [numbers]
+    own = torch.tensor(numbers, dtype=torch.int64)
+    parts = [torch.empty_like(own) for _ in range(size)]
+    dist.all_gather(parts, own, group=_host_group())
+    return [tuple(part.tolist()) for part in parts]
+
+
+def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
+    """Rows of all ranks, in the order of the ranks, on every rank.
+
+    One collective whatever the counts: a rank with fewer rows than another sends zeros behind them,
+    which every rank takes off again.
+
+    Args:
+        rows: (n, ...), of the same dtype and, but for n, shape on every rank; n may be 0.
+        counts: n of each rank, from :func:`exchange`: the same on every rank.
+
+    Returns:
+        (sum of the counts, ...)
+    """
+    most = max(counts)
+    if len(counts) == 1 or most == 0:
         return rows
-    parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(size)]
-    dist.all_gather(parts, rows.contiguous())
-    return torch.cat(parts)
+    own = rows.contiguous()
+    if len(own) < most:
+        own = torch.cat([own, own.new_zeros((most - len(own),) + own.shape[1:])])
+    parts = [torch.empty_like(own) for _ in counts]
+    dist.all_gather(parts, own)
+    return torch.cat([part[:count] for part, count in zip(parts, counts)])
 
 
 def sum_over_ranks(*tensors: Tensor) -> None:
@@ -45,12 +73,28 @@ def own_slice(rows: int) -> slice:
     return slice(rank * rows // size, (rank + 1) * rows // size)
 
 
-def join_slices(own: Tensor, rows: int) -> Tensor:
-    """Put what every rank computed for its :func:`own_slice` together.
+def own_share(weights: Tensor) -> slice:
+    """The share of things of different weights that this rank works on, as heavy as the others'.
 
     Args:
-        own: (length of the own slice, ...)
+        weights: (things,), int64, >= 1, the same on every rank.
+    """
+    rank, size = rank_and_size()
+    total = int(weights.sum())
+    # A thing belongs to the rank in whose share of the whole weight it begins.
+    begins = weights.cumsum(0) - weights
+    ends = torch.tensor([rank * total // size, (rank + 1) * total // size], device=weights.device)
+    first, last = torch.searchsorted(begins, ends).tolist()
+    return slice(first, last)
+
+
+def join_slices(own: Tensor, rows: int, where: Optional[slice] = None) -> Tensor:
+    """Put what every rank computed for its share together.
+
+    Args:
+        own: (length of the share, ...)
         rows: number of rows of the whole.
+        where: the share; None: the rank's :func:`own_slice`. No row is in two ranks' shares.
 
     Returns:
         (rows, ...), the same bits on every rank: each value is added to zeros only.
@@ -58,7 +102,7 @@ def join_slices(own: Tensor, rows: int) -> Tensor:
     if rank_and_size()[1] == 1:
         return own
     whole = own.new_zeros((rows,) + own.shape[1:])
-    whole[own_slice(rows)] = own
+    whole[own_slice(rows) if where is None else where] = own
     sum_over_ranks(whole)
     return whole
 
@@ -68,3 +112,17 @@ def copy_from_first(tensor: Tensor) -> Tensor:
     if rank_and_size()[1] > 1:
         dist.broadcast(tensor, src=0)
     return tensor
+
+
+_made_for: Any = None
+_made: Any = None
+
+
+def _host_group() -> Any:
+    """A process group for tensors in main memory; None: the default one is."""
+    global _made_for, _made
+    if dist.get_backend() == "gloo":
+        return None
+    if _made_for is not dist.group.WORLD:  # none yet, or torch.distributed was set up anew
+        _made_for, _made = dist.group.WORLD, dist.new_group(backend="gloo")
+    return _made

@@ -4,7 +4,7 @@ Legend: N rows in the reservoir, D dimensions, K clusters, C identities, P input
 """
 
 import random
-from typing import Dict, NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from fastreid_rib.losses import information, ranks
 from fastreid_rib.losses.clustering import chunks, kmeans, spread_seeds
+from fastreid_rib.losses.q_table import QTable, kept_entries, q_table, sum_of_logs
 from fastreid_rib.ops import add_soft_assignments_
 from fastreid_rib.ops.assignment import log_soft_assignment, soft_assignment
 from fastreid_rib.ops.group_sum import group_sum
@@ -23,7 +24,11 @@ class Statistics(NamedTuple):
     centroids: Tensor
     """(K, D), float32."""
     log_q: Tensor
-    """(C, K), float32: log of the floored Q(a|y), nats."""
+    """(C, K), float32: log of the floored Q(a|y), nats; (C, m) if only m entries are kept."""
+    log_q_index: Optional[Tensor]
+    """(C, m), int32: the cluster of each entry; None: the table is whole. See ``q_table``."""
+    log_q_floor: Optional[Tensor]
+    """(C,), float32: log Q of the clusters that are not listed; None with ``log_q_index``."""
     class_counts: Tensor
     """(C,), int64: rows behind the mean of each identity, when last seen; 0: never seen."""
     class_means: Tensor
@@ -41,6 +46,7 @@ def refresh(
     beta: float,
     gamma: float,
     q_floor: float,
+    table_entries: int,
     iterations: int,
     backend: str,
     draw: random.Random,
@@ -59,6 +65,7 @@ def refresh(
         beta: sharpness of the soft assignment.
         gamma: weight of the entropy part of the bound.
         q_floor: least value in Q.
+        table_entries: entries m kept in each row of Q; 0 or >= K: all.
         iterations: of K-means.
         backend: of the class table, see ``ops.backends.choose``.
         draw: source of all chance, in the same state on every rank.
@@ -83,10 +90,12 @@ def refresh(
         # From scratch each time: the inputs do not drift, and the checkpoint stays smaller.
         input_centroids = kmeans(inputs, spread_seeds(inputs, num_clusters, draw), iterations)
 
-    tables = _tabulate(rows, labels, inputs, centroids, input_centroids, num_classes, beta, backend)
-    log_q = _class_table(tables, counts, means, centroids, beta, q_floor)
-    report = _report(tables, log_q, gamma, with_inputs=inputs is not None)
-    return Statistics(centroids, ranks.copy_from_first(log_q), counts, means), report
+    table, tables = _class_table(
+        rows, labels, inputs, counts, means, centroids, input_centroids,
+        beta=beta, q_floor=q_floor, entries=table_entries, backend=backend,
+    )  # fmt: skip
+    report = _report(tables, gamma, with_inputs=inputs is not None)
+    return Statistics(centroids, *table, counts, means), report
 
 
 def _class_means(
@@ -105,69 +114,89 @@ def _class_means(
     return counts, means
 
 
-def _tabulate(
+def _class_table(
     rows: Tensor,
     labels: Tensor,
     inputs: Optional[Tensor],
-    centroids: Tensor,
-    input_centroids: Optional[Tensor],
-    num_classes: int,
-    beta: float,
-    backend: str,
-) -> information.Tables:
-    """Tables of all rows, chunk by chunk, each rank its share."""
-    own = ranks.own_slice(len(rows))
-    rows, labels = rows[own], labels[own]
-    inputs = None if inputs is None else inputs[own]
-    # Zeros: a rank may have no rows at all.
-    tables = information.tabulate(
-        centroids.new_empty(0, len(centroids)),
-        labels[:0],
-        num_classes,
-        None if input_centroids is None else centroids.new_empty(0, len(input_centroids)),
-    )
-    sums = centroids.new_zeros(num_classes, len(centroids))
-    for chunk in chunks(len(rows), max(len(centroids), num_classes)):
-        embeddings = rows[chunk].float()
-        if inputs is not None and input_centroids is not None:
-            # The joint table needs the soft assignments themselves.
-            log_phi = log_soft_assignment(embeddings, centroids, beta)
-            log_phi_x = log_soft_assignment(inputs[chunk].float(), input_centroids, beta)
-            tables = tables + information.tabulate(log_phi, labels[chunk], num_classes, log_phi_x)
-            continue
-        negentropy = add_soft_assignments_(
-            sums, embeddings, centroids, labels[chunk], beta, deterministic=True, backend=backend
-        )
-        tables.feature_negentropy.add_(negentropy.double().sum())
-        tables.images.add_(len(embeddings))
-    tables.labels_features.add_(sums)
-    ranks.sum_over_ranks(*tables)
-    return tables
-
-
-def _class_table(
-    tables: information.Tables,
     counts: Tensor,
     means: Tensor,
     centroids: Tensor,
+    input_centroids: Optional[Tensor],
+    *,
     beta: float,
     q_floor: float,
+    entries: int,
+    backend: str,
+) -> Tuple[QTable, information.Tables]:
+    """Q and the sums for the report: block by block of identities, each rank its share of them.
+
+    Only one block at a time has a row of K numbers for each identity.
+    """
+    num_classes, num_clusters = len(counts), len(centroids)
+    in_rows = torch.bincount(labels, minlength=num_classes)
+    order = labels.sort(stable=True).indices
+    ends: List[int] = in_rows.cumsum(0).tolist()
+    # An identity costs its images, and its row of the table.
+    share = ranks.own_share(in_rows + 1)
+
+    width = kept_entries(entries, num_clusters)
+    own = share.stop - share.start
+    table = QTable(centroids.new_zeros(own, width), None, None)
+    if width < num_clusters:
+        index = torch.zeros(own, width, dtype=torch.int32, device=centroids.device)
+        table = QTable(table.log_q, index, centroids.new_zeros(own))
+    tables = information.empty_tables(
+        num_clusters, 0 if input_centroids is None else len(input_centroids), centroids.device
+    )
+    half_norms = centroids.square().sum(dim=1) / 2
+    for part in chunks(own, num_clusters):
+        block = slice(share.start + part.start, share.start + part.stop)
+        begin = ends[block.start - 1] if block.start else 0
+        of_block = order[begin : ends[block.stop - 1]]
+        sums = centroids.new_zeros(part.stop - part.start, num_clusters)
+        for chunk in chunks(len(of_block), num_clusters):
+            images = of_block[chunk]
+            embeddings, identities = rows[images].float(), labels[images] - block.start
+            if inputs is not None and input_centroids is not None:
+                # The joint table needs the soft assignments themselves.
+                log_phi = log_soft_assignment(embeddings, centroids, beta)
+                log_phi_x = log_soft_assignment(inputs[images].float(), input_centroids, beta)
+                information.add_images_(tables, log_phi, log_phi_x)
+                sums += group_sum(log_phi.exp(), identities, len(sums))
+                continue
+            negentropy = add_soft_assignments_(
+                sums, embeddings, centroids, identities, beta,
+                half_norms=half_norms, deterministic=True, backend=backend,
+            )  # fmt: skip
+            tables.images.add_(len(images))
+            tables.feature_negentropy.add_(negentropy.double().sum())
+        q = _class_rows(sums, counts[block], means[block], centroids, beta)
+        made = q_table(q, entries, q_floor)
+        information.add_identities_(tables, sums, sum_of_logs(sums, made))
+        for target, source in zip(table, made):
+            if target is not None and source is not None:
+                target[part] = source
+    ranks.sum_over_ranks(*tables)
+    joined = [None if t is None else ranks.join_slices(t, num_classes, share) for t in table]
+    return QTable(*joined), tables  # type: ignore[arg-type]
+
+
+def _class_rows(
+    sums: Tensor, counts: Tensor, means: Tensor, centroids: Tensor, beta: float
 ) -> Tensor:
-    """log Q: (C, K) float32."""
-    sums = tables.labels_features
-    present = sums.sum(dim=1) > 0
-    # An identity that the epoch did not show is expressed in the new clusters by its last mean.
-    q = soft_assignment(means, centroids, beta).double()
-    q[present] = sums[present] / sums[present].sum(dim=1, keepdim=True)
-    q[counts == 0] = 1 / len(centroids)
-    return q.clamp(min=q_floor).log().float()
+    """Q of a block of identities, (identities, K) float32, from the sums of soft assignments."""
+    images = sums.sum(dim=1, keepdim=True)
+    q = sums / images.clamp(min=torch.finfo(sums.dtype).tiny)
+    # One that the epoch did not show is expressed in the new clusters by its last mean.
+    absent = ((images.squeeze(1) == 0) & (counts > 0)).nonzero().squeeze(1)
+    if len(absent):
+        q[absent] = soft_assignment(means[absent], centroids, beta)
+    return q.masked_fill_((counts == 0)[:, None], 1 / len(centroids))
 
 
-def _report(
-    tables: information.Tables, log_q: Tensor, gamma: float, with_inputs: bool
-) -> Dict[str, float]:
-    klb = information.conditional_bound(tables, log_q)
-    relevance = information.relevance_term(tables, log_q)
+def _report(tables: information.Tables, gamma: float, with_inputs: bool) -> Dict[str, float]:
+    klb = information.conditional_bound(tables)
+    relevance = information.relevance_term(tables)
     report = {
         "mutual_information": information.label_information(tables),
         "klb": klb,
@@ -176,7 +205,7 @@ def _report(
     if with_inputs:
         report["input_information"] = information.input_information(tables)
         report["ib"] = information.information_bottleneck(tables)
-        report["ibb"] = information.variational_bound(tables, log_q)
+        report["ibb"] = information.variational_bound(tables)
         report["c0"] = information.bound_constant(tables)
     return {name: float(value) for name, value in report.items()}
 

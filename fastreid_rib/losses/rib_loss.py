@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastreid_rib.losses import ranks
+from fastreid_rib.losses.q_table import kept_entries
 from fastreid_rib.losses.refresh import Statistics, centred, refresh
 from fastreid_rib.losses.reservoir import Reservoir
 from fastreid_rib.ops import BACKENDS, aligned_rows, bound
@@ -38,6 +39,8 @@ def rib_loss(
     beta: float,
     gamma: float = 0.0,
     reduction: str = "mean",
+    index: Optional[Tensor] = None,
+    floor: Optional[Tensor] = None,
     half_norms: Optional[Tensor] = None,
     backend: str = "auto",
 ) -> Tensor:
@@ -51,10 +54,12 @@ def rib_loss(
         embeddings: (n, D), any floating dtype, not normalised.
         labels: (n,), int64, < C. Images with a negative label are ignored.
         centroids: (K, D), constant.
-        log_q: (C, K), natural logarithms, constant.
+        log_q: (C, K), natural logarithms, constant; (C, m) with ``index`` and ``floor``.
         beta: sharpness of the soft assignment, > 0. Squared distances lie in 0..4.
         gamma: 0..1.
         reduction: "mean" (over the images that are not ignored), "sum" or "none".
+        index: (C, m), int32: the clusters of the entries of a sparse ``log_q``.
+        floor: (C,), float32: its logarithm for the clusters that are not listed.
         half_norms: (K,), float32: ``|C_a|^2 / 2``, if it is at hand.
         backend: "auto", "cuda", "cpu" or "torch": which kernels, see ``ops.backends.choose``.
 
@@ -78,7 +83,13 @@ def rib_loss(
             f"centroids must be (K, {embeddings.shape[1]}) as embeddings are "
             f"{tuple(embeddings.shape)}, got {tuple(centroids.shape)}"
         )
-    if log_q.dim() != 2 or log_q.shape[1] != len(centroids):
+    if index is not None and floor is not None:
+        if log_q.dim() != 2 or index.shape != log_q.shape or floor.shape != log_q.shape[:1]:
+            raise ValueError(
+                "log_q and index must be (C, m) and floor (C,), got "
+                f"{tuple(log_q.shape)}, {tuple(index.shape)} and {tuple(floor.shape)}"
+            )
+    elif index is None and floor is None and log_q.shape[1:] != centroids.shape[:1]:
         raise ValueError(
             f"log_q must be (C, {len(centroids)}), a column for each centroid, "
             f"got {tuple(log_q.shape)}"
@@ -89,8 +100,9 @@ def rib_loss(
     embeddings = embeddings.to(dtype).masked_fill(~known[:, None], 0)
     features = F.normalize(embeddings, dim=1)
     losses, _ = bound(
-        features, centroids, log_q, labels, beta, gamma, half_norms=half_norms, backend=backend
-    )
+        features, centroids, log_q, labels, beta, gamma,
+        index=index, floor=floor, half_norms=half_norms, backend=backend,
+    )  # fmt: skip
     if reduction == "none":
         return losses
     total = losses.sum()
@@ -112,8 +124,13 @@ class RIBLoss(nn.Module):
     RIB starts at epoch ``max(1, warmup_epochs)``; until then the loss is 0, since there is nothing
     to compare with. In training mode, with gradients enabled, each step's L2-normalised embeddings
     enter a reservoir (float16), those of all ranks if ``torch.distributed`` is initialised. All
-    ranks must then call with batches of one size, in step. From the reservoir of an epoch,
-    ``start_epoch`` of the next makes the centroids and Q(a|y); it begins anew every epoch.
+    ranks must then call in step; their batches may differ in size, and a rank without images calls
+    with (0, D). The ranks tell each other their sizes from host to host, and no GPU is waited for.
+    From the reservoir of an epoch, ``start_epoch`` of the next makes the centroids and Q(a|y); it
+    begins anew every epoch.
+
+    The loss is the mean over a rank's own images, as FastReID's losses are. DistributedDataParallel
+    averages over ranks, so with batches of different sizes an image of a small one weighs more.
 
     The statistics have no size before the first embeddings and add no keys to the ``state_dict``
     before they exist. They load all or nothing, and a process that goes on from a checkpoint gets
@@ -131,6 +148,9 @@ class RIBLoss(nn.Module):
         seed: any integer; all chance here is keyed by it and the epoch.
         q_floor: least value of Q, in (0, 1). Sharp assignments leave exact zeros, whose logarithm
             would make the loss infinite. Rows of Q then sum to at most 1 + K * q_floor.
+        table_entries: m, >= 0: only the m largest entries of each row of Q are kept, and the other
+            clusters share what is left of the row, each their mean (see ``losses.q_table``). The
+            table takes C x m numbers instead of C x K then. 0 or >= K: all, exact.
         kmeans_iterations: most in a refresh, >= 1; it stops when nothing moves.
         backend: "auto", "cuda", "cpu" or "torch": which kernels compute the bound. "auto" takes
             those for the device, or plain PyTorch where there are none, and the log says why.
@@ -141,6 +161,8 @@ class RIBLoss(nn.Module):
 
     centroids: Optional[Tensor]
     log_q: Optional[Tensor]
+    log_q_index: Optional[Tensor]
+    log_q_floor: Optional[Tensor]
     class_counts: Optional[Tensor]
     class_means: Optional[Tensor]
     half_norms: Optional[Tensor]
@@ -157,6 +179,7 @@ class RIBLoss(nn.Module):
         bank_size: int = 20000,
         seed: int = 0,
         q_floor: float = 1e-6,
+        table_entries: int = 0,
         kmeans_iterations: int = 10,
         backend: str = "auto",
     ) -> None:
@@ -169,6 +192,7 @@ class RIBLoss(nn.Module):
         _check_range("warmup_epochs", warmup_epochs, warmup_epochs >= 0, ">= 0")
         _check_range("bank_size", bank_size, bank_size >= 1, ">= 1, rows")
         _check_range("q_floor", q_floor, 0 < q_floor < 1, "in (0, 1), for example 1e-6")
+        _check_range("table_entries", table_entries, table_entries >= 0, ">= 0 (0: all)")
         _check_range("kmeans_iterations", kmeans_iterations, kmeans_iterations >= 1, ">= 1")
         if backend not in BACKENDS:
             raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
@@ -179,6 +203,7 @@ class RIBLoss(nn.Module):
         self.first_epoch = max(1, warmup_epochs)
         self.seed = seed
         self.q_floor = float(q_floor)
+        self.table_entries = kept_entries(table_entries, self.num_clusters)
         self.kmeans_iterations = kmeans_iterations
         self.backend = backend
         self.bank = Reservoir(bank_size, seed)
@@ -246,6 +271,8 @@ class RIBLoss(nn.Module):
             self.log_q,
             beta=self.beta,
             gamma=self.gamma,
+            index=self.log_q_index,
+            floor=self.log_q_floor,
             half_norms=self.half_norms,
             backend=self.backend,
         )
@@ -307,8 +334,9 @@ class RIBLoss(nn.Module):
             values = torch.cat([rows, inputs], dim=1)
         # Marked, not dropped: how many there are is known on the device only.
         labels = labels.masked_fill(~values.isfinite().all(dim=1), -1)
-        values = ranks.gather_rows(torch.nan_to_num(values).half())
-        labels = ranks.gather_rows(labels)
+        counts = _rows_of_ranks(len(labels), rows.shape[1], values.shape[1] - rows.shape[1])
+        values = ranks.gather_rows(torch.nan_to_num(values).half(), counts)
+        labels = ranks.gather_rows(labels, counts)
         too_large = labels >= self.num_classes
         self._bad_labels += too_large.any()
         rows, inputs = values[:, : rows.shape[1]], values[:, rows.shape[1] :]
@@ -331,6 +359,7 @@ class RIBLoss(nn.Module):
             beta=self.beta,
             gamma=self.gamma,
             q_floor=self.q_floor,
+            table_entries=self.table_entries,
             iterations=self.kmeans_iterations,
             backend=self.backend,
             draw=random.Random(f"{self.seed}/{epoch}/refresh"),
@@ -356,13 +385,19 @@ class RIBLoss(nn.Module):
             return None
         return Statistics(*(getattr(self, name) for name in Statistics._fields))
 
+    def _statistics_names(self) -> List[str]:
+        """Names of the statistics that there are if there are any."""
+        sparse = self.table_entries < self.num_clusters
+        return [name for name in Statistics._fields if sparse or not name.startswith("log_q_")]
+
     def _set_statistics(self, statistics: Optional[Statistics]) -> None:
         for name in Statistics._fields:
             setattr(self, name, None if statistics is None else getattr(statistics, name))
         self.half_norms = None
         if statistics is not None:
             self.half_norms = statistics.centroids.square().sum(dim=1) / 2
-            self.log_q = aligned_rows(statistics.log_q)
+            if statistics.log_q_index is None:  # a sparse row is short, and padding would show
+                self.log_q = aligned_rows(statistics.log_q)
 
     def _reset(self) -> None:
         self._set_statistics(None)
@@ -397,7 +432,7 @@ class RIBLoss(nn.Module):
         for name, count in zip(_COUNTERS, (self._epoch, self.bank.seen)):
             destination[prefix + name] = torch.tensor(count, dtype=torch.int64)
         if statistics is not None:
-            for name in Statistics._fields:
+            for name in self._statistics_names():
                 destination[prefix + name] = getattr(self, name)
         if self.bank.filled:
             for name, value in zip(_BANK, self.bank.content()):
@@ -436,7 +471,8 @@ class RIBLoss(nn.Module):
         }
         self._epoch = int(found["epoch"])
         if "centroids" in tensors:
-            self._set_statistics(Statistics(*(tensors[name] for name in Statistics._fields)))
+            loaded: Dict[str, Any] = {name: tensors.get(name) for name in Statistics._fields}
+            self._set_statistics(Statistics(**loaded))
         bank = [tensors.get(name) for name in _BANK]
         self.bank.restore(bank[0], bank[1], bank[2], int(found["rows_seen"]), self._epoch)
         self._size_may_change = True
@@ -451,7 +487,7 @@ class RIBLoss(nn.Module):
         """Why the statistics found in a checkpoint cannot be taken over; empty if they can."""
         needed = list(_COUNTERS)
         if any(name in found for name in Statistics._fields):
-            needed += Statistics._fields
+            needed += self._statistics_names()
         if any(name in found for name in _BANK) or int(found.get("rows_seen", 0)):
             needed += _BANK[:2]
         missing = [name for name in needed if name not in found]
@@ -464,7 +500,9 @@ class RIBLoss(nn.Module):
         rows = len(found["bank_rows"]) if "bank_rows" in found else 0
         expected = {
             "centroids": (self.num_clusters, size),
-            "log_q": (self.num_classes, self.num_clusters),
+            "log_q": (self.num_classes, self.table_entries),
+            "log_q_index": (self.num_classes, self.table_entries),
+            "log_q_floor": (self.num_classes,),
             "class_counts": (self.num_classes,),
             "class_means": (self.num_classes, size),
             "bank_rows": (rows, size),
@@ -474,7 +512,8 @@ class RIBLoss(nn.Module):
             if name in found and tuple(found[name].shape) != shape:
                 return (
                     f"as {name} is {tuple(found[name].shape)} and {shape} is needed (another "
-                    "number of identities, clusters or dimensions): they start afresh"
+                    "number of identities, clusters, table entries or dimensions): they start "
+                    "afresh"
                 )
         if rows and int(found["bank_labels"].max()) >= self.num_classes:
             return f"as it has labels beyond {self.num_classes} identities: they start afresh"
@@ -484,6 +523,21 @@ class RIBLoss(nn.Module):
 def _check_range(name: str, value: float, fits: bool, expected: str) -> None:
     if not fits or not math.isfinite(value):
         raise ValueError(f"{name} must be {expected}, got {value}")
+
+
+def _rows_of_ranks(rows: int, dimensions: int, inputs: int) -> List[int]:
+    """The batch size of each rank; raises, on all of them, if their rows cannot be put together."""
+    sizes = ranks.exchange(rows, dimensions, inputs)
+    if len({size[1:] for size in sizes}) > 1:
+        told = ", ".join(
+            f"rank {rank}: ({n}, {dim}) and {f'({n}, {p})' if p else 'none'}"
+            for rank, (n, dim, p) in enumerate(sizes)
+        )
+        raise ValueError(
+            "embeddings and inputs must have the same number of columns on every rank, got "
+            f"{told}; only the number of rows may differ"
+        )
+    return [size[0] for size in sizes]
 
 
 def _check_batch(embeddings: Tensor, labels: Tensor, num_classes: int) -> None:

@@ -50,6 +50,10 @@ def add_keys(defaults: Any) -> None:
     # Most embeddings of an epoch that are kept for the refresh, > 0; beyond that an unbiased
     # sample. Two bytes per number: 20000 rows of 2048 take 82 MB on every GPU and in checkpoints.
     _C.MODEL.LOSSES.RIB.BANK_SIZE = 20000
+    # Entries kept of each row of the class table, the largest; the other clusters share one value.
+    # 0 = all, exact. For many identities: a whole table takes 4 bytes for each identity and
+    # cluster, a sparse one 8 for each entry kept (docs/scaling.md).
+    _C.MODEL.LOSSES.RIB.TABLE_ENTRIES = 0
     # "pixels": keep small versions of the input images too, so that the information bottleneck
     # itself and its bound in nats can be reported (rib/ib, rib/ibb, rib/c0). "" = do not.
     _C.MODEL.LOSSES.RIB.INPUT = ""
@@ -200,6 +204,7 @@ def check(cfg: Any) -> None:
     hints = {
         "SCALE": "; to train without RIB, take it out of MODEL.LOSSES.NAME",
         "NUM_CLUSTERS": "; 0 means as many clusters as identities",
+        "TABLE_ENTRIES": "; 0 keeps the whole table",
         "INPUT": "; 'pixels' reports the information bottleneck itself, '' does not",
     }
     ranges = (
@@ -209,6 +214,7 @@ def check(cfg: Any) -> None:
         ("NUM_CLUSTERS", ">= 0", rib.NUM_CLUSTERS >= 0),
         ("WARMUP_EPOCHS", ">= 0", rib.WARMUP_EPOCHS >= 0),
         ("BANK_SIZE", "> 0", rib.BANK_SIZE > 0),
+        ("TABLE_ENTRIES", ">= 0", rib.TABLE_ENTRIES >= 0),
         ("INPUT", "'' or 'pixels'", rib.INPUT in ("", "pixels")),
         ("BACKEND", f"one of {', '.join(BACKENDS)}", rib.BACKEND in BACKENDS),
     )

@@ -95,6 +95,7 @@ class _AddsRIB(torch.nn.Module):
                 num_clusters=rib.NUM_CLUSTERS,
                 warmup_epochs=rib.WARMUP_EPOCHS,
                 bank_size=rib.BANK_SIZE,
+                table_entries=rib.TABLE_ENTRIES,
                 seed=max(cfg.SEED, 0),
                 backend=rib.BACKEND,
             )

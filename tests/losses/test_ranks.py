@@ -138,7 +138,8 @@ def test_a_process_without_rows(both):
 def test_alone_every_collective_is_the_identity():
     rows = torch.arange(6.0).view(3, 2)
     assert ranks.rank_and_size() == (0, 1)
-    assert ranks.gather_rows(rows) is rows
+    assert ranks.exchange(3, 2) == [(3, 2)]
+    assert ranks.gather_rows(rows, [3]) is rows
     assert ranks.own_slice(3) == slice(0, 3)
     assert ranks.join_slices(rows, 3) is rows
     ranks.sum_over_ranks(rows)

@@ -16,6 +16,7 @@ def test_defaults_are_in_fastreid_s_config(make_cfg):
         "NUM_CLUSTERS",
         "WARMUP_EPOCHS",
         "BANK_SIZE",
+        "TABLE_ENTRIES",
         "INPUT",
         "BACKEND",
     }
@@ -33,6 +34,7 @@ def test_defaults_are_in_fastreid_s_config(make_cfg):
         ("NUM_CLUSTERS", -1, "as many clusters as identities"),
         ("WARMUP_EPOCHS", -1, ">= 0"),
         ("BANK_SIZE", 0, "> 0"),
+        ("TABLE_ENTRIES", -1, "0 keeps the whole table"),
         ("INPUT", "images", "'pixels'"),
         ("BACKEND", "gpu", "one of auto, cuda, cpu, torch"),
     ],
