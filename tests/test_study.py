@@ -82,7 +82,7 @@ def test_a_row_is_trained_once(study, make_cfg, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     study.main()
     first = capsys.readouterr().out
-    assert "a row, seed 3: mAP" in first and "| a row | " in first
+    assert "a row, seed 3: SyntheticReIDTiny mAP" in first and "| a row | " in first
     (kept,) = (tmp_path / "logs" / "study" / "one" / "train_bfloat16").glob("a-row-3/study.json")
     assert json.loads(kept.read_text())["results"]["information"] > 0
 
