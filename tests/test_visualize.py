@@ -477,7 +477,9 @@ def test_what_is_missing_or_unreadable(saved, refused, tmp_path):
     assert "The data set Market1501 is not under" in message and "FASTREID_DATASETS" in message
     assert "knows no data set 'Market'" in refused(*stock, "--dataset", "Market")
     torch.save({"weights": {}}, str(tmp_path / "other.pth"))
-    assert "holds no 'model'" in refused(*config, "--weights", tmp_path / "other.pth")
+    assert "a dict with the keys ['weights']" in refused(
+        *config, "--weights", tmp_path / "other.pth"
+    )
     message = refused(*stock, "--opts", "INPUT.SIZE_TEST", "(16, 16)")
     assert "no map of more than one position" in message and "SIZE_TEST" in message
 

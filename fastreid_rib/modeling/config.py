@@ -89,8 +89,8 @@ def add_keys(defaults: Any) -> None:
     # ("layer"), or not ("none", as in the paper's formula). Not in a ViT, whose tokens are.
     _C.MODEL.ATTENTION.NORM = "batch"
     # Learning rate of the attention over that of what stands beside it, > 0; on top of
-    # SOLVER.HEADS_LR_FACTOR at the head.
-    _C.MODEL.ATTENTION.LR_FACTOR = 10.0
+    # SOLVER.HEADS_LR_FACTOR at the head. 10 did DCS good in the quick start and ruined SE and CBAM.
+    _C.MODEL.ATTENTION.LR_FACTOR = 1.0
     # SE, CBAM: the channels are divided by this between their two layers, >= 1.
     _C.MODEL.ATTENTION.REDUCTION = 16
     # ECA: channels that a gate looks at, odd; 0 = the paper's choice for the number of channels.

@@ -116,11 +116,6 @@ class _Strict(Checkpointer):
         self.name = name
 
     def _load_model(self, checkpoint: Any) -> Any:
-        if not isinstance(checkpoint.get("model"), dict):
-            raise InputError(
-                f"{self.name}: the file holds no 'model', as FastReID's checkpoints do, but "
-                f"{', '.join(map(str, list(checkpoint)[:5])) or 'nothing'}."
-            )
         weights = checkpoint["model"]
         if all(key.startswith("module.") for key in weights):
             weights = {key[len("module.") :]: value for key, value in weights.items()}
