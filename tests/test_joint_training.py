@@ -79,6 +79,8 @@ def test_two_sets_weighted(make_cfg, numbered_sets, tmp_path):
         "DATASETS.NAMES": numbered_sets,
         "DATALOADER.SAMPLER_TRAIN": "SetReWeightSampler",
         "DATALOADER.SET_WEIGHT": [1, 1],
+        # NumPy >= 1.24 fails in FastReID's ranking without Cython if the gallery is this small.
+        "TEST.EVAL_PERIOD": 100,
     }
     model = train(make_cfg({**RIB, **changes}), tmp_path / "logs")
     check(model.rib, 16, tmp_path / "logs")
