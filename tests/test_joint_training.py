@@ -56,6 +56,9 @@ def numbered_sets():
 def train(cfg, folder):
     folder.mkdir()
     trainer = DefaultTrainer(cfg)
+    # Not evaluated: with a gallery this small NumPy >= 1.24 fails in FastReID's ranking in Python,
+    # which a process keeps that loaded it before the one in Cython was compiled.
+    trainer.test = lambda cfg, model: {}
     trainer.train()
     return trainer.model
 
@@ -79,8 +82,6 @@ def test_two_sets_weighted(make_cfg, numbered_sets, tmp_path):
         "DATASETS.NAMES": numbered_sets,
         "DATALOADER.SAMPLER_TRAIN": "SetReWeightSampler",
         "DATALOADER.SET_WEIGHT": [1, 1],
-        # NumPy >= 1.24 fails in FastReID's ranking without Cython if the gallery is this small.
-        "TEST.EVAL_PERIOD": 100,
     }
     model = train(make_cfg({**RIB, **changes}), tmp_path / "logs")
     check(model.rib, 16, tmp_path / "logs")
