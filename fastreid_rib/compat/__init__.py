@@ -140,6 +140,15 @@ REPAIRS: Tuple[Repair, ...] = (
         after=evaluation.cuhk03_bool,
     ),
     Repair(
+        "small-gallery",
+        0,
+        "a gallery of fewer than 50 identities ends the ranking in Python in an error, and gives "
+        "the compiled one wrong numbers at high ranks",
+        ("fastreid.evaluation.rank",),
+        _always,
+        after=evaluation.rank_small_galleries,
+    ),
+    Repair(
         "image-tensors",
         7,
         "images become tensors by a storage class that torch 2 deprecates (a warning in every "

@@ -7,9 +7,9 @@ import subprocess
 import sys
 import tempfile
 from types import ModuleType
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
-from .patching import overlay, replace
+from .patching import overlay, replace, wrap
 
 _BUILD = """
 import sys
@@ -168,3 +168,41 @@ def cuhk03_bool(module: ModuleType) -> None:
         module: ``fastreid.evaluation.rank``.
     """
     overlay(module, "np", bool=bool)
+
+
+def rank_small_galleries(module: ModuleType) -> None:
+    """Ranks in a gallery of fewer than ``max_rank`` identities as in a larger one.
+
+    A query leaves out its own camera's pictures, so queries see galleries of different lengths.
+    Where one is shorter than ``max_rank``, the ranking in Python cannot stack the curves, and the
+    compiled one reads on in what the last query left behind. Here pictures of nobody, farther than
+    all others, fill the gallery up; right answers, mAP and mINP stay what they are.
+
+    Args:
+        module: ``fastreid.evaluation.rank``.
+    """
+
+    def evaluate_rank(
+        stock: Callable[..., Any],
+        distmat: Any,
+        q_pids: Any,
+        g_pids: Any,
+        q_camids: Any,
+        g_camids: Any,
+        max_rank: int = 50,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        import numpy
+
+        # A query's own identity may be left out; CUHK03's protocol keeps one picture of each other.
+        missing = max_rank - len(numpy.unique(g_pids)) + 1
+        if missing > 0:
+            far = numpy.full((len(distmat), missing), numpy.inf, distmat.dtype)
+            distmat = numpy.concatenate((distmat, far), axis=1)
+            nobody = min(numpy.min(q_pids), numpy.min(g_pids)) - 1 - numpy.arange(missing)
+            g_pids = numpy.concatenate((g_pids, nobody.astype(g_pids.dtype)))
+            g_camids = numpy.concatenate((g_camids, numpy.zeros(missing, g_camids.dtype)))
+        return stock(distmat, q_pids, g_pids, q_camids, g_camids, max_rank, *args, **kwargs)
+
+    wrap(module, "evaluate_rank", evaluate_rank)

@@ -1,6 +1,7 @@
 """How a repair changes FastReID: in place, once, and seen by everybody who imported the name."""
 
 import functools
+import inspect
 import sys
 from types import ModuleType
 from typing import Any, Callable
@@ -24,7 +25,8 @@ def replace(owner: Any, attribute: str, make: Callable[[Any], Any], key: str = "
         found = found.__stock__
     new = make(stock)
     new.__stock__, new.__repair__ = stock, key
-    setattr(owner, attribute, new)
+    static = isinstance(inspect.getattr_static(owner, attribute), staticmethod)
+    setattr(owner, attribute, staticmethod(new) if static else new)
     if isinstance(owner, ModuleType):
         for module in list(sys.modules.values()):
             if getattr(module, "__dict__", {}).get(attribute) is stock:

@@ -11,6 +11,7 @@ import logging
 import time
 from typing import Any, Callable, Dict, List, Optional
 
+from fastreid_rib.compat.patching import wrap
 from fastreid_rib.losses.ranks import rank_and_size
 from fastreid_rib.modeling import config
 
@@ -181,15 +182,10 @@ def extend_trainer(defaults: Any) -> None:
     Args:
         defaults: the module ``fastreid.engine.defaults``.
     """
-    stock: Callable[..., Any] = defaults.DefaultTrainer.auto_scale_hyperparams
-    if hasattr(stock, "__stock__"):
-        return
 
-    def auto_scale_hyperparams(cfg: Any, num_classes: int) -> Any:
+    def auto_scale_hyperparams(stock: Callable[..., Any], cfg: Any, num_classes: int) -> Any:
         if config.names_rib(cfg):
             compare_identities(num_classes)
         return stock(cfg, num_classes)
 
-    vars(auto_scale_hyperparams)["__stock__"] = stock
-    # A staticmethod, which compat's `wrap` would turn into a method.
-    defaults.DefaultTrainer.auto_scale_hyperparams = staticmethod(auto_scale_hyperparams)
+    wrap(defaults.DefaultTrainer, "auto_scale_hyperparams", auto_scale_hyperparams)

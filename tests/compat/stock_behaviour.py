@@ -16,6 +16,7 @@ SWITCHED_OFF = (
     "cpu-rerank",
     "compile-ranking",
     "cuhk03-bool",
+    "small-gallery",
     "image-tensors",
     "test-workers",
     "identity-batches",
@@ -62,6 +63,7 @@ def main(path):
         one_identity,
         pair_as_optimizer,
         regnet,
+        small_gallery,
         sync_bn,
     )
     from fastreid.data.transforms.functional import to_tensor
@@ -115,6 +117,7 @@ def main(path):
         "rerank": outcome(lambda: compute_jaccard_distance(torch.rand(12, 4), k1=4, k2=2).shape[0]),
         "compile": outcome(failing_make),
         "cuhk03": outcome(bool_of_cuhk03),
+        "small_gallery": outcome(lambda: small_gallery(use_cython=False)),
         "image_1": outcome(lambda: str(to_tensor(Image.new("1", (4, 2), 1)).dtype)),
         "balanced": outcome(ends, lambda: sampler("BalancedIdentitySampler", items, 16, 4, 0)),
         "naive": outcome(ends, lambda: sampler("NaiveIdentitySampler", items, 16, 4, 0)),
