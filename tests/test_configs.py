@@ -96,7 +96,7 @@ def test_attention_is_all_that_a_config_adds_to_rib_alone(model):
     ours, rib = load(f"Market1501/{model}.yml"), load(f"Market1501/{alone}.yml")
     changed = different(ours, rib)
     assert changed >= {"MODEL.ATTENTION.NAME", "OUTPUT_DIR"}
-    allowed = {"MODEL.ATTENTION.NAME", "MODEL.ATTENTION.PLACEMENT", "MODEL.ATTENTION.WIDTH"}
+    allowed = {f"MODEL.ATTENTION.{key}" for key in ("NAME", "PLACEMENT", "WIDTH", "MASK_BIAS")}
     allowed |= {"OUTPUT_DIR"}
     allowed |= {"MODEL.BACKBONE.WITH_IBN"} if "-ibn" in model else set()
     assert changed <= allowed
@@ -107,7 +107,7 @@ def test_the_quick_start_compares_configs_that_differ_in_one_line():
     assert different(baseline, rib) == {"MODEL.LOSSES.NAME", "OUTPUT_DIR"}
     assert (*baseline.MODEL.LOSSES.NAME, "RIB") == rib.MODEL.LOSSES.NAME
     dcs = load("quickstart/rib_dcs.yml")
-    attention = {"MODEL.ATTENTION.NAME", "MODEL.ATTENTION.LR_FACTOR"}
+    attention = {"MODEL.ATTENTION.NAME", "MODEL.ATTENTION.MASK_BIAS"}
     assert different(rib, dcs) == {*attention, "OUTPUT_DIR"}
 
 

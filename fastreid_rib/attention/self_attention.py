@@ -46,7 +46,7 @@ class SelfAttention(nn.Module):
     ::
 
         Z = norm(X)  (width 0)  or  norm(X W_r)         (N, D)
-        X + softmax(scale * Z Z^T) Z W_p + b_p          (N, C)
+        X + softmax(factor * cos(Z, Z)) Z W_p + b_p     (N, C)
 
     ``norm`` is ours. Tokens behind a ReLU are positive, so without it all of them, of all images,
     push the weights of a row of ``W_p`` the same way: what is learnt first is one vector that is
@@ -69,8 +69,9 @@ class SelfAttention(nn.Module):
     Args:
         channels: C, >= 1.
         width: D, 0..C; 0: as many as C, as in the paper, and no ``W_r``.
-        scale: "sqrt": dot products over sqrt(D); "cosine": cosine similarities times
-            ``cosine_factor``.
+        scale: "cosine": cosine similarities times ``cosine_factor`` (ours); "sqrt": dot products
+            over sqrt(D), which is no attention with a ``norm``: a normalised token's product with
+            itself is about D, so it keeps e^sqrt(D) to one for itself (docs/attention.md).
         cosine_factor: > 0.
         norm: "batch": by batch statistics in training and by running ones in eval; "layer": each
             token by its own; "none".
@@ -84,8 +85,8 @@ class SelfAttention(nn.Module):
         channels: int,
         *,
         width: int = 0,
-        scale: str = "sqrt",
-        cosine_factor: float = 16.0,
+        scale: str = "cosine",
+        cosine_factor: float = 4.0,
         norm: str = "batch",
     ) -> None:
         """Arguments: see the class."""

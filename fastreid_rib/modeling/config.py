@@ -81,15 +81,16 @@ def add_keys(defaults: Any) -> None:
     # DCS: where the mask's bias starts, -20..20. In training a share of sigmoid(MASK_BIAS) of the
     # channels is kept at first; in evaluation all of them if it is positive.
     _C.MODEL.ATTENTION.MASK_BIAS = 1.0
-    # DCS, SelfAttention: affinities are "sqrt", dot products over sqrt(channels inside), or
-    # "cosine", cosine similarities times COSINE_FACTOR (> 0). In a ViT its own scale stays.
-    _C.MODEL.ATTENTION.SCALE = "sqrt"
-    _C.MODEL.ATTENTION.COSINE_FACTOR = 16.0
+    # DCS, SelfAttention: affinities are "cosine", cosine similarities times COSINE_FACTOR (> 0), or
+    # "sqrt", dot products over sqrt(channels inside); with a NORM those leave each position to
+    # itself. In a ViT its own scale stays.
+    _C.MODEL.ATTENTION.SCALE = "cosine"
+    _C.MODEL.ATTENTION.COSINE_FACTOR = 4.0
     # DCS, SelfAttention: tokens are normalised inside by "batch" statistics, each by its own
     # ("layer"), or not ("none", as in the paper's formula). Not in a ViT, whose tokens are.
     _C.MODEL.ATTENTION.NORM = "batch"
     # Learning rate of the attention over that of what stands beside it, > 0; on top of
-    # SOLVER.HEADS_LR_FACTOR at the head. 10 did DCS good in the quick start and ruined SE and CBAM.
+    # SOLVER.HEADS_LR_FACTOR at the head. 10 ruined SE and CBAM (docs/attention.md).
     _C.MODEL.ATTENTION.LR_FACTOR = 1.0
     # SE, CBAM: the channels are divided by this between their two layers, >= 1.
     _C.MODEL.ATTENTION.REDUCTION = 16

@@ -1,7 +1,8 @@
 """The key MODEL.ATTENTION.LR_FACTOR: attention learns at a rate of its own.
 
-FastReID knows one factor for biases and one for heads. Attention starts at the identity, and in a
-short or fine-tuned training the rate of the rest moves it too little to matter.
+FastReID knows one factor for biases and one for heads. Attention is small and starts at the
+identity beside layers that are trained already, so its best rate need not be theirs. Which it is
+differs between modules: docs/attention.md has what ten times did to each.
 """
 
 from typing import Any, Callable, Dict, List

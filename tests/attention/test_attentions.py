@@ -16,11 +16,11 @@ C = 8
 CASES = [
     ("DCS", {}),
     ("DCS", {"width": 4}),
-    ("DCS", {"scale": "cosine"}),
+    ("DCS", {"scale": "sqrt"}),
     ("DCS", {"norm": "none"}),
     ("SelfAttention", {}),
     ("SelfAttention", {"norm": "layer"}),
-    ("SelfAttention", {"width": 4, "scale": "cosine"}),
+    ("SelfAttention", {"width": 4, "scale": "sqrt"}),
     ("SE", {"reduction": 2}),
     ("CBAM", {"reduction": 2}),
     ("ECA", {}),

@@ -186,8 +186,9 @@ def written_out(module, image):
 SETTINGS = [
     {},
     {"width": 3},
-    {"scale": "cosine"},
-    {"width": 4, "scale": "cosine"},
+    {"scale": "sqrt"},
+    {"width": 4, "scale": "sqrt"},
+    {"width": 4, "cosine_factor": 16.0},
     {"width": 3, "norm": "none"},
 ]
 
@@ -236,9 +237,9 @@ def test_with_no_channel_kept_it_takes_the_mean():
 def test_the_mask_learns():
     """Tokens are to find those of their kind, which one channel shows; the others are noise."""
     torch.manual_seed(0)
-    module = DCSAttention(CHANNELS, mask_bias=0.0, norm="none")
+    module = DCSAttention(CHANNELS, mask_bias=0.0, scale="sqrt", norm="none")
     nn.init.eye_(module.project.weight)
-    dense = SelfAttention(CHANNELS, norm="none")
+    dense = SelfAttention(CHANNELS, scale="sqrt", norm="none")
     dense.load_state_dict(module.state_dict(), strict=False)
     optimizer = torch.optim.Adam(module.mask.parameters(), lr=0.1)
 

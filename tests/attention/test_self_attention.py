@@ -53,7 +53,8 @@ def written_out(module, image, inner):
 SETTINGS = [
     {},
     {"width": 3},
-    {"scale": "cosine"},
+    {"scale": "sqrt"},
+    {"width": 4, "scale": "sqrt"},
     {"width": 4, "scale": "cosine", "cosine_factor": 3.0},
     {"norm": "layer"},
     {"width": 3, "norm": "none"},

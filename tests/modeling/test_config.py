@@ -143,8 +143,8 @@ def test_the_attention_that_a_config_asks_for(make_cfg):
         "temperature": 1.0,
         "final_temperature": 0.5,
         "mask_bias": 1.0,
-        "scale": "sqrt",
-        "cosine_factor": 16.0,
+        "scale": "cosine",
+        "cosine_factor": 4.0,
         "norm": "batch",
     }
     changes = {"MODEL.ATTENTION.NAME": "ECA", "MODEL.ATTENTION.PLACEMENT": ["layer2", "head"]}

@@ -53,11 +53,11 @@ def test_a_head_is_the_placement_under_another_name(make_cfg, head, name, change
 
 def test_the_settings_reach_the_module(make_cfg):
     settings = {"WIDTH": 8, "TEMPERATURE": 3.0, "FINAL_TEMPERATURE": 2.0, "MASK_BIAS": -0.5}
-    settings.update(SCALE="cosine", COSINE_FACTOR=5.0, NORM="layer")
+    settings.update(SCALE="sqrt", COSINE_FACTOR=5.0, NORM="layer")
     changes = {f"MODEL.ATTENTION.{key}": value for key, value in settings.items()}
     attention = build_heads(make_cfg({"MODEL.HEADS.NAME": "DCSHead", **changes})).attention
     assert (attention.channels, attention.width) == (512, 8)
-    assert (attention.scale, attention.cosine_factor) == ("cosine", 5.0)
+    assert (attention.scale, attention.cosine_factor) == ("sqrt", 5.0)
     assert isinstance(attention.norm, torch.nn.LayerNorm)
     assert attention.mask.first_temperature == 3.0 and attention.mask.final_temperature == 2.0
     assert attention.mask.logits.bias.unique().tolist() == [-0.5]

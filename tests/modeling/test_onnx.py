@@ -58,11 +58,11 @@ def export(model, images):
     [
         {},
         {"MODEL.ATTENTION.WIDTH": 32},
-        {"MODEL.ATTENTION.SCALE": "cosine"},
+        {"MODEL.ATTENTION.SCALE": "sqrt"},
         {"MODEL.ATTENTION.NAME": "SE"},
         VIT,
     ],
-    ids=["full", "width", "cosine", "SE", "ViT"],
+    ids=["full", "width", "sqrt", "SE", "ViT"],
 )
 def test_the_embeddings_are_those_of_pytorch(make_cfg, changes):
     model = build_model(make_cfg({**RIB_DCS, **changes})).eval()
