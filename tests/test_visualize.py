@@ -342,7 +342,7 @@ def test_channels_kept_are_shown_where_the_mask_keeps_them():
     assert list(explained.kept.values()) == [1 / 16]
     # Other positions are empty and attend evenly; the red one prefers itself.
     received = maps["attention"].values
-    weight = np.exp(2**-0.5) / (np.exp(2**-0.5) + 7)
+    weight = np.exp(4) / (np.exp(4) + 7)  # its cosine to itself, times COSINE_FACTOR
     assert received[0, 2, 1].item() == pytest.approx((7 / 8 + weight) / 8)
     assert received.sum().item() == pytest.approx(1)
 
