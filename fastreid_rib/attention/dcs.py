@@ -136,8 +136,8 @@ class DCSAttention(SelfAttention):
         final_temperature: > 0.
         mask_bias: where the mask's bias starts; sigmoid(mask_bias) is the share kept. Adam moves it
             by at most the learning rate a step: 500 steps of 3.5e-4 do not bring 1 down to 0, and
-            in eval all channels then stay. 0 lets either side win, and suits maps best; a
-            pretrained transformer needs a positive one.
+            in eval all channels then stay. 0 lets either side win; a pretrained transformer needs
+            a positive one.
         scale: see :class:`SelfAttention`, as are the next two.
         cosine_factor: > 0.
         norm: "batch", "layer" or "none".

@@ -143,7 +143,6 @@ def test_a_data_root_that_vanishes(make_cfg, tmp_path, monkeypatch, caplog, seed
                 "MODEL.BACKBONE.PRETRAIN": False,
                 "SEED": seed,
                 "SOLVER.MAX_EPOCH": 8,  # the background has read a dozen batches ahead
-                "TEST.EVAL_PERIOD": 100,
                 "OUTPUT_DIR": str(tmp_path),
             }
         )
