@@ -1,0 +1,64 @@
+"""The quick start: rows that train side by side, and failures that are said."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOLS = Path(__file__).resolve().parent.parent / "tools"
+
+
+@pytest.fixture
+def quickstart(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(TOOLS))
+    import quickstart
+
+    (tmp_path / "tools").symlink_to(TOOLS)
+    monkeypatch.setattr(quickstart, "REPOSITORY", tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return quickstart
+
+
+@pytest.fixture
+def start(quickstart, monkeypatch):
+    """Runs it with configs and a seed, and gives its exit status."""
+
+    def run(*configs):
+        monkeypatch.setattr(
+            sys, "argv", ["quickstart.py", "--seed", "3", *[str(config) for config in configs]]
+        )
+        with pytest.raises(SystemExit) as stop:
+            quickstart.main()
+        return stop.value.code
+
+    return run
+
+
+@pytest.mark.today_only
+def test_each_config_gets_a_row_and_a_failure_spoils_no_other(start, make_cfg, tmp_path, capsys):
+    losses = {
+        "plain": ("CrossEntropy",),
+        "rib": ("CrossEntropy", "RIB"),
+        "broken": ("CrossEntropy", "RIP"),
+    }
+    for name, loss in losses.items():
+        cfg = make_cfg({"SOLVER.MAX_EPOCH": 2, "MODEL.LOSSES.NAME": loss})
+        (tmp_path / f"{name}.yml").write_text(cfg.dump())
+    assert start(*[tmp_path / f"{name}.yml" for name in losses]) == 1
+
+    output = capsys.readouterr().out
+    heading, plain, rib, broken, time = output.splitlines()[-5:]
+    assert heading.split() == ["SEED", "3", "mAP", "Rank-1", "mINP"]
+    assert broken.split() == ["broken", "failed"]
+    assert time.endswith("minutes in all")
+    for row, name in ((plain, "plain"), (rib, "rib")):
+        told, *percents = row.split()
+        assert told == name and all(0 < float(percent) <= 100 for percent in percents)
+        log = (tmp_path / "logs" / "quickstart" / f"{name}-seed3" / "log.txt").read_text()
+        assert ("(rib): RIBLoss" in log) == (name == "rib")
+    assert "Did you mean 'RIB'?" in output and "broken: training failed, exit 1" in output
+
+
+def test_configs_whose_folders_would_be_one(start, capsys):
+    assert start("a/rib.yml", "b/rib.yml") == 2
+    assert "two of ['rib', 'rib'] are alike" in capsys.readouterr().err
