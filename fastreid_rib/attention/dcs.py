@@ -44,7 +44,7 @@ class DCSMask(nn.Module):
         temperature: > 0, at the start of the training.
         final_temperature: > 0, at its end; in between it falls geometrically, see
             ``set_progress``. The same number as ``temperature`` keeps it constant.
-        mask_bias: where b starts.
+        mask_bias: where b starts, -20..20.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -136,8 +136,7 @@ class DCSAttention(SelfAttention):
         final_temperature: > 0.
         mask_bias: where the mask's bias starts; sigmoid(mask_bias) is the share kept. Adam moves it
             by at most the learning rate a step: 500 steps of 3.5e-4 do not bring 1 down to 0, and
-            in eval all channels then stay. 0 lets either side win; a pretrained transformer needs
-            a positive one.
+            in eval all channels then stay. 0 lets either side win.
         scale: see :class:`SelfAttention`, as are the next two.
         cosine_factor: > 0.
         norm: "batch", "layer" or "none".
@@ -153,7 +152,7 @@ class DCSAttention(SelfAttention):
         width: int = 0,
         temperature: float = 1.0,
         final_temperature: float = 0.5,
-        mask_bias: float = 1.0,
+        mask_bias: float = 0.0,
         scale: str = "cosine",
         cosine_factor: float = 4.0,
         norm: str = "batch",

@@ -79,8 +79,10 @@ def add_keys(defaults: Any) -> None:
     _C.MODEL.ATTENTION.TEMPERATURE = 1.0
     _C.MODEL.ATTENTION.FINAL_TEMPERATURE = 0.5
     # DCS: where the mask's bias starts, -20..20. In training a share of sigmoid(MASK_BIAS) of the
-    # channels is kept at first; in evaluation all of them if it is positive.
-    _C.MODEL.ATTENTION.MASK_BIAS = 1.0
+    # channels is kept at first; in evaluation all of them if it is positive, else none. A short
+    # training from 0 can close some for good, and from 1 none; a ViT, which loses its attention
+    # with them, wants a positive one.
+    _C.MODEL.ATTENTION.MASK_BIAS = 0.0
     # DCS, SelfAttention: affinities are "cosine", cosine similarities times COSINE_FACTOR (> 0), or
     # "sqrt", dot products over sqrt(channels inside); with a NORM those leave each position to
     # itself. In a ViT its own scale stays.

@@ -337,6 +337,13 @@ def _check_tokens(backbone: nn.Module, attention: config.Attention) -> None:
             f"Inside the blocks of {name} stands its own attention, which MODEL.ATTENTION.NAME DCS "
             f"can mask; {attention.name} is for maps."
         )
+    bias = attention.settings["mask_bias"]
+    if bias <= 0:
+        raise ValueError(
+            f"MODEL.ATTENTION.MASK_BIAS is {bias:g}, and in evaluation the masks of {name} would "
+            "start without a channel: it would attend to nothing. Write a positive one, such as "
+            "1.0, which keeps 73 % of the channels in training and all of them in evaluation."
+        )
 
 
 def _no_such_place(place: str, where: str, places: List[str]) -> str:

@@ -142,7 +142,7 @@ def test_the_attention_that_a_config_asks_for(make_cfg):
         "width": 64,
         "temperature": 1.0,
         "final_temperature": 0.5,
-        "mask_bias": 1.0,
+        "mask_bias": 0.0,
         "scale": "cosine",
         "cosine_factor": 4.0,
         "norm": "batch",

@@ -26,6 +26,7 @@ VIT = {
     "MODEL.BACKBONE.FEAT_DIM": 768,
     "MODEL.HEADS.POOL_LAYER": "Identity",
     "MODEL.ATTENTION.PLACEMENT": ("blocks",),
+    "MODEL.ATTENTION.MASK_BIAS": 1.0,
 }
 
 

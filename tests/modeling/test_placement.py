@@ -244,7 +244,8 @@ def test_settings_that_do_not_fit_a_place(make_cfg):
 
 
 @pytest.mark.parametrize(
-    "plain, attention", [({}, attend("layer2", "layer3", "head")), (VIT, attend("blocks"))]
+    "plain, attention",
+    [({}, attend("layer2", "layer3", "head")), (VIT, attend("blocks", MASK_BIAS=1.0))],
 )
 def test_seeded_models_start_alike_with_and_without_attention(make_cfg, plain, attention):
     stock, ours = [], []
@@ -292,6 +293,7 @@ def test_vit_masks_queries_and_keys_in_every_block(make_cfg):
         ({"MODEL.HEADS.NAME": "ChannelAttentionHead"}, r"class token.*\(\"blocks\",\)"),
         (attend("layer3"), "'layer3'.*VisionTransformer.*It has blocks"),
         (attend("blocks", name="SE"), "SE is for maps"),
+        (attend("blocks", MASK_BIAS=0.0), "MASK_BIAS is 0, .*VisionTransformer would start"),
     ],
 )
 def test_vit_has_no_map(make_cfg, changes, message):

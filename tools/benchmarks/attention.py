@@ -80,6 +80,7 @@ def vit_block(attention):
     cfg.merge_from_file(str(REPOSITORY / "configs" / "Base-RIB-vit.yml"))
     cfg.MODEL.DEVICE, cfg.MODEL.BACKBONE.PRETRAIN = "cpu", False
     cfg.MODEL.ATTENTION.NAME, cfg.MODEL.ATTENTION.PLACEMENT = attention, ("blocks",)
+    cfg.MODEL.ATTENTION.MASK_BIAS = 1.0
     return build_backbone(cfg).blocks[0]
 
 
