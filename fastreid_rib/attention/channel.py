@@ -7,6 +7,11 @@ zero. The gate then starts at exactly 1, can amplify as well as suppress (0..2),
 pulls towards leaving the map alone. At step 0 only that last layer gets a gradient; the layers
 before it get exact zeros, and a gradient after the first update.
 
+What goes into that last layer is normalised over the batch (ours, see
+:mod:`fastreid_rib.attention.norm`): the logit of each channel then has mean 0 over the images, and
+a gate tells images apart instead of becoming a constant scale. ``start="published"`` with
+``norm="none"`` is the module of the paper.
+
 Legend: B images, C channels, H x W positions.
 """
 
@@ -17,6 +22,7 @@ from torch import Tensor, nn
 
 from fastreid_rib.attention.attend import at_least_float32, attend, attention_weights
 from fastreid_rib.attention.inputs import check_channels, check_positive
+from fastreid_rib.attention.norm import build_norm
 from fastreid_rib.ops.precision import full_precision
 
 STARTS = ("identity", "published")
@@ -90,24 +96,32 @@ class ChannelGate(nn.Module):
 
 
 class SE(ChannelGate):
-    """Squeeze and excitation: ``x * sigmoid(W2 relu(W1 mean(x)))``.
+    """Squeeze and excitation: ``x * 2 sigmoid(W2 norm(relu(W1 mean(x))))``.
 
     Hu, Shen, Sun, "Squeeze-and-Excitation Networks", CVPR 2018. Without biases, as in its equation
-    (and as in FastReID's own). Differs in the start only, see the module's text.
+    (and as in FastReID's own). The 2 and the norm are ours, see the module's text.
 
     Args:
         channels: C, >= 1.
         reduction: C is divided by this between the two layers, 1..C.
         start: "identity" or "published".
+        norm: "batch", "layer" or "none".
 
     Raises:
         ValueError: an argument is out of its range.
     """
 
-    def __init__(self, channels: int, *, reduction: int = 16, start: str = "identity") -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        reduction: int = 16,
+        start: str = "identity",
+        norm: str = "batch",
+    ) -> None:
         """Arguments: see the class."""
         super().__init__(channels, start)
-        self.excite = _bottleneck(channels, reduction)
+        self.excite = _bottleneck(channels, reduction, norm)
         self._last(self.excite[-1])
 
     def logits(self, x: Tensor) -> Tensor:
@@ -123,19 +137,27 @@ class ECA(ChannelGate):
     """Efficient channel attention: a 1-D convolution over the mean of each channel.
 
     Wang et al., "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks",
-    CVPR 2020. Differs in the start only, see the module's text.
+    CVPR 2020. Differs in start and norm, see the module's text.
 
     Args:
         channels: C, >= 1.
         kernel_size: channels that a gate looks at, odd; 0: the paper's choice, the odd number next
             to (log2(C) + 1) / 2.
         start: "identity" or "published".
+        norm: "batch", "layer" or "none".
 
     Raises:
         ValueError: an argument is out of its range.
     """
 
-    def __init__(self, channels: int, *, kernel_size: int = 0, start: str = "identity") -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        kernel_size: int = 0,
+        start: str = "identity",
+        norm: str = "batch",
+    ) -> None:
         """Arguments: see the class."""
         super().__init__(channels, start)
         if kernel_size < 0 or (kernel_size and kernel_size % 2 == 0):
@@ -144,6 +166,7 @@ class ECA(ChannelGate):
             )
         # As in the authors' code: truncated, and made odd upwards.
         size = kernel_size or int((math.log2(channels) + 1) / 2) | 1
+        self.norm = build_norm(norm, channels)
         self.conv = nn.Conv1d(1, 1, size, padding=size // 2, bias=False)
         self._last(self.conv)
 
@@ -153,28 +176,36 @@ class ECA(ChannelGate):
         Args:
             x: (B, C, H, W).
         """
-        return self.conv(x.mean(dim=(2, 3))[:, None])[:, 0]
+        return self.conv(self.norm(x.mean(dim=(2, 3)))[:, None])[:, 0]
 
 
 class CBAMChannel(ChannelGate):
-    """The channel half of CBAM: ``x * sigmoid(f(mean(x)) + f(max(x)))``, f two layers as in SE.
+    """The channel half of CBAM: ``x * 2 sigmoid(f(mean(x)) + f(max(x)))``, f two layers as in SE.
 
     Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018, equation 2. Without biases,
-    as there. Differs in the start only, see the module's text.
+    as there. The 2 and the norm are ours, see the module's text.
 
     Args:
         channels: C, >= 1.
         reduction: C is divided by this between the two layers, 1..C.
         start: "identity" or "published".
+        norm: "batch" (over the means and the maxima together), "layer" or "none".
 
     Raises:
         ValueError: an argument is out of its range.
     """
 
-    def __init__(self, channels: int, *, reduction: int = 16, start: str = "identity") -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        reduction: int = 16,
+        start: str = "identity",
+        norm: str = "batch",
+    ) -> None:
         """Arguments: see the class."""
         super().__init__(channels, start)
-        self.excite = _bottleneck(channels, reduction)
+        self.excite = _bottleneck(channels, reduction, norm)
         self._last(self.excite[-1])
 
     def logits(self, x: Tensor) -> Tensor:
@@ -184,7 +215,9 @@ class CBAMChannel(ChannelGate):
             x: (B, C, H, W).
         """
         # amax and not a pooling layer, whose gradient on a GPU depends on the order of atomics.
-        return self.excite(x.mean(dim=(2, 3))) + self.excite(x.amax(dim=(2, 3)))
+        # Together, so that in eval the running statistics fit what they are used for.
+        pooled = torch.stack((x.mean(dim=(2, 3)), x.amax(dim=(2, 3))))
+        return self.excite(pooled).sum(dim=0)
 
 
 class CAM(nn.Module):
@@ -253,12 +286,13 @@ class CAM(nn.Module):
         return at_least_float32(x.flatten(2))
 
 
-def _bottleneck(channels: int, reduction: int) -> nn.Sequential:
+def _bottleneck(channels: int, reduction: int, norm: str) -> nn.Sequential:
     if not 1 <= reduction <= channels:
         raise ValueError(f"reduction must be in 1..{channels}, the channels, got {reduction}")
     hidden = channels // reduction
     return nn.Sequential(
         nn.Linear(channels, hidden, bias=False),
         nn.ReLU(inplace=True),
+        build_norm(norm, hidden),
         nn.Linear(hidden, channels, bias=False),
     )

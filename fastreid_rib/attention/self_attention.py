@@ -11,13 +11,10 @@ from torch.nn import functional as F
 
 from fastreid_rib.attention.attend import attend, attention_weights
 from fastreid_rib.attention.inputs import check_channels, check_positive
+from fastreid_rib.attention.norm import build_norm
 
 SCALES = ("sqrt", "cosine")
 """How affinities are scaled: dot product over sqrt(D), or cosine similarity times a number."""
-
-NORMS = ("batch", "layer", "none")
-"""How tokens are normalised inside: each channel over all tokens of the batch, each token over its
-channels, or not. No weights of its own: the projection behind it can do what they would."""
 
 # The least norm that a token is divided by. A mask can leave a token empty; its gradient is then
 # multiplied by at most a thousand (times the number), and not by the 1e12 of torch's default.
@@ -48,10 +45,7 @@ class SelfAttention(nn.Module):
         Z = norm(X)  (width 0)  or  norm(X W_r)         (N, D)
         X + softmax(factor * cos(Z, Z)) Z W_p + b_p     (N, C)
 
-    ``norm`` is ours. Tokens behind a ReLU are positive, so without it all of them, of all images,
-    push the weights of a row of ``W_p`` the same way: what is learnt first is one vector that is
-    added to every token of every image, which tells nobody apart (docs/attention.md). Batch
-    normalisation leaves each channel with mean 0, and takes that away.
+    ``norm`` is ours, see :mod:`fastreid_rib.attention.norm`.
 
     The affinity is symmetric, as in the paper (arXiv 2505.08961), rather than one of separate
     queries and keys. A map of values of its own would be lost in the projection that follows it: a
@@ -73,8 +67,8 @@ class SelfAttention(nn.Module):
             over sqrt(D), which is no attention with a ``norm``: a normalised token's product with
             itself is about D, so it keeps e^sqrt(D) to one for itself (docs/attention.md).
         cosine_factor: > 0.
-        norm: "batch": by batch statistics in training and by running ones in eval; "layer": each
-            token by its own; "none".
+        norm: "batch": each channel over the tokens of the batch, by running statistics in eval;
+            "layer": each token over its channels; "none".
 
     Raises:
         ValueError: an argument is out of its range.
@@ -96,8 +90,6 @@ class SelfAttention(nn.Module):
             raise ValueError(f"width must be in 0..{channels}, the channels (0: all), got {width}")
         if scale not in SCALES:
             raise ValueError(f"scale must be one of {', '.join(SCALES)}, got {scale!r}")
-        if norm not in NORMS:
-            raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
         self.channels = channels
         self.width = width or channels
         self.scale = scale
@@ -105,11 +97,7 @@ class SelfAttention(nn.Module):
         # Without a bias: one added to all tokens alike would shift the affinities, and
         # b_p does what it would do to the values.
         self.reduce = nn.Linear(channels, width, bias=False) if width else nn.Identity()
-        self.norm: nn.Module = nn.Identity()
-        if norm == "batch":
-            self.norm = _TokenBatchNorm(self.width)
-        elif norm == "layer":
-            self.norm = nn.LayerNorm(self.width, elementwise_affine=False)
+        self.norm = build_norm(norm, self.width)
         self.project = nn.Linear(self.width, channels)
         nn.init.zeros_(self.project.weight)
         nn.init.zeros_(self.project.bias)
@@ -174,23 +162,3 @@ class SelfAttention(nn.Module):
         check_channels(self, x, self.channels, tokens=True)
         tokens = x.flatten(2).transpose(1, 2) if x.dim() == 4 else x
         return self.norm(self.reduce(tokens))
-
-
-class _TokenBatchNorm(nn.BatchNorm1d):
-    """Batch normalisation of (B, N, D) tokens over images and tokens, without weights.
-
-    A lone token has no variance, and torch would refuse it: it gets the running statistics, as in
-    eval.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, affine=False)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        # Rows, not (B, D, N): compiled, torch's batch normalisation mistakes a transposed layout.
-        rows = tokens.reshape(-1, tokens.shape[2])
-        if self.training and len(rows) > 1:
-            rows = super().forward(rows)
-        else:
-            rows = F.batch_norm(rows, self.running_mean, self.running_var, eps=self.eps)
-        return rows.reshape(tokens.shape)

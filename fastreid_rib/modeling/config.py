@@ -88,8 +88,9 @@ def add_keys(defaults: Any) -> None:
     # itself. In a ViT its own scale stays.
     _C.MODEL.ATTENTION.SCALE = "cosine"
     _C.MODEL.ATTENTION.COSINE_FACTOR = 4.0
-    # DCS, SelfAttention: tokens are normalised inside by "batch" statistics, each by its own
-    # ("layer"), or not ("none", as in the paper's formula). Not in a ViT, whose tokens are.
+    # All but CAM: what goes into the layer that starts at zero is normalised by "batch" statistics,
+    # each image or token by its own ("layer"), or not ("none", as in the papers). Not in a ViT,
+    # whose tokens are.
     _C.MODEL.ATTENTION.NORM = "batch"
     # Learning rate of the attention over that of what stands beside it, > 0; on top of
     # SOLVER.HEADS_LR_FACTOR at the head. 10 ruined SE and CBAM (docs/attention.md).
@@ -99,6 +100,7 @@ def add_keys(defaults: Any) -> None:
     # ECA: channels that a gate looks at, odd; 0 = the paper's choice for the number of channels.
     _C.MODEL.ATTENTION.KERNEL_SIZE = 0
     # SE, ECA, CBAM: "identity" starts with gates of 1, "published" as in their papers, near 1/2.
+    # NORM "none" besides makes them the papers' own.
     _C.MODEL.ATTENTION.START = "identity"
 
 

@@ -9,9 +9,9 @@ from fastreid_rib.attention import CAM, ECA, SE, CBAMChannel
 CHANNELS = 6
 
 
-def feature_map(height=3, width=2):
+def feature_map(height=3, width=2, images=2):
     torch.manual_seed(1)
-    return torch.randn(2, CHANNELS, height, width, dtype=torch.float64)
+    return torch.randn(images, CHANNELS, height, width, dtype=torch.float64)
 
 
 def trained(kind, **settings):
@@ -26,29 +26,40 @@ def sigmoid(value):
     return 1 / (1 + math.exp(-value))
 
 
-def two_layers(module, vector):
-    first, _, second = module.excite
-    return second.weight @ (first.weight @ vector).clamp(min=0)
+def normalised(rows, norm):
+    """Rows of features: over the rows, over the features, or as they are."""
+    if norm == "none":
+        return rows
+    axis = 0 if norm == "batch" else 1
+    variance = rows.var(axis, unbiased=False, keepdim=True)
+    return (rows - rows.mean(axis, keepdim=True)) / (variance + 1e-5).sqrt()
 
 
-def se(module, image):
-    return two_layers(module, image.flatten(1).mean(1))
+def two_layers(module, pooled, norm):
+    first, _, _, second = module.excite
+    hidden = normalised((pooled @ first.weight.T).clamp(min=0), norm)
+    return hidden @ second.weight.T
 
 
-def cbam(module, image):
-    rows = image.flatten(1)
-    return two_layers(module, rows.mean(1)) + two_layers(module, rows.max(1).values)
+def se(module, x, norm):
+    return two_layers(module, x.flatten(2).mean(2), norm)
 
 
-def eca(module, image):
-    means = image.flatten(1).mean(1).tolist()
+def cbam(module, x, norm):
+    rows = x.flatten(2)
+    both = two_layers(module, torch.cat((rows.mean(2), rows.max(2).values)), norm)
+    return both[: len(x)] + both[len(x) :]
+
+
+def eca(module, x, norm):
     kernel = module.conv.weight.flatten().tolist()
     half = len(kernel) // 2
-    logits = []
-    for c in range(CHANNELS):
-        near = [(c + k - half, kernel[k]) for k in range(len(kernel))]
-        logits.append(sum(means[at] * w for at, w in near if 0 <= at < CHANNELS))
-    return torch.tensor(logits, dtype=image.dtype)
+    logits = torch.zeros(x.shape[:2], dtype=x.dtype)
+    for image, means in enumerate(normalised(x.flatten(2).mean(2), norm).tolist()):
+        for c in range(CHANNELS):
+            near = [(c + k - half, kernel[k]) for k in range(len(kernel))]
+            logits[image, c] = sum(means[at] * w for at, w in near if 0 <= at < CHANNELS)
+    return logits
 
 
 GATES = [
@@ -59,22 +70,42 @@ GATES = [
 ]
 
 
+@pytest.mark.parametrize("norm", ["batch", "layer", "none"])
 @pytest.mark.parametrize("start, factor", [("identity", 2), ("published", 1)])
 @pytest.mark.parametrize("kind, settings, logits", GATES)
-def test_gate_equals_the_formula(kind, settings, logits, start, factor):
-    module, x = trained(kind, start=start, **settings), feature_map()
-    output = module(x)
-    for image, gates, out in zip(x, module.gate(x), output):
-        expected = [factor * sigmoid(value) for value in logits(module, image).tolist()]
-        assert gates.tolist() == pytest.approx(expected)
+def test_gate_equals_the_formula(kind, settings, logits, start, factor, norm):
+    module, x = trained(kind, start=start, norm=norm, **settings), feature_map(images=3)
+    output, expected = module(x), logits(module, x, norm)
+    for image, gates, out, written_out in zip(x, module.gate(x), output, expected):
+        values = [factor * sigmoid(value) for value in written_out.tolist()]
+        assert gates.tolist() == pytest.approx(values)
         for channel in range(CHANNELS):
-            assert torch.allclose(out[channel], expected[channel] * image[channel])
+            assert torch.allclose(out[channel], values[channel] * image[channel])
+
+
+@pytest.mark.parametrize("kind, settings, logits", GATES)
+def test_a_gate_cannot_become_a_constant_scale(kind, settings, logits):
+    """Why "batch" is the default: whatever is learnt, a channel's logits have mean 0."""
+    x = feature_map(images=5) + 5
+    assert trained(kind, **settings).logits(x).mean(0).abs().max() < 1e-9
+    assert trained(kind, norm="none", **settings).logits(x).mean(0).abs().max() > 1
+
+
+@pytest.mark.parametrize("kind, settings, logits", GATES)
+def test_eval_normalises_by_running_statistics(kind, settings, logits):
+    module, x = trained(kind, **settings), feature_map(images=3)
+    for _ in range(300):  # 0.9 ** 300: what it started with is forgotten
+        module(x)
+    correction = {SE: 3 / 2, ECA: 3 / 2, CBAMChannel: 6 / 5}[kind] ** 0.5  # of the variances
+    seen = module.logits(x)
+    assert torch.allclose(module.eval().logits(x) * correction, seen, atol=0.01)
 
 
 @pytest.mark.parametrize("kind, settings", [(kind, settings) for kind, settings, _ in GATES])
 def test_published_start_is_near_a_half(kind, settings):
     torch.manual_seed(0)
-    gate = kind(CHANNELS, start="published", **settings).double().gate(feature_map())
+    module = kind(CHANNELS, start="published", norm="none", **settings).double()
+    gate = module.gate(feature_map())
     assert gate.min() > 0.2 and gate.max() < 0.8 and gate.std() > 0
 
 

@@ -149,7 +149,8 @@ def test_the_attention_that_a_config_asks_for(make_cfg):
     }
     changes = {"MODEL.ATTENTION.NAME": "ECA", "MODEL.ATTENTION.PLACEMENT": ["layer2", "head"]}
     asked = config.attention(make_cfg(changes))
-    assert asked == ("ECA", ("layer2", "head"), {"kernel_size": 0, "start": "identity"}, 1.0)
+    settings = {"kernel_size": 0, "start": "identity", "norm": "batch"}
+    assert asked == ("ECA", ("layer2", "head"), settings, 1.0)
     assert config.attention(make_cfg({"MODEL.HEADS.NAME": "DCSHead"})).name == "DCS"
     changes = {"MODEL.HEADS.NAME": "ChannelAttentionHead", "MODEL.ATTENTION.CHANNEL": "CBAM"}
     assert config.attention(make_cfg(changes)).name == "CBAM"
