@@ -57,6 +57,10 @@ def add_keys(defaults: Any) -> None:
     # "pixels": keep small versions of the input images too, so that the information bottleneck
     # itself and its bound in nats can be reported (rib/ib, rib/ibb, rib/c0). "" = do not.
     _C.MODEL.LOSSES.RIB.INPUT = ""
+    # Where RIB's embedding is taken if there is attention at the head: "after" it, as in the paper,
+    # or "before" it, from the same map pooled: RIB then trains the backbone, and the other losses
+    # the attention besides.
+    _C.MODEL.LOSSES.RIB.EMBEDDING = "after"
     # What computes the bound: "auto" takes the compiled kernels for MODEL.DEVICE, or plain PyTorch
     # where there are none (the log says why); "cuda", "cpu" and "torch" insist.
     _C.MODEL.LOSSES.RIB.BACKEND = "auto"
@@ -187,6 +191,11 @@ def names_rib(cfg: Any) -> bool:
     return "RIBLoss" in loss_names(cfg)
 
 
+def rib_before_attention(cfg: Any) -> bool:
+    """Whether RIB's embedding is to be taken in front of the attention at the head."""
+    return names_rib(cfg) and cfg.MODEL.LOSSES.RIB.EMBEDDING == "before"
+
+
 def check(cfg: Any) -> None:
     """Checks the plugin's keys.
 
@@ -221,6 +230,7 @@ def check(cfg: Any) -> None:
         ("BANK_SIZE", "> 0", rib.BANK_SIZE > 0),
         ("TABLE_ENTRIES", ">= 0", rib.TABLE_ENTRIES >= 0),
         ("INPUT", "'' or 'pixels'", rib.INPUT in ("", "pixels")),
+        ("EMBEDDING", "'before' or 'after'", rib.EMBEDDING in ("before", "after")),
         ("BACKEND", f"one of {', '.join(BACKENDS)}", rib.BACKEND in BACKENDS),
     )
     for key, expected, holds in ranges:

@@ -8,7 +8,7 @@ RIB gets FastReID's own class.
 
 import functools
 import logging
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, Optional
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from fastreid_rib.compat.patching import wrap
 from fastreid_rib.losses import RIBLoss
 from fastreid_rib.modeling import config, placement
+from fastreid_rib.modeling.embedding import embedding_and_labels
 from fastreid_rib.ops import backends
 
 logger = logging.getLogger(__name__)
@@ -158,30 +159,6 @@ class _AddsRIB(torch.nn.Module):
         if report and comm.is_main_process():
             numbers = ", ".join(f"{name} {value:.4f}" for name, value in report.items())
             logger.info("RIB refreshed for epoch %d (nats): %s", epoch, numbers)
-
-
-def embedding_and_labels(args: Tuple[Any, ...]) -> Optional[Tuple[torch.Tensor, torch.Tensor]]:
-    """Finds what RIB needs among the arguments of a meta-architecture's ``losses``.
-
-    Args:
-        args: what the architecture passes to its own ``losses``: one head's outputs or several
-            (MGN has eight, and retrieves with all of them), perhaps others, and the labels last.
-
-    Returns:
-        ``(embeddings, labels)``: float (batch, dim), the heads' ``"features"`` side by side, and
-        int64 (batch,); or None if the arguments are not of this form.
-    """
-    features: List[torch.Tensor] = [
-        outputs["features"]
-        for outputs in args
-        if isinstance(outputs, dict) and "features" in outputs
-    ]
-    labels = args[-1] if args else None
-    if not features or not isinstance(labels, torch.Tensor):
-        return None
-    if labels.dim() != 1 or labels.is_floating_point() or any(f.dim() != 2 for f in features):
-        return None
-    return (features[0] if len(features) == 1 else torch.cat(features, dim=1)), labels
 
 
 def _how_to_add(architecture: str) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fastreid_rib.attention import ATTENTIONS, DCSMask, build_attention
 from fastreid_rib.compat.patching import wrap
-from fastreid_rib.modeling import config, learning_rate
+from fastreid_rib.modeling import config, embedding, learning_rate
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +107,11 @@ def build_with_attention(architecture: Callable[[Any], nn.Module], cfg: Any) -> 
     from fastreid.modeling.meta_arch.mgn import MGN
 
     if isinstance(architecture, type) and issubclass(architecture, MGN):
+        if HEAD in attention.placement and config.rib_before_attention(cfg):
+            raise ValueError(
+                "MODEL.LOSSES.RIB.EMBEDDING is 'before', but in MGN the attention at the head is "
+                "behind each branch, whose map several heads cut up. Write 'after'."
+            )
         # It copies stages and loads one into another while it is built.
         model = architecture(config.without_attention(cfg))
         _place_in_branches(model, attention)
@@ -177,12 +182,17 @@ def place_at_head(head: nn.Module, cfg: Any) -> None:
     Args:
         head: called with the map (B, C, H, W) as its first positional argument.
         cfg: a FastReID config.
+
+    Raises:
+        ValueError: RIB is to take its embedding in front of the attention, and cannot.
     """
     attention = config.attention(cfg)
     if attention is None or HEAD not in attention.placement:
         return
     with _aside():
         module = _build(attention, cfg.MODEL.BACKBONE.FEAT_DIM, HEAD)
+    if config.rib_before_attention(cfg):
+        embedding.keep_pooled(head)
     head.add_module("attention", module)
     head.register_forward_pre_hook(_attend_first)
 

@@ -9,7 +9,6 @@ from fastreid.modeling import META_ARCH_REGISTRY, build_model
 from fastreid.modeling.meta_arch import MGN, Baseline, Distiller, MoCo
 from fastreid.utils.events import EventStorage
 
-from fastreid_rib.modeling.meta_arch import embedding_and_labels
 from fastreid_rib.ops import native
 
 # From the second epoch on, so that tests need no third.
@@ -253,14 +252,3 @@ def test_an_architecture_that_is_no_class(make_cfg):
         assert isinstance(build_model(cfg), torch.nn.Identity)
     finally:
         del META_ARCH_REGISTRY._obj_map["function_architecture"]
-
-
-def test_embedding_and_labels_by_hand():
-    a, b, labels = torch.ones(2, 3), torch.zeros(2, 1), torch.tensor([0, 1])
-    embeddings, found = embedding_and_labels(({"features": a}, [{"features": b}], labels))
-    assert torch.equal(embeddings, a) and found is labels
-    embeddings, _ = embedding_and_labels(({"features": a}, {"features": b}, labels))
-    assert torch.equal(embeddings, torch.tensor([[1.0, 1, 1, 0], [1, 1, 1, 0]]))
-    assert embedding_and_labels(({"features": a}, torch.rand(2, 4))) is None, "attributes"
-    assert embedding_and_labels(({"other": a}, labels)) is None
-    assert embedding_and_labels(()) is None

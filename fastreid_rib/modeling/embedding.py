@@ -1,0 +1,71 @@
+"""What RIB is computed from: the embedding a head gives, or its map as it was before attention.
+
+A head with attention in front of its pooling has two vectors for an image: the map pooled as the
+backbone gives it, and the map pooled behind the attention. The second becomes the embedding that
+the other losses and the retrieval work with. RIB takes either, by ``MODEL.LOSSES.RIB.EMBEDDING``.
+"""
+
+from typing import Any, Dict, List, Optional, Tuple
+
+import torch
+from torch import Tensor, nn
+
+POOLED_BEFORE = "features_before_attention"
+"""Key of a head's outputs: (batch, channels), its map pooled in front of its attention."""
+
+
+def keep_pooled(head: nn.Module) -> None:
+    """Lets a head, in training, add its map pooled in front of its attention to its outputs.
+
+    Call it before the attention is put there: hooks run in the order of their registration.
+
+    Args:
+        head: called with the map (B, C, H, W) as its first positional argument; gives a dict.
+
+    Raises:
+        ValueError: the head has no ``pool_layer`` to pool with.
+    """
+    if not isinstance(getattr(head, "pool_layer", None), nn.Module):
+        raise ValueError(
+            "MODEL.LOSSES.RIB.EMBEDDING is 'before', the map pooled in front of the attention, but "
+            f"{type(head).__name__} has no `pool_layer`. Write 'after', or give it one."
+        )
+    head.register_forward_pre_hook(_pool)
+    head.register_forward_hook(_hand_over)
+
+
+def embedding_and_labels(args: Tuple[Any, ...]) -> Optional[Tuple[Tensor, Tensor]]:
+    """Finds what RIB needs among the arguments of a meta-architecture's ``losses``.
+
+    Args:
+        args: what the architecture passes to its own ``losses``: one head's outputs or several
+            (MGN has eight, and retrieves with all of them), perhaps others, and the labels last.
+
+    Returns:
+        ``(embeddings, labels)``: float (batch, dim), the heads' ``"features"`` side by side, or
+        what :func:`keep_pooled` had them add, and int64 (batch,); or None if the arguments are not
+        of this form.
+    """
+    features: List[Tensor] = [
+        outputs[POOLED_BEFORE if POOLED_BEFORE in outputs else "features"]
+        for outputs in args
+        if isinstance(outputs, dict) and "features" in outputs
+    ]
+    labels = args[-1] if args else None
+    if not features or not isinstance(labels, Tensor):
+        return None
+    if labels.dim() != 1 or labels.is_floating_point() or any(f.dim() != 2 for f in features):
+        return None
+    return (features[0] if len(features) == 1 else torch.cat(features, dim=1)), labels
+
+
+def _pool(head: Any, args: Tuple[Any, ...]) -> None:
+    if head.training and torch.is_grad_enabled():
+        head.pooled_before = head.pool_layer(args[0]).flatten(1)
+
+
+def _hand_over(head: Any, args: Any, outputs: Any) -> Optional[Dict[str, Tensor]]:
+    pooled = head.__dict__.pop("pooled_before", None)
+    if pooled is None or not isinstance(outputs, dict):
+        return None
+    return {**outputs, POOLED_BEFORE: pooled}
