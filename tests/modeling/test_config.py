@@ -18,6 +18,7 @@ def test_defaults_are_in_fastreid_s_config(make_cfg):
         "BANK_SIZE",
         "TABLE_ENTRIES",
         "INPUT",
+        "EMBEDDING",
         "BACKEND",
     }
     config.check(cfg)
@@ -36,6 +37,7 @@ def test_defaults_are_in_fastreid_s_config(make_cfg):
         ("BANK_SIZE", 0, "> 0"),
         ("TABLE_ENTRIES", -1, "0 keeps the whole table"),
         ("INPUT", "images", "'pixels'"),
+        ("EMBEDDING", "behind", "'before' or 'after'"),
         ("BACKEND", "gpu", "one of auto, cuda, cpu, torch"),
     ],
 )

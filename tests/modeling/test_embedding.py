@@ -104,8 +104,6 @@ def test_a_copy_looks_at_its_own_map(make_cfg):
 
 
 def test_where_it_cannot_be_taken(make_cfg):
-    with pytest.raises(ValueError, match="EMBEDDING must be 'before' or 'after', but is 'behind'"):
-        build_model(make_cfg({**RIB, "MODEL.LOSSES.RIB.EMBEDDING": "behind"}))
     mgn = {
         "MODEL.META_ARCHITECTURE": "MGN",
         "MODEL.BACKBONE.DEPTH": "50x",
