@@ -97,7 +97,7 @@ def test_attention_is_all_that_a_config_adds_to_rib_alone(model):
     changed = different(ours, rib)
     assert changed >= {"MODEL.ATTENTION.NAME", "OUTPUT_DIR"}
     allowed = {f"MODEL.ATTENTION.{key}" for key in ("NAME", "PLACEMENT", "WIDTH", "MASK_BIAS")}
-    allowed |= {"OUTPUT_DIR"}
+    allowed |= {"OUTPUT_DIR", "MODEL.LOSSES.RIB.EMBEDDING"}
     allowed |= {"MODEL.BACKBONE.WITH_IBN"} if "-ibn" in model else set()
     assert changed <= allowed
 
