@@ -5,5 +5,13 @@ from fastreid_rib.ops.bound import bound
 from fastreid_rib.ops.class_table import add_soft_assignments_
 from fastreid_rib.ops.layout import aligned_rows
 from fastreid_rib.ops.reference import rib_loss_reference
+from fastreid_rib.ops.rows import FORMS
 
-__all__ = ["BACKENDS", "add_soft_assignments_", "aligned_rows", "bound", "rib_loss_reference"]
+__all__ = [
+    "BACKENDS",
+    "FORMS",
+    "add_soft_assignments_",
+    "aligned_rows",
+    "bound",
+    "rib_loss_reference",
+]

@@ -13,7 +13,7 @@ from torch import Tensor
 from fastreid_rib.ops import backends
 from fastreid_rib.ops.layout import empty_rows
 from fastreid_rib.ops.precision import full_precision
-from fastreid_rib.ops.rows import bound_rows_
+from fastreid_rib.ops.rows import FORMS, bound_rows_
 from fastreid_rib.ops.tracing import is_compiling
 
 
@@ -25,6 +25,8 @@ def bound(
     beta: float,
     gamma: float = 0.0,
     *,
+    form: str = "clusters",
+    log_p: Optional[Tensor] = None,
     index: Optional[Tensor] = None,
     floor: Optional[Tensor] = None,
     half_norms: Optional[Tensor] = None,
@@ -32,13 +34,25 @@ def bound(
 ) -> Tuple[Tensor, Tensor]:
     """Upper bound of the information bottleneck, image by image.
 
-    ``loss_i = sum_a phi_ia (gamma log phi_ia - log Q(a | y_i))``. At gamma = 0 this is the
-    relevance term of the paper's bound (arXiv 2505.08961), the only one with a gradient. At
-    gamma = 1 its mean is KLB, ours. Equivalent plain PyTorch::
+    With P = ``log_p.exp()`` the marginal of the clusters, or P = 1 without ``log_p``::
+
+        "clusters":   loss_i = sum_a phi_ia (gamma log phi_ia - log Q(a|y_i) + (1 - gamma) log P_a)
+        "embedding":  loss_i = gamma sum_a phi_ia (log phi_ia - log P_a)
+                               - log sum_a phi_ia Q(a|y_i) / P_a
+
+    The mean of the first is at least ``gamma I(F~;X~) - I(F~;Y)``, of the second at least ``gamma
+    I(F~;X~) - I(F;Y)`` (ours; docs/method.md has the proof). The first at gamma = 0 without P is
+    the relevance term of the paper's bound (arXiv 2505.08961), and at gamma = 1 it is KLB, ours.
+    Equivalent plain PyTorch::
 
         logits = -beta * torch.cdist(embeddings, centroids).square()
         log_phi = logits.log_softmax(1)
-        loss = (log_phi.exp() * (gamma * log_phi - log_q[labels])).sum(1)
+        log_ratio = log_q[labels] - log_p
+        loss = gamma * (log_phi.exp() * (log_phi - log_p)).sum(1)
+        if form == "clusters":
+            loss = loss - (log_phi.exp() * log_ratio).sum(1)
+        else:
+            loss = loss - (log_phi + log_ratio).logsumexp(1)
         grad_logits = torch.autograd.grad(loss.sum(), logits)
 
     Inside: one matrix product into a buffer of its own, and one pass over it that writes the loss
@@ -55,7 +69,10 @@ def bound(
         labels: (n,), int64. A row with a label < 0 has loss 0, one with a label >= C has loss NaN
             (looking at the labels would synchronise a GPU); both have gradient 0.
         beta: sharpness of the soft assignment, > 0.
-        gamma: weight of the entropy part, 0..1.
+        gamma: weight of the compression, >= 0.
+        form: "clusters" or "embedding": whose information about the identity is bounded.
+        log_p: (K,), floating point: natural logarithms of the clusters' marginal P(a), a constant;
+            ``log Q - log P`` must be below 80 ("embedding" sums its exponentials). None: P = 1.
         index: (C, m), int32: columns of the entries of ``log_q``, distinct within a row; an entry
             with a negative column is unused. For tables too large to be dense.
         floor: (C,), float32: log Q of the columns that ``index`` does not list; with it alone.
@@ -87,10 +104,14 @@ def bound(
         half_norms = centroids.detach().square().sum(dim=1) / 2
     if half_norms.dtype != dtype:
         half_norms = half_norms.to(dtype)
+    if form not in FORMS:
+        raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+    if log_p is not None and log_p.dtype != dtype:
+        log_p = log_p.to(dtype)
     operation = _custom_op if _traced(embeddings) else _Bound.apply
     return operation(
-        embeddings, centroids, log_q, labels, index, floor, half_norms,
-        float(beta), float(gamma), backend,
+        embeddings, centroids, log_q, labels, index, floor, half_norms, log_p,
+        float(beta), float(gamma), form, backend,
     )  # fmt: skip
 
 
@@ -102,8 +123,10 @@ def _forward(
     index: Optional[Tensor],
     floor: Optional[Tensor],
     half_norms: Tensor,
+    log_p: Optional[Tensor],
     beta: float,
     gamma: float,
+    form: str,
     backend: str,
 ) -> Tuple[Tensor, Tensor]:
     # First, so that a backend that cannot be used raises before anything is computed.
@@ -113,14 +136,15 @@ def _forward(
         torch.mm(embeddings, centroids.t(), out=rows)
     table = (log_q, index, floor)
     loss = bound_rows_(
-        rows, half_norms, table, labels, 2 * beta, gamma, kind, may_fall_back=backend == "auto"
-    )
+        rows, half_norms, table, labels, 2 * beta, gamma, form, log_p, kind,
+        may_fall_back=backend == "auto",
+    )  # fmt: skip
     return loss, rows
 
 
 def _setup_context(ctx: Any, inputs: Tuple[Any, ...], output: Tuple[Tensor, Tensor]) -> None:
     embeddings, centroids = inputs[:2]
-    ctx.beta = inputs[7]
+    ctx.beta = inputs[8]
     ctx.mark_non_differentiable(output[1])
     # Else backward would be handed a matrix of zeros for the gradient of grad_logits.
     ctx.set_materialize_grads(False)
@@ -129,7 +153,7 @@ def _setup_context(ctx: Any, inputs: Tuple[Any, ...], output: Tuple[Tensor, Tens
 
 def _backward(ctx: Any, grad_loss: Optional[Tensor], _: Any) -> Tuple[Optional[Tensor], ...]:
     if grad_loss is None:
-        return (None,) * 10
+        return (None,) * 12
     grad_logits, centroids, embeddings = ctx.saved_tensors
     with torch.no_grad(), full_precision(grad_loss.device):
         # beta = 0: the first argument is not read; alpha saves an operation.
@@ -139,7 +163,7 @@ def _backward(ctx: Any, grad_loss: Optional[Tensor], _: Any) -> Tuple[Optional[T
     # zero, since grad_loss does not depend on them.
     if torch.is_grad_enabled():
         grad = _DifferentiableOnce.apply(grad, embeddings, grad_loss)
-    return (grad,) + (None,) * 9
+    return (grad,) + (None,) * 11
 
 
 class _Bound(torch.autograd.Function):

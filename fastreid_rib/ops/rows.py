@@ -16,6 +16,9 @@ from fastreid_rib.ops.layout import pitch, with_contiguous_rows
 ClassTable = Tuple[Tensor, Optional[Tensor], Optional[Tensor]]
 """log Q (C, K) alone, or entries (C, m), their columns (C, m) and a floor (C,): see ``bound``."""
 
+FORMS = ("clusters", "embedding")
+"""What the bound is of, see ``bound``; the order is that of ``rib_form`` in rib.h."""
+
 _DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # enum rib_dtype of rib.h
 
 
@@ -26,6 +29,8 @@ def bound_rows_(
     labels: Tensor,
     scale: float,
     gamma: float,
+    form: str,
+    log_p: Optional[Tensor],
     kind: str,
     may_fall_back: bool = False,
 ) -> Tensor:
@@ -38,7 +43,9 @@ def bound_rows_(
         table: log Q, see ``bound``.
         labels: (n,), int64; see ``bound``.
         scale: 2 beta.
-        gamma: 0..1.
+        gamma: >= 0.
+        form: one of :data:`FORMS`.
+        log_p: (K,), dtype of ``rows``, or None; see ``bound``.
         kind: "cuda", "cpu" or "torch", from ``backends.choose``.
         may_fall_back: compute in PyTorch, now and from now on, if the kernels fail to launch.
 
@@ -50,13 +57,15 @@ def bound_rows_(
     """
     if kind != "torch":
         try:
-            return _native_bound(rows, half_norms, table, labels, scale, gamma, kind)
+            return _native_bound(
+                rows, half_norms, table, labels, scale, gamma, form, log_p, kind
+            )
         except native.Unavailable as error:
             # A launch that failed has changed nothing, so the rows are still the products.
             if not may_fall_back:
                 raise
             backends.give_up(kind, error)
-    return _torch_bound(rows, half_norms, table, labels, scale, gamma)
+    return _torch_bound(rows, half_norms, table, labels, scale, gamma, form, log_p)
 
 
 def table_rows_(
@@ -105,24 +114,40 @@ def _torch_bound(
     labels: Tensor,
     scale: float,
     gamma: float,
+    form: str,
+    log_p: Optional[Tensor],
 ) -> Tensor:
     log_q, index, floor = table
     row_of_table = labels.clamp(0, len(log_q) - 1)
-    score = -log_q.index_select(0, row_of_table).to(rows.dtype)
+    of_label = log_q.index_select(0, row_of_table).to(rows.dtype)
     if index is not None and floor is not None:
-        listed, columns = score, index.index_select(0, row_of_table).long()
-        score = -floor.index_select(0, row_of_table).to(rows.dtype)[:, None].expand_as(rows)
+        listed, columns = of_label, index.index_select(0, row_of_table).long()
+        of_label = floor.index_select(0, row_of_table).to(rows.dtype)[:, None].expand_as(rows)
         # An unused entry goes to a column of its own behind the others.
         unused = (columns < 0) | (columns >= rows.shape[1])
         columns = columns.masked_fill(unused, rows.shape[1])
-        score = torch.cat([score, score[:, :1]], dim=1).scatter_(1, columns, listed)[:, :-1]
+        of_label = torch.cat([of_label, of_label[:, :1]], dim=1)
+        of_label = of_label.scatter_(1, columns, listed)[:, :-1]
     log_phi = rows.sub_(half_norms).mul_(scale).log_softmax(dim=1)
     phi = log_phi.exp()
+    # log phi and log Q over the marginal P, which is 1 where there is none.
+    if log_p is not None:
+        of_label = of_label - log_p
+    score = torch.zeros_like(rows)
     if gamma:
-        score = score + gamma * log_phi
+        score = gamma * (log_phi if log_p is None else log_phi - log_p)
+    if form == "clusters":
+        score = score - of_label
     loss = (phi * score).sum(dim=1)
+    slope = score.sub(loss[:, None])
+    if form == "embedding":
+        joint = log_phi + of_label
+        log_likelihood = joint.logsumexp(dim=1)
+        # d / d logits of the likelihood: the posterior less the assignment, over phi here.
+        slope = slope + (1 - (of_label - log_likelihood[:, None]).exp())
+        loss = loss - log_likelihood
     ignored, unknown = labels < 0, labels >= len(log_q)
-    torch.mul(phi, score.sub(loss[:, None]), out=rows)
+    torch.mul(phi, slope, out=rows)
     # Filled, not multiplied by a mask: the row of an ignored image may be NaN.
     rows.masked_fill_((ignored | unknown)[:, None], 0)
     return loss.masked_fill_(ignored, 0).masked_fill_(unknown, float("nan"))
@@ -145,8 +170,12 @@ def _native_bound(
     labels: Tensor,
     scale: float,
     gamma: float,
+    form: str,
+    log_p: Optional[Tensor],
     kind: str,
 ) -> Tensor:
+    if form != "clusters" or log_p is not None:
+        raise native.Unavailable("not in the kernels yet")
     log_q, index, floor = table
     log_q = with_contiguous_rows(log_q if log_q.dtype in _DTYPES else log_q.float())
     labels, half_norms = labels.contiguous(), half_norms.contiguous()
