@@ -57,9 +57,7 @@ def bound_rows_(
     """
     if kind != "torch":
         try:
-            return _native_bound(
-                rows, half_norms, table, labels, scale, gamma, form, log_p, kind
-            )
+            return _native_bound(rows, half_norms, table, labels, scale, gamma, form, log_p, kind)
         except native.Unavailable as error:
             # A launch that failed has changed nothing, so the rows are still the products.
             if not may_fall_back:
