@@ -41,6 +41,8 @@ class Tables(NamedTuple):
     """(): sum_y sum_a t_ya log t_ya."""
     log_likelihood: Tensor
     """(): sum_y sum_a t_ya log Q(a|y)."""
+    marginal: Tensor
+    """(K,): sum_y w_y Q(a|y), with w_y the images of an identity when it was last seen."""
 
 
 def empty_tables(features: int, inputs: int, device: torch.device) -> Tables:
@@ -60,6 +62,7 @@ def empty_tables(features: int, inputs: int, device: torch.device) -> Tables:
         label_negentropy=zeros(),
         joint_negentropy=zeros(),
         log_likelihood=zeros(),
+        marginal=zeros(features),
     )
 
 
@@ -85,13 +88,14 @@ def add_images_(
     tables.log_inputs.add_(log_x.sum(dim=0))
 
 
-def add_identities_(tables: Tables, sums: Tensor, log_likelihood: Tensor) -> None:
+def add_identities_(tables: Tables, sums: Tensor, log_likelihood: Tensor, marginal: Tensor) -> None:
     """Adds identities to the tables, in place, each with all of its images.
 
     Args:
         tables: changed in place.
         sums: (identities, K), floating point: t_ya.
         log_likelihood: (): sum_y sum_a t_ya log Q(a|y) of these identities.
+        marginal: (K,): sum_y w_y Q(a|y) of these identities.
     """
     sums = sums.double()
     images = sums.sum(dim=1)
@@ -99,6 +103,7 @@ def add_identities_(tables: Tables, sums: Tensor, log_likelihood: Tensor) -> Non
     tables.label_negentropy.add_(_negentropy(images))
     tables.joint_negentropy.add_(_negentropy(sums))
     tables.log_likelihood.add_(log_likelihood)
+    tables.marginal.add_(marginal)
 
 
 def tabulate(
@@ -119,7 +124,8 @@ def tabulate(
     tables = empty_tables(log_phi_features.shape[1], columns, labels.device)
     add_images_(tables, log_phi_features, log_phi_inputs)
     sums = group_sum(log_phi_features.double().exp(), labels, len(log_q))
-    add_identities_(tables, sums, (sums * log_q.double()).sum())
+    log_q = log_q.double()
+    add_identities_(tables, sums, (sums * log_q).sum(), sums.sum(dim=1) @ log_q.exp())
     return tables
 
 
@@ -170,6 +176,28 @@ def compression_term(tables: Tables) -> Tensor:
 def relevance_term(tables: Tables) -> Tensor:
     """-mean_i sum_a phi(F_i,a) log Q(a|y_i): the second term of the paper's IBB."""
     return -tables.log_likelihood / tables.images
+
+
+def feature_information(tables: Tables) -> Tensor:
+    """I(F~; i): what the clusters keep of which image it is; at least I(F~; X~)."""
+    entropy = _negentropy(tables.images) - _negentropy(tables.features)
+    return (tables.feature_negentropy + entropy) / tables.images
+
+
+def lagrangian_bound(tables: Tables, gamma: float, log_p: Optional[Tensor] = None) -> Tensor:
+    """mean_i sum_a phi(F_i,a) (gamma log phi(F_i,a) - log Q(a|y_i) + (1 - gamma) log P(a)).
+
+    Ours. At least ``gamma I(F~;i) - I(F~;Y)``, and so at least ``gamma I(F~;X~) - I(F~;Y)``, for
+    every gamma >= 0 if P(a) >= sum_y p(y) Q(a|y); without P for 0 <= gamma <= 1.
+
+    Args:
+        tables: sums over the images.
+        gamma: multiplier of the compression, >= 0.
+        log_p: (K,), log P in nats; None: P = 1.
+    """
+    of_marginal = 0 if log_p is None else (1 - gamma) * (tables.features @ log_p.double())
+    summed = gamma * tables.feature_negentropy - tables.log_likelihood + of_marginal
+    return summed / tables.images
 
 
 def variational_bound(tables: Tables) -> Tensor:

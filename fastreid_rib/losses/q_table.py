@@ -8,6 +8,8 @@ from typing import NamedTuple, Optional
 import torch
 from torch import Tensor
 
+from fastreid_rib.ops.group_sum import group_sum
+
 
 class QTable(NamedTuple):
     """Natural logarithms of Q; without index and floor all of it."""
@@ -62,3 +64,21 @@ def sum_of_logs(weights: Tensor, table: QTable) -> Tensor:
     listed = weights.gather(1, index.long()) * (log_q - floor[:, None])
     others = weights.sum(dim=1, dtype=torch.float64) * floor
     return listed.sum(dtype=torch.float64) + others.sum()
+
+
+def weighted_sum(weights: Tensor, table: QTable, clusters: int) -> Tensor:
+    """``sum_y weights_y Q(a|y)``, (K,) float64.
+
+    Args:
+        weights: (C,), any dtype.
+        table: of the same identities.
+        clusters: K.
+    """
+    log_q, index, floor = table
+    weights = weights.double()
+    if index is None or floor is None:
+        return weights @ log_q.double().exp()
+    shared = floor.double().exp()
+    listed = (log_q.double().exp() - shared[:, None]) * weights[:, None]
+    total = (weights @ shared).expand(clusters).clone()
+    return total + group_sum(listed.reshape(-1, 1), index.reshape(-1).long(), clusters).squeeze(1)

@@ -12,8 +12,14 @@ from torch.nn import functional as F
 
 from fastreid_rib.losses import information, ranks
 from fastreid_rib.losses.clustering import chunks, kmeans, spread_seeds
-from fastreid_rib.losses.q_table import QTable, kept_entries, q_table, sum_of_logs
-from fastreid_rib.ops import add_soft_assignments_
+from fastreid_rib.losses.q_table import (
+    QTable,
+    kept_entries,
+    q_table,
+    sum_of_logs,
+    weighted_sum,
+)
+from fastreid_rib.ops import add_soft_assignments_, bound
 from fastreid_rib.ops.assignment import log_soft_assignment, soft_assignment
 from fastreid_rib.ops.group_sum import group_sum
 
@@ -29,10 +35,14 @@ class Statistics(NamedTuple):
     """(C, m), int32: the cluster of each entry; None: the table is whole. See ``q_table``."""
     log_q_floor: Optional[Tensor]
     """(C,), float32: log Q of the clusters that are not listed; None with ``log_q_index``."""
+    log_p: Optional[Tensor]
+    """(K,), float32: log of the marginal P(a) = sum_y p(y) Q(a|y), nats; None: not asked for."""
+    mean: Optional[Tensor]
+    """(D,), float32: what embeddings are centred by; None: they are not."""
     class_counts: Tensor
     """(C,), int64: rows behind the mean of each identity, when last seen; 0: never seen."""
     class_means: Tensor
-    """(C, D), float32: mean embedding of each identity, when last seen."""
+    """(C, D), float32: mean (centred) embedding of each identity, when last seen."""
 
 
 def refresh(
@@ -45,6 +55,9 @@ def refresh(
     num_clusters: int,
     beta: float,
     gamma: float,
+    center: bool,
+    relevance: str,
+    form: str,
     q_floor: float,
     table_entries: int,
     iterations: int,
@@ -63,7 +76,10 @@ def refresh(
         num_classes: number of identities C.
         num_clusters: number of clusters K.
         beta: sharpness of the soft assignment.
-        gamma: weight of the entropy part of the bound.
+        gamma: weight of the compression in the bound.
+        center: whether the mean of the rows is taken off before they are clustered.
+        relevance: "full" or "paper": with the marginal of the clusters or without.
+        form: "clusters" or "embedding", see ``ops.bound``.
         q_floor: least value in Q.
         table_entries: entries m kept in each row of Q; 0 or >= K: all.
         iterations: of K-means.
@@ -73,6 +89,10 @@ def refresh(
     Returns:
         The statistics, and a report in nats, see ``RIBLoss.start_epoch``.
     """
+    mean = None
+    if center:
+        mean = _mean(rows)
+        rows = center_rows(rows, mean)
     counts, means = _class_means(rows, labels, num_classes, previous)
     if previous is not None:
         start = previous.centroids
@@ -94,8 +114,63 @@ def refresh(
         rows, labels, inputs, counts, means, centroids, input_centroids,
         beta=beta, q_floor=q_floor, entries=table_entries, backend=backend,
     )  # fmt: skip
-    report = _report(tables, gamma, with_inputs=inputs is not None)
-    return Statistics(centroids, *table, counts, means), report
+    log_p = None
+    if relevance == "full":
+        log_p = (tables.marginal / counts.sum()).clamp(min=q_floor).log().float()
+    statistics = Statistics(centroids, *table, log_p, mean, counts, means)
+    losses = None
+    if form == "embedding":
+        losses = _losses(rows, labels, statistics, beta, gamma, form, backend)
+    report = _report(tables, gamma, log_p, losses, with_inputs=inputs is not None)
+    return statistics, report
+
+
+def center_rows(rows: Tensor, mean: Tensor) -> Tensor:
+    """Rows as they are clustered: their mean taken off, L2-normalised, in their own dtype.
+
+    Embeddings that were pooled behind a ReLU lie in a narrow cone. Its width changes with backbone,
+    stride, learning rate and epoch, and with it what one beta means; centred they spread over the
+    sphere, whatever the cone.
+
+    Args:
+        rows: (n, D), floating point, L2-normalised.
+        mean: (D,), float32.
+    """
+    centred = torch.empty_like(rows)
+    for chunk in chunks(len(rows), rows.shape[1]):
+        centred[chunk] = F.normalize(rows[chunk].float() - mean, dim=1).to(rows.dtype)
+    return centred
+
+
+def _mean(rows: Tensor) -> Tensor:
+    own = rows[ranks.own_slice(len(rows))].float()
+    total = own.sum(dim=0)
+    ranks.sum_over_ranks(total)
+    return ranks.copy_from_first(total / len(rows))
+
+
+def _losses(
+    rows: Tensor,
+    labels: Tensor,
+    statistics: Statistics,
+    beta: float,
+    gamma: float,
+    form: str,
+    backend: str,
+) -> Tensor:
+    """What the loss would be on the rows themselves, float64, the same on every rank."""
+    total = torch.zeros((), dtype=torch.float64, device=rows.device)
+    share = ranks.own_slice(len(rows))
+    for chunk in chunks(share.stop - share.start, len(statistics.centroids)):
+        part = slice(share.start + chunk.start, share.start + chunk.stop)
+        losses, _ = bound(
+            rows[part].float(), statistics.centroids, statistics.log_q, labels[part], beta, gamma,
+            form=form, log_p=statistics.log_p, index=statistics.log_q_index,
+            floor=statistics.log_q_floor, backend=backend,
+        )  # fmt: skip
+        total += losses.double().sum()
+    ranks.sum_over_ranks(total)
+    return total / len(rows)
 
 
 def _class_means(
@@ -172,7 +247,9 @@ def _class_table(
             tables.feature_negentropy.add_(negentropy.double().sum())
         q = _class_rows(sums, counts[block], means[block], centroids, beta)
         made = q_table(q, entries, q_floor)
-        information.add_identities_(tables, sums, sum_of_logs(sums, made))
+        information.add_identities_(
+            tables, sums, sum_of_logs(sums, made), weighted_sum(counts[block], made, num_clusters)
+        )
         for target, source in zip(table, made):
             if target is not None and source is not None:
                 target[part] = source
@@ -194,14 +271,24 @@ def _class_rows(
     return q.masked_fill_((counts == 0)[:, None], 1 / len(centroids))
 
 
-def _report(tables: information.Tables, gamma: float, with_inputs: bool) -> Dict[str, float]:
-    klb = information.conditional_bound(tables)
-    relevance = information.relevance_term(tables)
+def _report(
+    tables: information.Tables,
+    gamma: float,
+    log_p: Optional[Tensor],
+    losses: Optional[Tensor],
+    with_inputs: bool,
+) -> Dict[str, float]:
+    label_information = information.label_information(tables)
     report = {
-        "mutual_information": information.label_information(tables),
-        "klb": klb,
-        "bound": relevance + gamma * (klb - relevance),
+        "mutual_information": label_information,
+        "klb": information.conditional_bound(tables),
     }
+    if losses is not None:  # of the embedding itself, whose own information nobody can count
+        report["bound"] = losses
+    else:
+        report["bound"] = information.lagrangian_bound(tables, gamma, log_p)
+        bounded = gamma * information.feature_information(tables) - label_information
+        report["slack"] = report["bound"] - bounded
     if with_inputs:
         report["input_information"] = information.input_information(tables)
         report["ib"] = information.information_bottleneck(tables)

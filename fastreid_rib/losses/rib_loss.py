@@ -7,27 +7,32 @@ import logging
 import math
 import operator
 import random
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastreid_rib.losses import ranks
+from fastreid_rib.losses.moving import move
 from fastreid_rib.losses.q_table import kept_entries
-from fastreid_rib.losses.refresh import Statistics, centred, refresh
+from fastreid_rib.losses.refresh import Statistics, center_rows, centred, refresh
 from fastreid_rib.losses.reservoir import Reservoir
-from fastreid_rib.ops import BACKENDS, aligned_rows, bound
+from fastreid_rib.ops import BACKENDS, FORMS, aligned_rows, bound
 from fastreid_rib.ops.tracing import is_compiling
 
 logger = logging.getLogger(__name__)
+
+RELEVANCES = ("full", "paper")
+"""Relevance terms: with the clusters' marginal, or as published without it."""
 
 _REDUCTIONS = ("mean", "sum", "none")
 # Below this share of log(identities) the soft assignment is as good as uniform. Runs in which RIB
 # collapsed fell under it within three refreshes; in runs that gained by it it was above 0.08.
 _LEAST_SHARE = 0.02
-_COUNTERS = ("epoch", "rows_seen")
+_COUNTERS = ("epoch", "rows_seen", "steps", "epoch_steps")
 _BANK = ("bank_rows", "bank_labels", "bank_inputs")
+_OLDER = ("older_rows", "older_labels", "older_inputs")
 
 
 def rib_loss(
@@ -38,6 +43,9 @@ def rib_loss(
     *,
     beta: float,
     gamma: float = 0.0,
+    form: str = "clusters",
+    log_p: Optional[Tensor] = None,
+    mean: Optional[Tensor] = None,
     reduction: str = "mean",
     index: Optional[Tensor] = None,
     floor: Optional[Tensor] = None,
@@ -46,9 +54,10 @@ def rib_loss(
 ) -> Tensor:
     """Bound of the information bottleneck against given statistics.
 
-    ``loss_i = sum_a phi_ia (gamma log phi_ia - log Q(a|y_i))`` with ``phi_i = softmax_a(-beta
-    |F_i - C_a|^2)`` and ``F_i`` the L2-normalised embedding. gamma = 0 has the gradient of the
-    paper's bound; gamma = 1 is the tighter KLB (ours, see ``information.conditional_bound``).
+    ``loss_i = sum_a phi_ia (gamma log phi_ia - log Q(a|y_i) + (1 - gamma) log P(a))`` with ``phi_i
+    = softmax_a(-beta |F_i - C_a|^2)`` and ``F_i`` the L2-normalised embedding, centred by ``mean``
+    and normalised again if there is one. gamma = 0 without P has the gradient of the paper's bound;
+    P and the form "embedding" are ours, see ``ops.bound``, and so is gamma = 1, KLB.
 
     Args:
         embeddings: (n, D), any floating dtype, not normalised.
@@ -56,7 +65,11 @@ def rib_loss(
         centroids: (K, D), constant.
         log_q: (C, K), natural logarithms, constant; (C, m) with ``index`` and ``floor``.
         beta: sharpness of the soft assignment, > 0. Squared distances lie in 0..4.
-        gamma: 0..1.
+        gamma: multiplier of the compression, >= 0; without ``log_p`` at most 1 (beyond it bounds
+            nothing).
+        form: "clusters" bounds -I(F~;Y), "embedding" -I(F;Y): see ``ops.bound``.
+        log_p: (K,), log of the clusters' marginal P(a), nats, constant; None: P = 1.
+        mean: (D,), constant: taken off the normalised embeddings. None: nothing is.
         reduction: "mean" (over the images that are not ignored), "sum" or "none".
         index: (C, m), int32: the clusters of the entries of a sparse ``log_q``.
         floor: (C,), float32: its logarithm for the clusters that are not listed.
@@ -74,7 +87,7 @@ def rib_loss(
         native.Unavailable: a backend that was asked for by name cannot be used.
     """
     _check_range("beta", beta, beta > 0, "> 0")
-    _check_range("gamma", gamma, 0 <= gamma <= 1, "in 0..1")
+    _check_gamma(gamma, log_p is not None)
     if reduction not in _REDUCTIONS:
         raise ValueError(f"reduction must be one of {_REDUCTIONS}, got {reduction!r}")
     _check_batch(embeddings, labels, len(log_q))
@@ -99,8 +112,10 @@ def rib_loss(
     # Taken out before the normalisation: a NaN there would come back as NaN times zero.
     embeddings = embeddings.to(dtype).masked_fill(~known[:, None], 0)
     features = F.normalize(embeddings, dim=1)
+    if mean is not None:
+        features = F.normalize(features - mean.to(dtype), dim=1)
     losses, _ = bound(
-        features, centroids, log_q, labels, beta, gamma,
+        features, centroids, log_q, labels, beta, gamma, form=form, log_p=log_p,
         index=index, floor=floor, half_norms=half_norms, backend=backend,
     )  # fmt: skip
     if reduction == "none":
@@ -138,11 +153,24 @@ class RIBLoss(nn.Module):
 
     Args:
         num_classes: number of identities C, >= 1.
-        beta: sharpness of the soft assignment, > 0; matters more than anything else here: at 1
-            the assignment is close to uniform over hundreds of clusters.
-        gamma: weight of the entropy part, 0..1: 0 is the paper's, 1 the tighter KLB.
+        beta: sharpness of the soft assignment, > 0. With ``center`` it means the same for every
+            backbone and epoch; without, what fits depends on how close the embeddings lie.
+        gamma: multiplier of the compression, >= 0 (without the marginal of the clusters 0..1): 0
+            leaves it out, 1 is KLB.
+        center: whether the mean of the embeddings, frozen at each refresh, is taken off. Ours.
+        relevance: "full": with the clusters' marginal, which makes collapse the worst value of the
+            bound. "paper": without, where it is the best one.
+        form: "clusters" or "embedding": see ``ops.bound``.
+        momentum: in 0..1 (1 excluded): weight of an image in the statistics, which then follow the
+            embeddings from batch to batch between the refreshes. 0: they are frozen, as in the
+            paper.
+        refreshes: in an epoch, >= 1, at equal distances; those within it work on what the last
+            epoch's worth of steps gave. They begin in the second epoch of RIB at the latest, since
+            the length of an epoch is only known after one.
         num_clusters: K, >= 0; 0: as many as identities.
         warmup_epochs: >= 0.
+        ramp_epochs: >= 0: after so many epochs more the loss has its whole weight, to which it
+            rises in equal steps; 0: from the first one.
         bank_size: most embeddings kept, >= 1; an epoch that has more is sampled uniformly. Takes
             2 D bytes a row (82 MB at 20000 rows of 2048).
         seed: any integer; all chance here is keyed by it and the epoch.
@@ -163,6 +191,8 @@ class RIBLoss(nn.Module):
     log_q: Optional[Tensor]
     log_q_index: Optional[Tensor]
     log_q_floor: Optional[Tensor]
+    log_p: Optional[Tensor]
+    mean: Optional[Tensor]
     class_counts: Optional[Tensor]
     class_means: Optional[Tensor]
     half_norms: Optional[Tensor]
@@ -172,10 +202,16 @@ class RIBLoss(nn.Module):
         self,
         num_classes: int,
         *,
-        beta: float = 60.0,
+        beta: float = 10.0,
         gamma: float = 0.0,
+        center: bool = True,
+        relevance: str = "full",
+        form: str = "clusters",
+        momentum: float = 0.0,
+        refreshes: int = 1,
         num_clusters: int = 0,
         warmup_epochs: int = 2,
+        ramp_epochs: int = 0,
         bank_size: int = 20000,
         seed: int = 0,
         q_floor: float = 1e-6,
@@ -187,7 +223,13 @@ class RIBLoss(nn.Module):
         super().__init__()
         _check_range("num_classes", num_classes, num_classes >= 1, ">= 1, the identities")
         _check_range("beta", beta, beta > 0, "> 0")
-        _check_range("gamma", gamma, 0 <= gamma <= 1, "in 0..1 (outside it bounds nothing)")
+        for name, value, choices in (("relevance", relevance, RELEVANCES), ("form", form, FORMS)):
+            if value not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        _check_gamma(gamma, relevance == "full")
+        _check_range("momentum", momentum, 0 <= momentum < 1, "in 0..1, and not 1 (0: frozen)")
+        _check_range("refreshes", refreshes, refreshes >= 1, ">= 1, in an epoch")
+        _check_range("ramp_epochs", ramp_epochs, ramp_epochs >= 0, ">= 0")
         _check_range("num_clusters", num_clusters, num_clusters >= 0, ">= 0 (0: num_classes)")
         _check_range("warmup_epochs", warmup_epochs, warmup_epochs >= 0, ">= 0")
         _check_range("bank_size", bank_size, bank_size >= 1, ">= 1, rows")
@@ -200,6 +242,12 @@ class RIBLoss(nn.Module):
         self.num_clusters = num_clusters or num_classes
         self.beta = float(beta)
         self.gamma = float(gamma)
+        self.center = bool(center)
+        self.relevance = relevance
+        self.form = form
+        self.momentum = float(momentum)
+        self.refreshes = refreshes
+        self.ramp_epochs = ramp_epochs
         self.first_epoch = max(1, warmup_epochs)
         self.seed = seed
         self.q_floor = float(q_floor)
@@ -207,6 +255,9 @@ class RIBLoss(nn.Module):
         self.kmeans_iterations = kmeans_iterations
         self.backend = backend
         self.bank = Reservoir(bank_size, seed)
+        self.older = Reservoir(bank_size, seed)  # of the epoch before, for refreshes within one
+        self._steps = 0  # of this epoch so far
+        self._epoch_steps = 0  # of the epoch before
         self._epoch = -1  # host integers: reading them never waits for a GPU
         self._size_may_change = False
         # Not persistent for torch: _save_to_state_dict writes them (of the bank its filled part).
@@ -258,24 +309,39 @@ class RIBLoss(nn.Module):
         if self._bad_labels.device != embeddings.device:
             self.to(embeddings.device)
         self._check_size(embeddings.shape[1])
+        gathered = None
         if self.training and torch.is_grad_enabled():
-            self._bank(embeddings.detach(), labels, inputs)
+            gathered = self._bank(embeddings.detach(), labels, inputs)
+            self._refresh_within_epoch()
         if not self.active:
             zero = embeddings[:0].sum()
             return zero if zero.dtype == torch.float64 else zero.float()
         assert self.centroids is not None and self.log_q is not None
-        return rib_loss(
+        loss = rib_loss(
             embeddings,
             labels,
             self.centroids,
             self.log_q,
             beta=self.beta,
             gamma=self.gamma,
+            form=self.form,
+            log_p=self.log_p,
+            mean=self.mean,
             index=self.log_q_index,
             floor=self.log_q_floor,
             half_norms=self.half_norms,
             backend=self.backend,
         )
+        if gathered is not None and self.momentum:
+            self._move(*gathered)
+        weight = self.weight
+        return loss if weight == 1 else weight * loss
+
+    @property
+    def weight(self) -> float:
+        """Weight of the loss in this epoch, 0..1: it rises over ``ramp_epochs``."""
+        done = self._epoch - self.first_epoch + 1
+        return min(1.0, max(0.0, done / (self.ramp_epochs + 1)))
 
     def start_epoch(self, epoch: int) -> Dict[str, float]:
         """Begin an epoch: new centroids and Q from what the last one gathered, if RIB is due.
@@ -305,8 +371,11 @@ class RIBLoss(nn.Module):
             )
         report: Dict[str, float] = {}
         if epoch >= self.first_epoch and self.bank.filled:
-            report = self._refresh(epoch)
+            report = self._refresh(epoch, *self.bank.content())
         self._epoch = epoch
+        self._epoch_steps, self._steps = self._steps, 0
+        if self.refreshes > 1:
+            self.older, self.bank = self.bank, self.older
         self.bank.clear(epoch)
         return report
 
@@ -322,7 +391,10 @@ class RIBLoss(nn.Module):
         )
 
     @torch.no_grad()
-    def _bank(self, embeddings: Tensor, labels: Tensor, inputs: Optional[Tensor]) -> None:
+    def _bank(
+        self, embeddings: Tensor, labels: Tensor, inputs: Optional[Tensor]
+    ) -> Tuple[Tensor, Tensor]:
+        """Puts a batch into the reservoir; returns its rows and labels, of all ranks."""
         if self._epoch < 0 and not self.bank.seen:
             logger.warning(
                 "RIB is off until start_epoch(epoch) is called; call it at the start of each epoch"
@@ -340,11 +412,43 @@ class RIBLoss(nn.Module):
         too_large = labels >= self.num_classes
         self._bad_labels += too_large.any()
         rows, inputs = values[:, : rows.shape[1]], values[:, rows.shape[1] :]
-        self.bank.add(rows, labels.masked_fill(too_large, -1), inputs if inputs.shape[1] else None)
+        labels = labels.masked_fill(too_large, -1)
+        self.bank.add(rows, labels, inputs if inputs.shape[1] else None)
+        return rows, labels
+
+    def _move(self, rows: Tensor, labels: Tensor) -> None:
+        """Lets the statistics follow a batch: rows (n, D) float16, labels (n,), of all ranks."""
+        statistics = self._statistics()
+        assert statistics is not None
+        rows = rows.float()
+        if statistics.mean is not None:
+            rows = center_rows(rows, statistics.mean)
+        moved = move(
+            statistics, rows, labels, beta=self.beta, momentum=self.momentum, q_floor=self.q_floor
+        )
+        self.centroids, self.log_p = moved.centroids, moved.log_p
+        self.half_norms = moved.centroids.square().sum(dim=1) / 2
+
+    def _refresh_within_epoch(self) -> None:
+        """Counts a step, and refreshes if a share of the epoch has passed with it."""
+        done = self._steps * self.refreshes
+        self._steps += 1
+        length = self._epoch_steps
+        if not self.active or not 0 < done < length * self.refreshes:
+            return
+        if done // length == (done - self.refreshes) // length:
+            return
+        # The share of the epoch that is still to come, from the epoch before.
+        older = self.older.content()
+        begin = len(older[1]) * (self._steps - 1) // length
+        parts = zip(self.bank.content(), older)
+        content = [None if a is None or b is None else torch.cat([a, b[begin:]]) for a, b in parts]
+        self._refresh(self._epoch, *content)  # type: ignore[arg-type]
 
     @torch.no_grad()
-    def _refresh(self, epoch: int) -> Dict[str, float]:
-        rows, labels, inputs = self.bank.content()
+    def _refresh(
+        self, epoch: int, rows: Tensor, labels: Tensor, inputs: Optional[Tensor]
+    ) -> Dict[str, float]:
         usable = labels >= 0
         if not usable.any():
             logger.warning("RIB: no usable embedding came before epoch %d; no refresh", epoch)
@@ -358,11 +462,14 @@ class RIBLoss(nn.Module):
             num_clusters=self.num_clusters,
             beta=self.beta,
             gamma=self.gamma,
+            center=self.center,
+            relevance=self.relevance,
+            form=self.form,
             q_floor=self.q_floor,
             table_entries=self.table_entries,
             iterations=self.kmeans_iterations,
             backend=self.backend,
-            draw=random.Random(f"{self.seed}/{epoch}/refresh"),
+            draw=random.Random(f"{self.seed}/{epoch}/{self.bank.seen}/refresh"),
         )
         self._set_statistics(statistics)
         told, most = (
@@ -388,7 +495,13 @@ class RIBLoss(nn.Module):
     def _statistics_names(self) -> List[str]:
         """Names of the statistics that there are if there are any."""
         sparse = self.table_entries < self.num_clusters
-        return [name for name in Statistics._fields if sparse or not name.startswith("log_q_")]
+        optional = {
+            "log_q_index": sparse,
+            "log_q_floor": sparse,
+            "log_p": self.relevance == "full",
+            "mean": self.center,
+        }
+        return [name for name in Statistics._fields if optional.get(name, True)]
 
     def _set_statistics(self, statistics: Optional[Statistics]) -> None:
         for name in Statistics._fields:
@@ -402,7 +515,9 @@ class RIBLoss(nn.Module):
     def _reset(self) -> None:
         self._set_statistics(None)
         self._epoch = -1
-        self.bank.clear(-1)
+        self._steps = self._epoch_steps = 0
+        for bank in (self.bank, self.older):
+            bank.clear(-1)
 
     def _check_size(self, size: int) -> None:
         held = self.centroids if self.centroids is not None else self.bank.rows
@@ -429,16 +544,18 @@ class RIBLoss(nn.Module):
         statistics = self._statistics()
         if statistics is None and not self.bank.seen:
             return
-        for name, count in zip(_COUNTERS, (self._epoch, self.bank.seen)):
+        counts = (self._epoch, self.bank.seen, self._steps, self._epoch_steps)
+        for name, count in zip(_COUNTERS, counts):
             destination[prefix + name] = torch.tensor(count, dtype=torch.int64)
         if statistics is not None:
             for name in self._statistics_names():
                 destination[prefix + name] = getattr(self, name)
-        if self.bank.filled:
-            for name, value in zip(_BANK, self.bank.content()):
-                if value is not None:
-                    # A copy: torch.save writes the whole storage behind a view.
-                    destination[prefix + name] = value.clone()
+        for names, bank in ((_BANK, self.bank), (_OLDER, self.older)):
+            if bank.filled:
+                for name, value in zip(names, bank.content()):
+                    if value is not None:
+                        # A copy: torch.save writes the whole storage behind a view.
+                        destination[prefix + name] = value.clone()
 
     def _load_from_state_dict(
         self,
@@ -450,7 +567,7 @@ class RIBLoss(nn.Module):
         unexpected_keys: List[str],
         error_msgs: List[str],
     ) -> None:
-        names = _COUNTERS + Statistics._fields + _BANK
+        names = _COUNTERS + Statistics._fields + _BANK + _OLDER
         found = {name: state_dict[prefix + name] for name in names if prefix + name in state_dict}
         unexpected_keys.extend(
             key for key in state_dict if key.startswith(prefix) and key[len(prefix) :] not in names
@@ -473,8 +590,13 @@ class RIBLoss(nn.Module):
         if "centroids" in tensors:
             loaded: Dict[str, Any] = {name: tensors.get(name) for name in Statistics._fields}
             self._set_statistics(Statistics(**loaded))
-        bank = [tensors.get(name) for name in _BANK]
-        self.bank.restore(bank[0], bank[1], bank[2], int(found["rows_seen"]), self._epoch)
+        # Checkpoints of 0.1 have no steps: refreshes within an epoch begin an epoch later.
+        self._steps, self._epoch_steps = (int(found.get(name, 0)) for name in _COUNTERS[2:])
+        rows, kept_labels, inputs = (tensors.get(name) for name in _BANK)
+        self.bank.restore(rows, kept_labels, inputs, int(found["rows_seen"]), self._epoch)
+        rows, kept_labels, inputs = (tensors.get(name) for name in _OLDER)
+        if rows is not None:
+            self.older.restore(rows, kept_labels, inputs, len(rows), self._epoch - 1)
         self._size_may_change = True
         logger.info(
             "RIB statistics loaded: epoch %d, %s, %d embeddings in the bank",
@@ -485,11 +607,16 @@ class RIBLoss(nn.Module):
 
     def _why_unusable(self, found: Dict[str, Tensor]) -> str:
         """Why the statistics found in a checkpoint cannot be taken over; empty if they can."""
-        needed = list(_COUNTERS)
+        needed = list(_COUNTERS[:2])
         if any(name in found for name in Statistics._fields):
+            problem = self._why_of_another_kind(found)
+            if problem:
+                return problem
             needed += self._statistics_names()
         if any(name in found for name in _BANK) or int(found.get("rows_seen", 0)):
             needed += _BANK[:2]
+        if any(name in found for name in _OLDER):
+            needed += _OLDER[:2]
         missing = [name for name in needed if name not in found]
         if missing:
             return f"as {', '.join(missing)} is missing or has another shape: they start afresh"
@@ -497,16 +624,20 @@ class RIBLoss(nn.Module):
             if value.is_floating_point() and not bool(value.isfinite().all()):
                 return f"as {name} holds NaN or infinity: they start afresh"
         size = found["centroids" if "centroids" in found else "bank_rows"].shape[-1]
-        rows = len(found["bank_rows"]) if "bank_rows" in found else 0
+        rows, older = (len(found[name]) if name in found else 0 for name in (_BANK[0], _OLDER[0]))
         expected = {
             "centroids": (self.num_clusters, size),
             "log_q": (self.num_classes, self.table_entries),
             "log_q_index": (self.num_classes, self.table_entries),
             "log_q_floor": (self.num_classes,),
+            "log_p": (self.num_clusters,),
+            "mean": (size,),
             "class_counts": (self.num_classes,),
             "class_means": (self.num_classes, size),
             "bank_rows": (rows, size),
             "bank_labels": (rows,),
+            "older_rows": (older, size),
+            "older_labels": (older,),
         }
         for name, shape in expected.items():
             if name in found and tuple(found[name].shape) != shape:
@@ -515,14 +646,38 @@ class RIBLoss(nn.Module):
                     "number of identities, clusters, table entries or dimensions): they start "
                     "afresh"
                 )
-        if rows and int(found["bank_labels"].max()) >= self.num_classes:
-            return f"as it has labels beyond {self.num_classes} identities: they start afresh"
+        for name in (_BANK[1], _OLDER[1]):
+            if name in found and len(found[name]) and int(found[name].max()) >= self.num_classes:
+                return f"as it has labels beyond {self.num_classes} identities: they start afresh"
+        return ""
+
+    def _why_of_another_kind(self, found: Dict[str, Tensor]) -> str:
+        """Why statistics made under other settings cannot be taken over; empty if they can."""
+        kinds = (
+            ("mean", self.center, "center", "centred", "not centred, as those of 0.1"),
+            ("log_p", self.relevance == "full", "relevance", "of the full bound", "of the paper's"),
+        )
+        for name, wanted, setting, with_it, without in kinds:
+            if (name in found) != wanted:
+                is_, asked = (without, with_it) if wanted else (with_it, without)
+                return (
+                    f"as they are {is_} and {setting}={getattr(self, setting)!r} needs them "
+                    f"{asked}: they start afresh (docs/method.md says how to go on with them)"
+                )
         return ""
 
 
 def _check_range(name: str, value: float, fits: bool, expected: str) -> None:
     if not fits or not math.isfinite(value):
         raise ValueError(f"{name} must be {expected}, got {value}")
+
+
+def _check_gamma(gamma: float, with_marginal: bool) -> None:
+    if with_marginal:
+        _check_range("gamma", gamma, gamma >= 0, ">= 0")
+    else:
+        expected = "in 0..1 (beyond it bounds nothing without the marginal of the clusters)"
+        _check_range("gamma", gamma, 0 <= gamma <= 1, expected)
 
 
 def _rows_of_ranks(rows: int, dimensions: int, inputs: int) -> List[int]:
