@@ -121,7 +121,7 @@ def refresh(
     losses = None
     if form == "embedding":
         losses = _losses(rows, labels, statistics, beta, gamma, form, backend)
-    report = _report(tables, gamma, log_p, losses, with_inputs=inputs is not None)
+    report = _report(tables, gamma, log_p, counts.sum(), losses, with_inputs=inputs is not None)
     return statistics, report
 
 
@@ -275,6 +275,7 @@ def _report(
     tables: information.Tables,
     gamma: float,
     log_p: Optional[Tensor],
+    weight: Tensor,
     losses: Optional[Tensor],
     with_inputs: bool,
 ) -> Dict[str, float]:
@@ -288,7 +289,9 @@ def _report(
     else:
         report["bound"] = information.lagrangian_bound(tables, gamma, log_p)
         bounded = gamma * information.feature_information(tables) - label_information
-        report["slack"] = report["bound"] - bounded
+        # P counts identities that these rows do not show: it is as much too small for those shown.
+        absent = 0.0 if log_p is None else (weight / tables.images).log()
+        report["slack"] = report["bound"] + absent - bounded
     if with_inputs:
         report["input_information"] = information.input_information(tables)
         report["ib"] = information.information_bottleneck(tables)

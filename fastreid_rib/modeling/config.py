@@ -1,6 +1,7 @@
 """The plugin's configuration keys, their validation, and the names of losses."""
 
 import difflib
+import sys
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from fastreid_rib.compat.patching import wrap
@@ -36,23 +37,37 @@ def add_keys(defaults: Any) -> None:
     # Weight of the bound in the training loss, > 0.
     _C.MODEL.LOSSES.RIB.SCALE = 1.0
     # Sharpness of the soft assignment of embeddings to clusters, > 0 (the paper's 1 / temperature;
-    # beta in docs/method.md). Squared distances of L2-normalised embeddings lie in [0, 4]: near 1
-    # every assignment is close to uniform, so this key matters more than any other.
+    # beta in docs/method.md). With CENTER it means the same for every backbone, stride and epoch.
     _C.MODEL.LOSSES.RIB.BETA = 10.0
-    # Weight of the compression part, 0..1: 0 has the gradient of the paper's bound, 1 minimises the
-    # tighter bound KLB (ours).
+    # Multiplier of the compression: 0 leaves it out, 1 minimises the bound KLB (ours). >= 0, with
+    # RELEVANCE "paper" 0..1.
     _C.MODEL.LOSSES.RIB.GAMMA = 0.0
+    # Whether the mean of the embeddings, frozen at each refresh, is taken off (ours). Without it
+    # embeddings lie in a cone that is narrower for one backbone than for another, and so no BETA
+    # fits all: runs of 0.1 go on with CENTER False, RELEVANCE "paper", BETA 60.
     _C.MODEL.LOSSES.RIB.CENTER = True
+    # Relevance term: "full" has the marginal of the clusters in it (ours), so that a collapse is
+    # its worst value; "paper" has not, and a collapse is its best.
     _C.MODEL.LOSSES.RIB.RELEVANCE = "full"
+    # What tells the identity in the bound: "clusters", the cluster of the embedding, as in the
+    # paper, or "embedding" itself (ours).
     _C.MODEL.LOSSES.RIB.FORM = "clusters"
+    # Weight of an image in centroids and class table, which then follow the embeddings from batch
+    # to batch, 0..1 (1 excluded). 0 = frozen between refreshes, as in the paper.
     _C.MODEL.LOSSES.RIB.MOMENTUM = 0.0
+    # Refreshes in an epoch, >= 1.
     _C.MODEL.LOSSES.RIB.REFRESHES = 1
-    _C.MODEL.LOSSES.RIB.RAMP_EPOCHS = 0
     # Number of clusters (the paper's A; K in docs/method.md), 0 = number of identities.
     _C.MODEL.LOSSES.RIB.NUM_CLUSTERS = 0
     # Epochs trained without RIB, >= 0. RIB starts at epoch max(1, WARMUP_EPOCHS), counted from 0:
     # before the first refresh there is nothing to compare with.
     _C.MODEL.LOSSES.RIB.WARMUP_EPOCHS = 2
+    # The same as a share of SOLVER.MAX_EPOCH, 0..1 (1 excluded); the later of the two counts.
+    _C.MODEL.LOSSES.RIB.WARMUP_SHARE = 0.0
+    # Epochs in which the weight rises to SCALE, in equal steps, >= 0; and the same as a share of
+    # MAX_EPOCH, 0..1; the longer of the two counts.
+    _C.MODEL.LOSSES.RIB.RAMP_EPOCHS = 0
+    _C.MODEL.LOSSES.RIB.RAMP_SHARE = 0.0
     # Most embeddings of an epoch that are kept for the refresh, > 0; beyond that an unbiased
     # sample. Two bytes per number: 20000 rows of 2048 take 82 MB on every GPU and in checkpoints.
     _C.MODEL.LOSSES.RIB.BANK_SIZE = 20000
@@ -202,6 +217,18 @@ def rib_before_attention(cfg: Any) -> bool:
     return names_rib(cfg) and cfg.MODEL.LOSSES.RIB.EMBEDDING == "before"
 
 
+def warmup_epochs(cfg: Any) -> int:
+    """Epochs without RIB that a config asks for, in epochs or as a share of the training."""
+    rib = cfg.MODEL.LOSSES.RIB
+    return max(rib.WARMUP_EPOCHS, round(rib.WARMUP_SHARE * cfg.SOLVER.MAX_EPOCH))
+
+
+def ramp_epochs(cfg: Any) -> int:
+    """Epochs in which RIB's weight rises, in epochs or as a share of the training."""
+    rib = cfg.MODEL.LOSSES.RIB
+    return max(rib.RAMP_EPOCHS, round(rib.RAMP_SHARE * cfg.SOLVER.MAX_EPOCH))
+
+
 def check(cfg: Any) -> None:
     """Checks the plugin's keys.
 
@@ -218,7 +245,8 @@ def check(cfg: Any) -> None:
         raise ValueError(f"SEED must be -1 (no seed) or 0 .. 4294901759, but is {cfg.SEED}.")
     if not names_rib(cfg):
         return
-    from fastreid_rib.ops.backends import BACKENDS  # not at the top: it loads torch
+    from fastreid_rib.losses.rib_loss import RELEVANCES  # not at the top: they load torch
+    from fastreid_rib.ops import BACKENDS, FORMS
 
     rib = cfg.MODEL.LOSSES.RIB
     hints = {
@@ -227,12 +255,24 @@ def check(cfg: Any) -> None:
         "TABLE_ENTRIES": "; 0 keeps the whole table",
         "INPUT": "; 'pixels' reports the information bottleneck itself, '' does not",
     }
+    full = rib.RELEVANCE == "full"
     ranges = (
         ("SCALE", "> 0", 0 < rib.SCALE < float("inf")),
         ("BETA", "> 0", 0 < rib.BETA < float("inf")),
-        ("GAMMA", "between 0 and 1 (outside it bounds nothing)", rib.GAMMA >= 0),
+        ("RELEVANCE", f"one of {', '.join(RELEVANCES)}", rib.RELEVANCE in RELEVANCES),
+        (
+            "GAMMA",
+            ">= 0" if full else "between 0 and 1 (beyond it bounds nothing with RELEVANCE 'paper')",
+            0 <= rib.GAMMA <= (sys.float_info.max if full else 1),
+        ),
+        ("FORM", f"one of {', '.join(FORMS)}", rib.FORM in FORMS),
+        ("MOMENTUM", ">= 0 and < 1", 0 <= rib.MOMENTUM < 1),
+        ("REFRESHES", ">= 1", rib.REFRESHES >= 1),
         ("NUM_CLUSTERS", ">= 0", rib.NUM_CLUSTERS >= 0),
         ("WARMUP_EPOCHS", ">= 0", rib.WARMUP_EPOCHS >= 0),
+        ("WARMUP_SHARE", ">= 0 and < 1", 0 <= rib.WARMUP_SHARE < 1),
+        ("RAMP_EPOCHS", ">= 0", rib.RAMP_EPOCHS >= 0),
+        ("RAMP_SHARE", ">= 0 and <= 1", 0 <= rib.RAMP_SHARE <= 1),
         ("BANK_SIZE", "> 0", rib.BANK_SIZE > 0),
         ("TABLE_ENTRIES", ">= 0", rib.TABLE_ENTRIES >= 0),
         ("INPUT", "'' or 'pixels'", rib.INPUT in ("", "pixels")),

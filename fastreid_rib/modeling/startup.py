@@ -65,11 +65,11 @@ def announce(cfg: Any) -> None:
         return
     logger.info(summary(cfg))
     if config.names_rib(cfg):
-        first = max(1, cfg.MODEL.LOSSES.RIB.WARMUP_EPOCHS)
+        first = max(1, config.warmup_epochs(cfg))
         if first >= cfg.SOLVER.MAX_EPOCH:
             logger.warning(
                 "RIB would start at epoch %d, but SOLVER.MAX_EPOCH is %d: it will not train. Raise "
-                "SOLVER.MAX_EPOCH or lower MODEL.LOSSES.RIB.WARMUP_EPOCHS.",
+                "SOLVER.MAX_EPOCH or lower MODEL.LOSSES.RIB.WARMUP_EPOCHS (or WARMUP_SHARE).",
                 first,
                 cfg.SOLVER.MAX_EPOCH,
             )
