@@ -80,7 +80,8 @@ def add_keys(defaults: Any) -> None:
     _C.MODEL.LOSSES.RIB.INPUT = ""
     # Where RIB's embedding is taken if there is attention at the head: "after" it, as in the paper,
     # or "before" it, from the same map pooled: RIB then trains the backbone, and the other losses
-    # the attention besides.
+    # the attention besides. "neck": what the head's neck (BNNeck) makes of the embedding, the
+    # vector that classifies and is retrieved with.
     _C.MODEL.LOSSES.RIB.EMBEDDING = "after"
     # What computes the bound: "auto" takes the compiled kernels for MODEL.DEVICE, or plain PyTorch
     # where there are none (the log says why); "cuda", "cpu" and "torch" insist.
@@ -217,6 +218,11 @@ def rib_before_attention(cfg: Any) -> bool:
     return names_rib(cfg) and cfg.MODEL.LOSSES.RIB.EMBEDDING == "before"
 
 
+def rib_behind_neck(cfg: Any) -> bool:
+    """Whether RIB's embedding is to be what the head's neck gives."""
+    return names_rib(cfg) and cfg.MODEL.LOSSES.RIB.EMBEDDING == "neck"
+
+
 def warmup_epochs(cfg: Any) -> int:
     """Epochs without RIB that a config asks for, in epochs or as a share of the training."""
     rib = cfg.MODEL.LOSSES.RIB
@@ -276,7 +282,11 @@ def check(cfg: Any) -> None:
         ("BANK_SIZE", "> 0", rib.BANK_SIZE > 0),
         ("TABLE_ENTRIES", ">= 0", rib.TABLE_ENTRIES >= 0),
         ("INPUT", "'' or 'pixels'", rib.INPUT in ("", "pixels")),
-        ("EMBEDDING", "'before' or 'after'", rib.EMBEDDING in ("before", "after")),
+        (
+            "EMBEDDING",
+            "'before', 'after' or 'neck'",
+            rib.EMBEDDING in ("before", "after", "neck"),
+        ),
         ("BACKEND", f"one of {', '.join(BACKENDS)}", rib.BACKEND in BACKENDS),
     )
     for key, expected, holds in ranges:

@@ -1,8 +1,9 @@
-"""What RIB is computed from: the embedding a head gives, or its map as it was before attention.
+"""What RIB is computed from: the embedding a head gives, its neck's, or one in front of attention.
 
 A head with attention in front of its pooling has two vectors for an image: the map pooled as the
 backbone gives it, and the map pooled behind the attention. The second becomes the embedding that
-the other losses and the retrieval work with. RIB takes either, by ``MODEL.LOSSES.RIB.EMBEDDING``.
+the other losses and the retrieval work with. RIB takes either, by ``MODEL.LOSSES.RIB.EMBEDDING``,
+or what the head's neck makes of it (BNNeck: the vector that classifies and is retrieved with).
 """
 
 from typing import Any, Dict, List, Optional, Tuple
@@ -10,8 +11,8 @@ from typing import Any, Dict, List, Optional, Tuple
 import torch
 from torch import Tensor, nn
 
-POOLED_BEFORE = "features_before_attention"
-"""Key of a head's outputs: (batch, channels), its map pooled in front of its attention."""
+FOR_RIB = "features_for_rib"
+"""Key of a head's outputs: (batch, dim), what RIB takes in place of its ``"features"``."""
 
 
 def keep_pooled(head: nn.Module) -> None:
@@ -34,6 +35,24 @@ def keep_pooled(head: nn.Module) -> None:
     head.register_forward_hook(_hand_over)
 
 
+def keep_neck(head: nn.Module) -> None:
+    """Lets a head, in training, add what its neck gives to its outputs.
+
+    Args:
+        head: its ``bottleneck`` gives (B, C) or (B, C, 1, 1), and it a dict.
+
+    Raises:
+        ValueError: the head has no ``bottleneck``.
+    """
+    if not isinstance(getattr(head, "bottleneck", None), nn.Module):
+        raise ValueError(
+            "MODEL.LOSSES.RIB.EMBEDDING is 'neck', what the head's neck gives, but "
+            f"{type(head).__name__} has no `bottleneck`. Write 'after', or give it one."
+        )
+    head.register_forward_pre_hook(_watch_neck)
+    head.register_forward_hook(_hand_over)
+
+
 def embedding_and_labels(args: Tuple[Any, ...]) -> Optional[Tuple[Tensor, Tensor]]:
     """Finds what RIB needs among the arguments of a meta-architecture's ``losses``.
 
@@ -43,11 +62,11 @@ def embedding_and_labels(args: Tuple[Any, ...]) -> Optional[Tuple[Tensor, Tensor
 
     Returns:
         ``(embeddings, labels)``: float (batch, dim), the heads' ``"features"`` side by side, or
-        what :func:`keep_pooled` had them add, and int64 (batch,); or None if the arguments are not
-        of this form.
+        what :func:`keep_pooled` or :func:`keep_neck` had them add, and int64 (batch,); or None if
+        the arguments are not of this form.
     """
     features: List[Tensor] = [
-        outputs[POOLED_BEFORE if POOLED_BEFORE in outputs else "features"]
+        outputs[FOR_RIB if FOR_RIB in outputs else "features"]
         for outputs in args
         if isinstance(outputs, dict) and "features" in outputs
     ]
@@ -61,11 +80,21 @@ def embedding_and_labels(args: Tuple[Any, ...]) -> Optional[Tuple[Tensor, Tensor
 
 def _pool(head: Any, args: Tuple[Any, ...]) -> None:
     if head.training and torch.is_grad_enabled():
-        head.pooled_before = head.pool_layer(args[0]).flatten(1)
+        head.for_rib = head.pool_layer(args[0]).flatten(1)
+
+
+def _watch_neck(head: Any, args: Tuple[Any, ...]) -> None:
+    if head.training and torch.is_grad_enabled():
+        # Hung on for this pass only: a hook that stayed would keep the original in a copy.
+        def keep(_: Any, __: Any, output: Tensor) -> None:
+            head.for_rib = output.flatten(1)
+            hook.remove()
+
+        hook = head.bottleneck.register_forward_hook(keep)
 
 
 def _hand_over(head: Any, args: Any, outputs: Any) -> Optional[Dict[str, Tensor]]:
-    pooled = head.__dict__.pop("pooled_before", None)
+    pooled = head.__dict__.pop("for_rib", None)
     if pooled is None or not isinstance(outputs, dict):
         return None
-    return {**outputs, POOLED_BEFORE: pooled}
+    return {**outputs, FOR_RIB: pooled}

@@ -82,6 +82,8 @@ def extend_heads(build: Any) -> None:
         # DCSHead and ChannelAttentionHead have theirs already.
         if cfg.MODEL.HEADS.NAME not in config.ATTENTION_HEADS:
             place_at_head(head, cfg)
+        if config.rib_behind_neck(cfg):
+            embedding.keep_neck(head)
         return head
 
     wrap(build, "build_heads", build_heads)
