@@ -68,7 +68,7 @@ def plot(results, seeds, against=None):
     grid = panels(results, seeds)
     width, rows = max(len(line) for line in grid), list(results)
     figure = Figure(
-        figsize=(2 + 3 * width, len(grid) * (1 + 0.3 * len(rows))), constrained_layout=True
+        figsize=(2 + 3.3 * width, len(grid) * (1 + 0.3 * len(rows))), constrained_layout=True
     )
     for i, line in enumerate(grid):
         for j, of in enumerate(line):

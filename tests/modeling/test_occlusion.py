@@ -288,7 +288,7 @@ def test_nothing_changes_where_nothing_is_known(make_cfg, model, said, monkeypat
 
 def listing(tmp_path, names):
     path = tmp_path / "occluded.txt"
-    path.write_text("\n".join(names))
+    path.write_text("\n".join(names), encoding="utf-8-sig")  # as editors on Windows do
     return {"TEST.OCCLUDED": str(path)}
 
 
