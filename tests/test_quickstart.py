@@ -59,6 +59,22 @@ def test_each_config_gets_a_row_and_a_failure_spoils_no_other(start, make_cfg, t
     assert "Did you mean 'RIB'?" in output and "broken: training failed, exit 1" in output
 
 
+def test_a_row_is_that_of_all_queries(quickstart, monkeypatch):
+    averages = {"Some": 10.25, "Some occluded": 5.0, "Some free": 20.0}
+    lines = []
+    for name, average in averages.items():
+        lines += ["| Dataset | Rank-1 | mAP | mINP |", "|:--|:--|:--|:--|"]
+        lines += [f"| {name} | 1.5 | {average} | 2.5 |"]
+    found = quickstart.metrics(lines)
+    assert {name: row["mAP"] for name, row in found.items()} == averages
+    assert found["Some free"] == {"mAP": 20.0, "Rank-1": 1.5, "mINP": 2.5}
+
+    popen = quickstart.subprocess.Popen  # a training that prints these tables, and nothing else
+    command = [sys.executable, "-c", f"print({chr(10).join(lines)!r})"]
+    monkeypatch.setattr(quickstart.subprocess, "Popen", lambda _, **how: popen(command, **how))
+    assert quickstart.train("any.yml", 0) == {"mAP": 10.25, "Rank-1": 1.5, "mINP": 2.5}
+
+
 def test_configs_whose_folders_would_be_one(start, capsys):
     assert start("a/rib.yml", "b/rib.yml") == 2
     assert "two of ['rib', 'rib'] are alike" in capsys.readouterr().err

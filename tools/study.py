@@ -11,9 +11,11 @@ command line::
 
     python tools/study.py tools/studies/attention.yml --seeds 0 1 2
     python tools/study.py FILE --seeds 0 1 2 --rows "no attention" --bfloat16
+    python tools/plot_study.py FILE --seeds 0 1 2 --output study.svg
 
 Runs that have been made are kept in logs/study and not made again. Rows are compared with the first
-one seed by seed, since seeds differ by more than settings do.
+one, or with --against, seed by seed, since seeds differ by more than settings do. Behind a
+difference stands its standard error, where two seeds or more have both rows.
 """
 
 import argparse
@@ -30,6 +32,26 @@ import yaml
 from quickstart import METRICS, REPOSITORY, metrics
 
 INFORMATION = re.compile(r"mutual_information ([\d.]+)")
+PARTS = ("occluded", "free")
+"""The queries that the evaluation reports apart, as "<test set> occluded"."""
+
+
+def folder(study, row, seed, script):
+    """Where a run is kept; the arguments are those of :func:`run`."""
+    runs = REPOSITORY / "logs" / "study" / study["name"] / Path(script).stem
+    return runs / f"{re.sub(r'[^a-zA-Z0-9.]+', '-', row)}-{seed}"
+
+
+def changes(study, row):
+    """What a row changes in the base: keys and values in turn, as text."""
+    return [str(part) for part in study.get("all", []) + study["rows"][row]]
+
+
+def kept(study, row, seed, script):
+    """What :func:`run` returned for the same changes before; None if it never did."""
+    done = folder(study, row, seed, script) / "study.json"
+    found = json.loads(done.read_text()) if done.exists() else {}
+    return found["results"] if found.get("changes") == changes(study, row) else None
 
 
 def run(study, row, seed, script):
@@ -42,22 +64,19 @@ def run(study, row, seed, script):
         script: file in ``tools`` that trains.
 
     Returns:
-        "accuracy": {data set: {metric: percent}}, and "information": I(F;Y) at the last refresh in
-        nats (None without RIB); or None if the training failed, which has been said.
+        "accuracy": {test set, or "<test set> occluded" and "<test set> free": {metric: percent}},
+        and "information": I(F;Y) at the last refresh in nats (None without RIB); or None if the
+        training failed, which has been said.
     """
-    folder = REPOSITORY / "logs" / "study" / study["name"] / Path(script).stem
-    folder = folder / f"{re.sub(r'[^a-zA-Z0-9.]+', '-', row)}-{seed}"
-    changes = [str(part) for part in study.get("all", []) + study["rows"][row]]
-    done = folder / "study.json"
-    if done.exists():
-        found = json.loads(done.read_text())
-        if found["changes"] == changes:
-            return found["results"]
+    results = kept(study, row, seed, script)
+    if results:
+        return results
+    output = folder(study, row, seed, script)
     command = [sys.executable, str(REPOSITORY / "tools" / script)]
     command += ["--config-file", str(REPOSITORY / study["base"])]
     # No checkpoints before the last: a study would fill the disk. No workers: each a whole Python.
     command += ["SOLVER.CHECKPOINT_PERIOD", "1000", "DATALOADER.NUM_WORKERS", "0"]
-    command += [*changes, "SEED", str(seed), "OUTPUT_DIR", str(folder)]
+    command += [*changes(study, row), "SEED", str(seed), "OUTPUT_DIR", str(output)]
     trained = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     )
@@ -70,50 +89,113 @@ def run(study, row, seed, script):
         "accuracy": metrics(lines),
         "information": float(information[-1]) if information else None,
     }
-    done.write_text(json.dumps({"changes": changes, "results": results}))
-    for checkpoint in folder.glob("*.pth"):
+    made = {"changes": changes(study, row), "results": results}
+    (output / "study.json").write_text(json.dumps(made))
+    for checkpoint in output.glob("*.pth"):
         checkpoint.unlink()
     told = ", ".join(f"{data} mAP {a['mAP']:.1f}" for data, a in results["accuracy"].items())
     print(f"{row}, seed {seed}: {told}", flush=True)
     return results
 
 
-def table(results, seeds, data):
+def test_sets(results):
+    """The test sets of a study's results, without the parts of their queries, in order."""
+    made = [result for found in results.values() for result in found.values() if result]
+    names = dict.fromkeys(data for result in made for data in result["accuracy"])
+    parts = {f"{data} {part}" for data in names for part in PARTS}
+    return [data for data in names if data not in parts]
+
+
+def by_seed(results, row, seeds, data, metric):
+    """The accuracy of a row: {seed: percent}, for the seeds whose runs have it.
+
+    Args:
+        results: {row: {seed: what :func:`run` returned}}.
+        row: name of a row.
+        seeds: in order.
+        data: a test set, or "<test set> occluded" or "<test set> free", which runs that are older
+            than their evaluation do not have.
+        metric: one of METRICS.
+    """
+    found = {seed: results[row].get(seed) for seed in seeds}
+    return {
+        seed: result["accuracy"][data][metric]
+        for seed, result in found.items()
+        if result and data in result["accuracy"]
+    }
+
+
+def differences(values, others):
+    """Of two rows as :func:`by_seed` gives them, over the seeds that both have: {seed: points}."""
+    return {seed: value - others[seed] for seed, value in values.items() if seed in others}
+
+
+def mean_and_error(values):
+    """Mean over the seeds and its standard error, None where one seed cannot tell.
+
+    Args:
+        values: {seed: number}, at least one.
+    """
+    numbers = list(values.values())
+    error = statistics.stdev(numbers) / len(numbers) ** 0.5 if len(numbers) > 1 else None
+    return statistics.mean(numbers), error
+
+
+def table(results, seeds, data, against):
     """The Markdown table of a study, for one of its test sets.
 
     Args:
         results: {row: {seed: what :func:`run` returned}}.
-        seeds: in the order of the columns.
+        seeds: in the order of the last column but one.
         data: name of the test set.
+        against: the row that the others are compared with.
 
     Returns:
-        Lines: mean of each metric, of the differences in mAP from the first row over the seeds that
-        both have, with their standard error, mAP of each seed, and I(F;Y).
+        Lines: number of seeds, mean of each metric, of the differences in mAP and mINP from the
+        other row with their standard errors, the same of mAP of the occluded and of the free
+        queries where it is known, mAP of each seed, and I(F;Y). What fewer seeds of the row have
+        says of how many it is.
     """
-    lines = [
-        f"| {data} | {' | '.join(METRICS)} | mAP - first row's | mAP by seed | I(F;Y), nats |",
-        f"| --- {'| --- ' * (len(METRICS) + 3)}|",
-    ]
-    first = None
+
+    def mean(row, of, metric, count):
+        return _cell(by_seed(results, row, seeds, of, metric), count)
+
+    def gain(row, of, metric, count):
+        both = [by_seed(results, name, seeds, of, metric) for name in (row, against)]
+        return "" if row == against else _cell(differences(*both), count, sign="+")
+
+    columns = [(metric, mean, data, metric) for metric in METRICS]
+    columns += [(f"{metric} - {against}", gain, data, metric) for metric in ("mAP", "mINP")]
+    for part in PARTS:
+        of = f"{data} {part}"
+        if any(by_seed(results, row, seeds, of, "mAP") for row in results):
+            columns.append((f"{part}: mAP", mean, of, "mAP"))
+            columns.append((f"mAP - {against}", gain, of, "mAP"))
+    heading = [data, "seeds", *[name for name, *_ in columns], "mAP by seed", "I(F;Y), nats"]
+    lines = [f"| {' | '.join(heading)} |", f"| {' | '.join('---' for _ in heading)} |"]
     for row, found in results.items():
-        found = {seed: found[seed] for seed in seeds if found.get(seed)}
-        if not found:
+        percents = by_seed(results, row, seeds, data, "mAP")
+        if not percents:
             continue
-        accuracy = {seed: result["accuracy"][data] for seed, result in found.items()}
-        cells = [f"{statistics.mean(a[m] for a in accuracy.values()):.1f}" for m in METRICS]
-        gain = ""
-        if first is None:
-            first = accuracy
-        else:
-            gains = [a["mAP"] - first[seed]["mAP"] for seed, a in accuracy.items() if seed in first]
-            gain = f"{statistics.mean(gains):+.1f}" if gains else ""
-            if len(gains) > 1:
-                gain += f" ({statistics.stdev(gains) / len(gains) ** 0.5:.1f})"
-        told = [r["information"] for r in found.values() if r["information"] is not None]
-        cells += [gain, ", ".join(f"{a['mAP']:.1f}" for a in accuracy.values())]
+        count = len(percents)
+        cells = [row, str(count), *[cell(row, *of, count) for _, cell, *of in columns]]
+        cells.append(", ".join(f"{percent:.1f}" for percent in percents.values()))
+        told = [found[seed]["information"] for seed in percents]
+        told = [nats for nats in told if nats is not None]
         cells.append(f"{statistics.mean(told):.2f}" if told else "")
-        lines.append(f"| {row} | {' | '.join(cells)} |")
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def _cell(values, count, sign=""):
+    """A mean in a table; with its standard error if it is a difference, which has a sign."""
+    if not values:
+        return ""
+    mean, error = mean_and_error(values)
+    text = f"{mean:{sign}.1f}"
+    if sign and error is not None:
+        text += f" ({error:.1f})"
+    return text if len(values) == count else f"{text} of {len(values)}"
 
 
 def load(path):
@@ -131,42 +213,62 @@ def load(path):
     return dict(study, name=Path(path).stem)
 
 
-def main():
-    """Trains what is missing and prints the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("study", help="a YAML file")
+def parse(parser, arguments=None):
+    """Adds what all programs on studies take, and reads the command line.
+
+    Args:
+        parser: an ``argparse.ArgumentParser``.
+        arguments: of the command line; None: this program's.
+
+    Returns:
+        The arguments: ``study`` as :func:`load` gives it, ``seeds``, ``rows`` and ``against``,
+        which are rows of it, and ``script``, that trains.
+
+    Raises:
+        SystemExit: no study, or no rows of it; the message says what there is.
+    """
+    parser.add_argument("study", metavar="FILE", help="a YAML file")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rows", nargs="+", metavar="NAME", help="these only; else all")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time (cores)")
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help="these only; else all")
+    parser.add_argument("--against", metavar="ROW", help="what rows are compared with")
     parser.add_argument(
         "--bfloat16", action="store_true", help="by tools/train_bfloat16.py, 1.6 times as fast"
     )
-    args = parser.parse_args()
-    study = load(args.study)
-    rows = args.rows or list(study["rows"])
-    unknown = [row for row in rows if row not in study["rows"]]
+    args = parser.parse_args(arguments)
+    path, args.study = args.study, load(args.study)
+    args.rows = args.rows or list(args.study["rows"])
+    unknown = [row for row in args.rows if row not in args.study["rows"]]
     if unknown:
-        parser.error(f"no rows {unknown}; {args.study} has {list(study['rows'])}")
+        parser.error(f"no rows {unknown}; {path} has {list(args.study['rows'])}")
+    if args.against not in (None, *args.rows):
+        parser.error(f"--against must be one of the rows {args.rows}, got {args.against!r}")
+    args.script = "train_bfloat16.py" if args.bfloat16 else "train_net.py"
+    return args
+
+
+def main():
+    """Trains what is missing and prints the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time (cores)")
+    args = parse(parser)
     os.environ.setdefault("FASTREID_DATASETS", str(REPOSITORY / "datasets"))
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    script = "train_bfloat16.py" if args.bfloat16 else "train_net.py"
 
-    results = {row: {} for row in rows}
+    results = {row: {} for row in args.rows}
     with ThreadPoolExecutor(args.jobs) as pool:
         # Seed by seed, so that a study that is cut short has all rows of the first ones.
         runs = {
-            (row, seed): pool.submit(run, study, row, seed, script)
+            (row, seed): pool.submit(run, args.study, row, seed, args.script)
             for seed in args.seeds
-            for row in rows
+            for row in args.rows
         }
         for (row, seed), done in runs.items():
             results[row][seed] = done.result()
-    made = [result for found in results.values() for result in found.values() if result]
-    for data in made[0]["accuracy"] if made else ():
-        print("\n" + "\n".join(table(results, args.seeds, data)))
+    for data in test_sets(results):
+        print("\n" + "\n".join(table(results, args.seeds, data, args.against or args.rows[0])))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,10 @@ def replace(owner: Any, attribute: str, make: Callable[[Any], Any], key: str = "
         make: builds the replacement from the object that stood there.
         key: what makes the second time recognisable; the name of `make` if empty.
     """
-    stock = found = getattr(owner, attribute)
+    declared = inspect.getattr_static(owner, attribute)
+    # A class method is wrapped unbound: it must stay one of the class that it is called on.
+    bound = isinstance(declared, classmethod)
+    stock = found = declared.__func__ if bound else getattr(owner, attribute)
     key = key or make.__qualname__
     while hasattr(found, "__stock__"):  # several repairs may have mended the same name
         if found.__repair__ == key:
@@ -25,8 +28,8 @@ def replace(owner: Any, attribute: str, make: Callable[[Any], Any], key: str = "
         found = found.__stock__
     new = make(stock)
     new.__stock__, new.__repair__ = stock, key
-    static = isinstance(inspect.getattr_static(owner, attribute), staticmethod)
-    setattr(owner, attribute, staticmethod(new) if static else new)
+    kind = type(declared) if isinstance(declared, (staticmethod, classmethod)) else None
+    setattr(owner, attribute, kind(new) if kind else new)
     if isinstance(owner, ModuleType):
         for module in list(sys.modules.values()):
             if getattr(module, "__dict__", {}).get(attribute) is stock:
@@ -34,7 +37,10 @@ def replace(owner: Any, attribute: str, make: Callable[[Any], Any], key: str = "
 
 
 def wrap(owner: Any, attribute: str, call: Callable[..., Any]) -> None:
-    """Replaces a function or method by ``call(stock, *args, **kwargs)``, keeping name and docs."""
+    """Replaces a function or method by ``call(stock, *args, **kwargs)``, keeping name and docs.
+
+    To a class method the class is passed, before the other arguments: ``stock(cls, ...)``.
+    """
 
     def make(stock: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(stock)

@@ -9,7 +9,7 @@ Importing this module registers them.
 
 import os
 from dataclasses import replace
-from typing import Any, List, Tuple
+from typing import Any, List, Set, Tuple
 
 from fastreid.data.datasets import DATASET_REGISTRY
 from fastreid.data.datasets.bases import ImageDataset
@@ -19,6 +19,7 @@ from .synthetic_folder import (
     QUERY,
     SPEC_FIELDS,
     TRAIN,
+    Shot,
     SyntheticSpec,
     folder_name,
     generate,
@@ -62,13 +63,23 @@ class SyntheticReID(ImageDataset):
         generate(self.data_dir, self.spec)
         super().__init__(self._train_items(), self._items(QUERY), self._items(GALLERY), **kwargs)
 
+    @property
+    def occluded_queries(self) -> Set[str]:
+        """Paths of the queries in which something stands before the person."""
+        return {
+            self._path(shot) for shot in plan(self.spec) if shot.subset == QUERY and shot.occluded
+        }
+
     def _items(self, subset: str) -> List[Tuple[str, int, int]]:
         # from the plan, not from a listing: its order is the same on every machine
         return [
-            (os.path.join(self.data_dir, *shot.path.split("/")), shot.pid, shot.camera - 1)
+            (self._path(shot), shot.pid, shot.camera - 1)
             for shot in plan(self.spec)
             if shot.subset == subset
         ]
+
+    def _path(self, shot: Shot) -> str:
+        return os.path.join(self.data_dir, *shot.path.split("/"))
 
     def _train_items(self) -> List[Tuple[str, str, str]]:
         # FastReID trains on names, so that identities of several data sets stay apart

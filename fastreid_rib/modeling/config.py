@@ -32,6 +32,9 @@ def add_keys(defaults: Any) -> None:
     # Seed of every random number of a run: Python, NumPy, torch, samplers, data-loader workers, on
     # every rank, and of K-means. -1 leaves FastReID as it is: a new seed for every run.
     _C.SEED = -1
+    # A text file with the file name of one occluded query a line: they and the others are evaluated
+    # apart besides. "" = only where a data set knows it of itself (SyntheticReID does).
+    _C.TEST.OCCLUDED = ""
 
     _C.MODEL.LOSSES.RIB = type(_C)()
     # Weight of the bound in the training loss, > 0.
@@ -156,6 +159,7 @@ def _without_defaults(cfg: Any, defaults: Any) -> Any:
     model, stock = cfg.MODEL, defaults.MODEL
     ours = (
         (cfg, {"SEED": defaults.SEED}),
+        (cfg.TEST, {"OCCLUDED": defaults.TEST.OCCLUDED}),
         (model.LOSSES.RIB, stock.LOSSES.RIB),
         (model.ATTENTION, stock.ATTENTION),
     )
@@ -243,12 +247,17 @@ def check(cfg: Any) -> None:
 
     Raises:
         KeyError: an unknown loss name.
-        ValueError: a key out of its range; the message names the key, the range and the value.
+        ValueError: a key out of its range, or a file that cannot be read; the message names the
+            key, what was expected and the value.
     """
     attention(cfg)
     if cfg.SEED < -1 or cfg.SEED >= 2**32 - 2**16:
         # NumPy takes 32 bits, and every rank adds its number.
         raise ValueError(f"SEED must be -1 (no seed) or 0 .. 4294901759, but is {cfg.SEED}.")
+    if cfg.TEST.OCCLUDED:
+        from fastreid_rib.modeling.occlusion import listed  # not at the top: it loads torch
+
+        listed(cfg)
     if not names_rib(cfg):
         return
     from fastreid_rib.losses.rib_loss import RELEVANCES  # not at the top: they load torch

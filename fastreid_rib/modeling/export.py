@@ -109,6 +109,7 @@ def _without_rib(cfg: Any) -> Any:
     cfg.MODEL.LOSSES.NAME = tuple(name for name in config.loss_names(cfg) if name != "RIBLoss")
     cfg.MODEL.LOSSES.RIB = defaults.MODEL.LOSSES.RIB
     cfg.SEED = defaults.SEED
+    cfg.TEST.OCCLUDED = defaults.TEST.OCCLUDED
     if config.attention(cfg) is None:
         cfg.MODEL.ATTENTION = defaults.MODEL.ATTENTION
     return cfg

@@ -7,7 +7,7 @@ import logging
 from typing import Any, Callable
 
 from fastreid_rib.compat.patching import wrap
-from fastreid_rib.modeling import agreement, config, output_folder, seeding
+from fastreid_rib.modeling import agreement, config, occlusion, output_folder, seeding
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ def extend_default_setup(defaults: Any) -> None:
 
     wrap(defaults, "default_setup", default_setup)
     agreement.extend_trainer(defaults)
+    occlusion.extend_trainer(defaults)
 
 
 def claim_output_folder(cfg: Any, args: Any) -> None:

@@ -1,0 +1,256 @@
+"""Occluded and free queries, each evaluated apart, and the key TEST.OCCLUDED.
+
+FastReID's evaluation has one row, over all queries, and what a method does for people who are
+partly hidden is lost in it. Where it is known which queries those are, two rows come besides::
+
+    SyntheticReID | ...    SyntheticReID occluded | ...    SyntheticReID free | ...
+
+A data set says it by ``occluded_queries``, a property or another attribute that its class declares:
+the paths of those queries, as they stand in its list of queries; None if it does not know them. For
+one that does not say, TEST.OCCLUDED names a text file with the file name of one query a line; where
+it names queries of a data set, it counts.
+
+What is ranked are the distances that FastReID has computed, by its own ranking. Trainers that bring
+another ``build_evaluator`` keep theirs, and have one row.
+"""
+
+import contextlib
+import logging
+import os
+from collections import OrderedDict
+from typing import Any, Callable, Dict, FrozenSet, Iterator, List, Optional, Sequence, Set, Tuple
+
+import numpy as np
+from fastreid.evaluation.evaluator import DatasetEvaluator
+
+from fastreid_rib.compat.patching import wrap
+
+logger = logging.getLogger(__name__)
+
+PARTS = ("occluded", "free")
+"""What the queries are parted into: "occluded/mAP" is a key of the results."""
+
+
+def listed(cfg: Any) -> FrozenSet[str]:
+    """The file names in the list of TEST.OCCLUDED, without their folders.
+
+    Args:
+        cfg: a FastReID config.
+
+    Returns:
+        At least one name; or none if the key is empty.
+
+    Raises:
+        ValueError: the file cannot be read as text, or names nothing.
+    """
+    path = cfg.TEST.OCCLUDED
+    if not path:
+        return frozenset()
+    expected = "TEST.OCCLUDED must be '' or a text file with the file name of one query a line"
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            lines = file.read().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{expected}, but {path!r} cannot be read: {error}.") from error
+    names = frozenset(os.path.basename(line.strip()) for line in lines) - {""}
+    if not names:
+        raise ValueError(
+            f"{expected}, but {path!r} names none; write '' if nothing is known of the queries."
+        )
+    return names
+
+
+def which_are_occluded(cfg: Any, dataset: str, queries: Sequence[str]) -> Optional[np.ndarray]:
+    """Which queries of a data set are occluded; the log says how many, and who says so.
+
+    A mistake in the list is a warning: an error would end a training at its evaluation.
+
+    Args:
+        cfg: a FastReID config.
+        dataset: a name in FastReID's registry.
+        queries: their paths.
+
+    Returns:
+        (queries,) bool; or None if nothing is known, or if all queries are alike.
+
+    Raises:
+        ValueError: see `listed`.
+    """
+    names, source = listed(cfg), f"{cfg.TEST.OCCLUDED} says"
+    keys = [os.path.basename(path) for path in queries]
+    if names.isdisjoint(keys):
+        own = _told_by(dataset)
+        if own is None:
+            if names:
+                logger.warning(
+                    "%s is not evaluated by occlusion: none of the %d names in TEST.OCCLUDED, such "
+                    "as %s, is one of its queries, such as %s.",
+                    dataset,
+                    len(names),
+                    min(names),
+                    min(keys, default="none"),
+                )
+            return None
+        names, source, keys = own, "the data set itself says", list(queries)
+    unknown = names.difference(keys)
+    if unknown:
+        logger.warning(
+            "%d of the %d occluded queries that %s are none of %s, such as %s: misspelt, or of "
+            "another data set.",
+            len(unknown),
+            len(names),
+            source,
+            dataset,
+            min(unknown),
+        )
+    occluded = np.array([key in names for key in keys])
+    if occluded.all() or not occluded.any():
+        logger.warning(
+            "%s is not evaluated by occlusion: %s of its %d queries are occluded, as %s.",
+            dataset,
+            "all" if occluded.all() else "none",
+            len(occluded),
+            source,
+        )
+        return None
+    logger.info(
+        "%s: %d of %d queries are occluded, as %s.",
+        dataset,
+        occluded.sum(),
+        len(occluded),
+        source,
+    )
+    return occluded
+
+
+def _told_by(dataset: str) -> Optional[FrozenSet[str]]:
+    """The paths of the occluded queries, if the data set knows them."""
+    from fastreid.data import build
+
+    made = build.DATASET_REGISTRY._obj_map.get(dataset)  # not there: the trainer's own loader
+    if not hasattr(made, "occluded_queries"):
+        return None
+    # FastReID keeps the lists of the data set it has made, and not the data set.
+    own = made(root=build._root).occluded_queries
+    return None if own is None else frozenset(own)
+
+
+class PartsEvaluator(DatasetEvaluator):
+    """An evaluator of FastReID, which ranks the occluded and the free queries apart besides."""
+
+    def __init__(self, evaluator: DatasetEvaluator, occluded: np.ndarray) -> None:
+        """Stands before another evaluator.
+
+        Args:
+            evaluator: a ``ReidEvaluator``, on the process that evaluates.
+            occluded: (queries,) bool, in the order of the test loader.
+        """
+        self._evaluator = evaluator
+        self._masks = dict(zip(PARTS, (occluded, ~occluded)))
+
+    def reset(self) -> None:
+        """As FastReID's."""
+        self._evaluator.reset()
+
+    def process(self, inputs: Any, outputs: Any) -> None:
+        """As FastReID's."""
+        self._evaluator.process(inputs, outputs)
+
+    def evaluate(self) -> Dict[str, float]:
+        """As FastReID's.
+
+        Returns:
+            What FastReID returns, and behind it "occluded/Rank-1" and the others in percent. A part
+            of whose queries none has a right answer in the gallery is left out, with a warning.
+        """
+        with _ranked() as rankings:
+            results = self._evaluator.evaluate()
+        (ranking,) = rankings
+        dist, q_pids, g_pids, q_camids, g_camids = ranking
+        answered = _answered(*ranking[1:])
+        for part, mask in self._masks.items():
+            if not answered[mask].any():
+                logger.warning("No %s query has a right answer in the gallery.", part)
+                continue
+            # FastReID's ranking drops the queries that have no answer itself
+            rows = dist[mask], q_pids[mask], g_pids, q_camids[mask], g_camids
+            for metric, value in _accuracy(*rows).items():
+                results[f"{part}/{metric}"] = value
+        return results
+
+
+@contextlib.contextmanager
+def _ranked() -> Iterator[List[Tuple[np.ndarray, ...]]]:
+    """Lists what FastReID ranks: its evaluator hands out neither distances nor identities."""
+    from fastreid.evaluation import rank  # not at the top: the evaluator compiles it first
+
+    stock, rankings = rank.evaluate_rank, []
+
+    def evaluate_rank(*args: Any) -> Any:
+        rankings.append(args)
+        return stock(*args)
+
+    rank.evaluate_rank = evaluate_rank
+    try:
+        yield rankings
+    finally:
+        rank.evaluate_rank = stock
+
+
+def _answered(
+    q_pids: np.ndarray, g_pids: np.ndarray, q_camids: np.ndarray, g_camids: np.ndarray
+) -> np.ndarray:
+    """Which queries have their identity in the gallery, by another camera: (queries,) bool."""
+    cameras: Dict[int, Set[int]] = {}
+    for pid, camera in zip(g_pids.tolist(), g_camids.tolist()):
+        cameras.setdefault(pid, set()).add(camera)
+    queries = zip(q_pids.tolist(), q_camids.tolist())
+    return np.array([bool(cameras.get(pid, set()) - {camera}) for pid, camera in queries])
+
+
+def _accuracy(*ranking: np.ndarray) -> Dict[str, float]:
+    from fastreid.evaluation import rank
+
+    cmc, precision, penalty = rank.evaluate_rank(*ranking)
+    accuracy = {f"Rank-{r}": cmc[r - 1] * 100 for r in (1, 5, 10)}
+    return dict(accuracy, mAP=np.mean(precision) * 100, mINP=np.mean(penalty) * 100)
+
+
+def extend_trainer(defaults: Any) -> None:
+    """Evaluates the parts where they are known, and prints a row for each.
+
+    Args:
+        defaults: the module ``fastreid.engine.defaults``.
+    """
+    from fastreid.evaluation import testing
+
+    def build_evaluator(
+        stock: Callable[..., Any], cls: Any, cfg: Any, dataset_name: str, *args: Any, **kwargs: Any
+    ) -> Any:
+        loader, evaluator = stock(cls, cfg, dataset_name, *args, **kwargs)
+        if not defaults.comm.is_main_process():  # the others only send what they have embedded
+            return loader, evaluator
+        items = getattr(loader.dataset, "img_items", [])  # a trainer's own loader may have none
+        queries = [item[0] for item in items[: evaluator._num_query]]
+        occluded = which_are_occluded(cfg, dataset_name, queries)
+        return loader, evaluator if occluded is None else PartsEvaluator(evaluator, occluded)
+
+    def print_csv_format(stock: Callable[..., None], results: Any) -> None:
+        rows: Dict[str, Any] = {part: OrderedDict() for part in ("", *PARTS)}
+        for key, value in results.items():
+            part, _, metric = key.rpartition("/")
+            if part in PARTS:
+                rows[part][metric] = value
+            else:
+                rows[""][key] = value
+        whole = rows.pop("")
+        if len(whole) == len(results):
+            return stock(results)
+        stock(whole)
+        dataset = results.pop("dataset")  # as FastReID does: it is no result
+        for part, row in rows.items():
+            if row:
+                stock(OrderedDict(row, dataset=f"{dataset} {part}"))
+
+    wrap(defaults.DefaultTrainer, "build_evaluator", build_evaluator)
+    wrap(testing, "print_csv_format", print_csv_format)

@@ -1,0 +1,443 @@
+"""Occluded and free queries apart: numbers by hand, FastReID's evaluation, the list, its errors."""
+
+import json
+import logging
+import os
+import re
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from fastreid.data import build_reid_test_loader
+from fastreid.data.common import CommDataset
+from fastreid.data.datasets import DATASET_REGISTRY
+from fastreid.data.datasets.bases import ImageDataset
+from fastreid.data.transforms import build_transforms
+from fastreid.engine import DefaultTrainer
+from fastreid.evaluation import ReidEvaluator, inference_on_dataset, rank, reid_evaluation, testing
+from fastreid.utils.checkpoint import Checkpointer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastreid_rib.data.synthetic import SyntheticReIDTiny
+from fastreid_rib.data.synthetic_folder import QUERY, plan
+from fastreid_rib.modeling import config, occlusion
+from fastreid_rib.modeling.export import _without_rib
+
+METRICS = ["Rank-1", "Rank-5", "Rank-10", "mAP", "mINP"]
+STOCK = [*METRICS, "metric"]
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+
+
+class SilentReIDTiny(ImageDataset):
+    """SyntheticReIDTiny's pictures in a data set that says nothing of occlusion."""
+
+    def __init__(self, root, **kwargs):
+        same = SyntheticReIDTiny(root=root)
+        super().__init__(same.train, same.query, same.gallery, **kwargs)
+
+
+class HalfReIDTiny(SilentReIDTiny):
+    """A third party's: it knows of three queries, and of one that is not there."""
+
+    occluded_queries = None
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.occluded_queries = {path for path, *_ in self.query[:3]} | {"gone.jpg"}
+
+
+for dataset in (SilentReIDTiny, HalfReIDTiny):
+    if dataset.__name__ not in DATASET_REGISTRY._obj_map:
+        DATASET_REGISTRY.register(dataset)
+
+
+@pytest.fixture
+def said():
+    """What FastReID's printing and our module log: records. Both are cut off from caplog by now."""
+    records = []
+
+    class Keep(logging.Handler):
+        def emit(self, record):
+            records.append(record)
+
+    loggers, handler = (logging.getLogger(testing.__name__), occlusion.logger), Keep()
+    levels = [log.level for log in loggers]
+    for log in loggers:
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+    yield records
+    for log, level in zip(loggers, levels):
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
+def printed(records):
+    """The rows of FastReID's tables: {what it is called: {metric: percent}}."""
+    rows = OrderedDict()
+    for record in records:
+        if record.name == testing.__name__:
+            heading, _, row = re.findall(r"\|(.*)\|", record.getMessage())
+            cells = [[cell.strip() for cell in line.split("|")] for line in (heading, row)]
+            (_, *names), (name, *percents) = cells
+            assert name not in rows
+            rows[name] = dict(zip(names, map(float, percents)))
+    return rows
+
+
+def warned(records):
+    return [record.getMessage() for record in records if record.levelno >= logging.WARNING]
+
+
+def told(records):
+    return [record.getMessage() for record in records if record.name == occlusion.__name__]
+
+
+# Five queries and four gallery pictures, by hand. The first leaves out its own camera's picture 0
+# and finds 2 second; the second and the fourth see all four; the third is in no gallery; the last
+# finds its picture fourth.
+Q_PIDS, Q_CAMS = [1, 2, 9, 1, 3], [0, 1, 0, 2, 0]
+G_PIDS, G_CAMS = [1, 2, 1, 3], [0, 0, 1, 1]
+DIST = np.array(
+    [
+        [0.0, 0.1, 0.2, 0.3],
+        [0.2, 0.1, 0.3, 0.4],
+        [0.1, 0.2, 0.3, 0.4],
+        [0.1, 0.2, 0.3, 0.4],
+        [0.1, 0.2, 0.3, 0.4],
+    ],
+    dtype=np.float32,
+)
+OCCLUDED = np.array([True, False, True, True, False])
+BY_HAND = {
+    "Rank-1": 100 * 2 / 4,
+    "Rank-5": 100,
+    "Rank-10": 100,
+    "mAP": 100 * (1 / 2 + 1 + 5 / 6 + 1 / 4) / 4,
+    "mINP": 100 * (1 / 2 + 1 + 2 / 3 + 1 / 4) / 4,
+    "occluded/Rank-1": 100 * 1 / 2,
+    "occluded/Rank-5": 100,
+    "occluded/Rank-10": 100,
+    "occluded/mAP": 100 * (1 / 2 + (1 + 2 / 3) / 2) / 2,
+    "occluded/mINP": 100 * (1 / 2 + 2 / 3) / 2,
+    "free/Rank-1": 100 * 1 / 2,
+    "free/Rank-5": 100,
+    "free/Rank-10": 100,
+    "free/mAP": 100 * (1 + 1 / 4) / 2,
+    "free/mINP": 100 * (1 + 1 / 4) / 2,
+}
+
+
+@pytest.fixture
+def evaluate(make_cfg, monkeypatch):
+    """FastReID's evaluator on distances that are given, with the parts, by one of its rankings."""
+
+    def run(dist, occluded=OCCLUDED, cython=False, changes=None, pids=Q_PIDS, jaccard=None):
+        monkeypatch.setattr(rank, "IS_CYTHON_AVAI", cython)
+        monkeypatch.setattr(
+            reid_evaluation,
+            "build_dist",
+            lambda *args, metric="", **kwargs: jaccard if metric == "jaccard" else dist,
+        )
+        evaluator = ReidEvaluator(make_cfg(changes), len(dist))
+        if occluded is not None:
+            evaluator = occlusion.PartsEvaluator(evaluator, occluded)
+        evaluator.reset()
+        targets, cameras = torch.tensor(pids + G_PIDS), torch.tensor(Q_CAMS + G_CAMS)
+        inputs = {"targets": targets, "camids": cameras}
+        evaluator.process(inputs, torch.ones(len(targets), 2))
+        return evaluator.evaluate()
+
+    return run
+
+
+@pytest.mark.parametrize("cython", [False, True])
+def test_numbers_by_hand(evaluate, cython):
+    stock = rank.evaluate_rank
+    results = evaluate(DIST, cython=cython)
+    assert list(results) == STOCK + [f"{part}/{m}" for part in occlusion.PARTS for m in METRICS]
+    for key, expected in BY_HAND.items():
+        assert results[key] == pytest.approx(expected, rel=1e-6), key
+    assert rank.evaluate_rank is stock
+    # FastReID's own row is what it is without the parts, to the last bit.
+    alone = evaluate(DIST, occluded=None, cython=cython)
+    assert alone == {key: results[key] for key in STOCK}
+
+
+def test_what_is_ranked_is_what_fastreid_ranks(evaluate):
+    rerank = {"TEST.RERANK.ENABLED": True, "TEST.RERANK.LAMBDA": 0.0}  # the Jaccard distance alone
+    assert evaluate(-DIST, changes=rerank, jaccard=DIST) == evaluate(DIST)
+    assert evaluate(-DIST, changes=rerank, jaccard=-DIST) != evaluate(DIST)
+
+
+@pytest.mark.parametrize("cython", [False, True])
+def test_a_part_without_right_answers_is_left_out(evaluate, said, cython):
+    third = np.arange(5) == 2
+    results = evaluate(DIST, occluded=third, cython=cython)
+    assert [key for key in results if "/" in key] == [f"free/{m}" for m in METRICS]
+    # The third is dropped from FastReID's row too, so that this is the same.
+    assert {m: results[f"free/{m}"] for m in METRICS} == {m: results[m] for m in METRICS}
+    assert warned(said) == ["No occluded query has a right answer in the gallery."]
+
+
+def test_an_evaluation_that_fails_leaves_the_ranking_as_it_was(evaluate):
+    stock = rank.evaluate_rank
+    with pytest.raises(AssertionError, match="do not appear in gallery"):
+        evaluate(DIST, pids=[9] * 5)
+    assert rank.evaluate_rank is stock
+
+
+@given(st.integers(0, 2**31), st.integers(1, 8), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_the_parts_make_up_the_whole(seed, identities, cython):
+    rng = np.random.RandomState(seed)
+    q_pids, g_pids = rng.randint(0, identities, 12), rng.randint(0, identities, 30)
+    q_camids, g_camids = rng.randint(0, 2, 12), rng.randint(0, 2, 30)
+    ranking = (rng.rand(12, 30).astype(np.float32), q_pids, g_pids, q_camids, g_camids)
+    answered = occlusion._answered(*ranking[1:])
+    same = (q_pids[:, None] == g_pids) & (q_camids[:, None] != g_camids)
+    assert (answered == same.any(axis=1)).all()
+    if not answered.any():
+        return
+
+    class Inner:
+        def evaluate(self):
+            return occlusion._accuracy(*ranking)
+
+    occluded = rng.rand(12) < 0.5
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rank, "IS_CYTHON_AVAI", cython)
+        results = occlusion.PartsEvaluator(Inner(), occluded).evaluate()
+    for metric in METRICS:
+        total = sum(
+            results[f"{part}/{metric}"] * (mask & answered).sum()
+            for part, mask in (("occluded", occluded), ("free", ~occluded))
+            if (mask & answered).any()
+        )
+        assert total / answered.sum() == pytest.approx(results[metric], rel=1e-5), metric
+
+
+@pytest.fixture
+def model(make_cfg):
+    """Some untrained network, in evaluation mode: what it finds is neither all nor nothing."""
+    torch.manual_seed(0)
+    return DefaultTrainer.build_model(make_cfg({"MODEL.BACKBONE.PRETRAIN": False})).eval()
+
+
+def queries():
+    """Names and occlusion of the tiny data set's queries, by its plan."""
+    shots = [shot for shot in plan(SyntheticReIDTiny.spec) if shot.subset == QUERY]
+    return [os.path.basename(shot.path) for shot in shots], [shot.occluded for shot in shots]
+
+
+def alone(cfg, model, occluded):
+    """FastReID's evaluation of a test set that holds no other queries."""
+    data = DATASET_REGISTRY.get("SyntheticReIDTiny")(root=os.environ["FASTREID_DATASETS"])
+    some = [item for item, hidden in zip(data.query, queries()[1]) if hidden == occluded]
+    test_set = CommDataset(some + data.gallery, build_transforms(cfg, is_train=False), False)
+    loader, count = build_reid_test_loader(
+        test_set=test_set, test_batch_size=16, num_query=len(some), num_workers=0
+    )
+    return inference_on_dataset(model, loader, ReidEvaluator(cfg, count))
+
+
+def test_fastreid_evaluates_the_parts_of_a_data_set_that_knows_them(make_cfg, model, said):
+    cfg = make_cfg()
+    results = DefaultTrainer.test(cfg, model)
+    assert list(results)[:6] == STOCK
+    rows = printed(said)
+    assert list(rows) == [f"SyntheticReIDTiny{part}" for part in ("", " occluded", " free")]
+    assert list(rows["SyntheticReIDTiny"]) == STOCK
+    for part, hidden in (("occluded", True), ("free", False)):
+        found = {metric: results[f"{part}/{metric}"] for metric in METRICS}
+        expected = alone(cfg, model, hidden)
+        assert found == pytest.approx({metric: expected[metric] for metric in METRICS}, abs=1e-4)
+        assert rows[f"SyntheticReIDTiny {part}"] == pytest.approx(found, abs=0.0051)
+    assert results["occluded/mAP"] != pytest.approx(results["free/mAP"], abs=0.1)
+    count = sum(queries()[1])
+    (line,) = told(said)
+    assert line == (
+        f"SyntheticReIDTiny: {count} of 12 queries are occluded, as the data set itself says."
+    )
+
+
+def test_query_expansion_holds_for_the_parts(make_cfg, model):
+    plain = DefaultTrainer.test(make_cfg(), model)
+    results = DefaultTrainer.test(make_cfg({"TEST.AQE.ENABLED": True}), model)
+    count = sum(queries()[1])
+    assert results["mAP"] != pytest.approx(plain["mAP"], abs=1e-3)
+    total = count * results["occluded/mAP"] + (12 - count) * results["free/mAP"]
+    assert total / 12 == pytest.approx(results["mAP"], rel=1e-5)
+
+
+SILENT = {"DATASETS.TESTS": ("SilentReIDTiny",)}
+
+
+@pytest.mark.parametrize("declares", [False, True])
+def test_nothing_changes_where_nothing_is_known(make_cfg, model, said, monkeypatch, declares):
+    if declares:  # as the base class of data sets of which some know
+        monkeypatch.setattr(SilentReIDTiny, "occluded_queries", None, raising=False)
+    results = DefaultTrainer.test(make_cfg(SILENT), model)
+    assert list(results) == STOCK
+    (record,) = said  # FastReID's own table, and nothing of ours
+    assert list(printed(said)) == ["SilentReIDTiny"] and record.name == testing.__name__
+
+
+def listing(tmp_path, names):
+    path = tmp_path / "occluded.txt"
+    path.write_text("\n".join(names), encoding="utf-8-sig")  # as editors on Windows do
+    return {"TEST.OCCLUDED": str(path)}
+
+
+def test_a_list_says_what_the_data_set_would(make_cfg, model, said, tmp_path):
+    known = DefaultTrainer.test(make_cfg(), model)
+    names = [name for name, hidden in zip(*queries()) if hidden]
+    changes = listing(tmp_path, ["query/" + names[0], "", f"  {names[1]} ", *names[2:]])
+    cfg = make_cfg({**SILENT, **changes})
+    del said[:]
+    assert DefaultTrainer.test(cfg, model) == known
+    assert list(printed(said)) == [f"SilentReIDTiny{part}" for part in ("", " occluded", " free")]
+    assert told(said) == [
+        f"SilentReIDTiny: {len(names)} of 12 queries are occluded, as {cfg.TEST.OCCLUDED} says."
+    ]
+
+
+def which(cfg, dataset="SilentReIDTiny"):
+    return occlusion.which_are_occluded(cfg, dataset, [f"data/query/{n}" for n in queries()[0]])
+
+
+def test_a_list_counts_more_than_the_data_set(make_cfg, tmp_path):
+    names, hidden = queries()
+    free = names[hidden.index(False)]
+    mask = which(make_cfg(listing(tmp_path, [free])), "SyntheticReIDTiny")
+    assert [name for name, occluded in zip(names, mask) if occluded] == [free]
+
+
+def test_a_list_for_one_data_set_leaves_another_to_itself(make_cfg, model, said, tmp_path):
+    cfg = make_cfg(listing(tmp_path, ["of_market1501.jpg"]))
+    assert DefaultTrainer.test(cfg, model) == DefaultTrainer.test(make_cfg(), model)
+    assert warned(said) == []
+
+
+def test_several_data_sets_keep_their_names(make_cfg, model):
+    cfg = make_cfg({"DATASETS.TESTS": ("HalfReIDTiny", "SyntheticReIDTiny")})
+    results = DefaultTrainer.test(cfg, model)
+    assert list(results) == ["HalfReIDTiny", "SyntheticReIDTiny"]
+    flat = testing.flatten_results_dict(results)
+    assert flat["HalfReIDTiny/metric"] == flat["SyntheticReIDTiny/metric"]
+    assert flat["HalfReIDTiny/occluded/mAP"] != flat["SyntheticReIDTiny/occluded/mAP"]
+
+
+def test_a_third_party_s_data_set_says_it_by_an_attribute(make_cfg, model, said):
+    DefaultTrainer.test(make_cfg({"DATASETS.TESTS": ("HalfReIDTiny",)}), model)
+    assert told(said) == [
+        "1 of the 4 occluded queries that the data set itself says are none of HalfReIDTiny, such "
+        "as gone.jpg: misspelt, or of another data set.",
+        "HalfReIDTiny: 3 of 12 queries are occluded, as the data set itself says.",
+    ]
+
+
+@pytest.mark.parametrize(
+    "names, expected",
+    [
+        (["typo.jpg"], "none of the 1 names in TEST.OCCLUDED, such as typo.jpg, is one of its"),
+        (queries()[0], "all of its 12 queries are occluded, as"),
+    ],
+)
+def test_a_list_that_parts_nothing_is_a_warning(make_cfg, said, tmp_path, names, expected):
+    cfg = make_cfg({**SILENT, **listing(tmp_path, names)})
+    config.check(cfg)
+    assert which(cfg) is None
+    (warning,) = warned(said)
+    assert warning.startswith("SilentReIDTiny is not evaluated by occlusion: " + expected)
+
+
+def test_a_name_that_is_no_query_is_a_warning(make_cfg, said, tmp_path):
+    first = queries()[0][0]
+    cfg = make_cfg({**SILENT, **listing(tmp_path, [first, "typo.jpg"])})
+    assert which(cfg).tolist() == [True] + 11 * [False]
+    assert warned(said) == [
+        f"1 of the 2 occluded queries that {cfg.TEST.OCCLUDED} says are none of SilentReIDTiny, "
+        "such as typo.jpg: misspelt, or of another data set."
+    ]
+
+
+@pytest.mark.parametrize(
+    "content, expected",
+    [
+        (None, "cannot be read: "),
+        (b"", "names none; write ''"),
+        (b" \n\n", "names none; write ''"),
+        (b"\x89PNG\xff", "cannot be read: 'utf-8' codec"),
+    ],
+)
+def test_a_list_that_cannot_be_read_stops_before_training(make_cfg, tmp_path, content, expected):
+    path = tmp_path / "list.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError) as error:
+        config.check(make_cfg({"TEST.OCCLUDED": str(path)}))
+    message = str(error.value)
+    assert message.startswith("TEST.OCCLUDED must be '' or a text file with the file name of one")
+    assert expected in message and repr(str(path)) in message
+
+
+def test_a_folder_is_no_list(make_cfg, tmp_path):
+    with pytest.raises(ValueError, match="TEST.OCCLUDED must be"):
+        config.check(make_cfg({"TEST.OCCLUDED": str(tmp_path)}))
+
+
+def test_dumps_and_exports_are_for_fastreid_alone(make_cfg, tmp_path):
+    assert "OCCLUDED" not in yaml.safe_load(make_cfg(base={}).dump())["TEST"]
+    changes = {**listing(tmp_path, ["one.jpg"]), "MODEL.LOSSES.NAME": ("CrossEntropy",)}
+    cfg = make_cfg(changes)
+    assert yaml.safe_load(cfg.dump())["TEST"]["OCCLUDED"] == cfg.TEST.OCCLUDED
+    assert "OCCLUDED" not in _without_rib(cfg).dump()
+
+
+def test_a_trainer_s_own_class_is_asked(make_cfg):
+    class Trainer(DefaultTrainer):
+        @classmethod
+        def build_test_loader(cls, cfg, dataset_name):
+            loader, count = super().build_test_loader(cfg, dataset_name)
+            loader.dataset.img_items = loader.dataset.img_items[1:]
+            return loader, count - 1
+
+    assert Trainer.build_evaluator.__self__ is Trainer
+    _, evaluator = Trainer.build_evaluator(make_cfg(), "SyntheticReIDTiny")
+    assert evaluator._masks["occluded"].tolist() == queries()[1][1:]
+
+
+def test_training_writes_the_parts_and_keeps_the_best_by_the_whole(make_cfg, run_script, tmp_path):
+    changes = {"SOLVER.MAX_EPOCH": 2, "TEST.EVAL_PERIOD": 1, "MODEL.BACKBONE.PRETRAIN": False}
+    (tmp_path / "config.yml").write_text(make_cfg(changes).dump())
+    run_script(
+        "train_as_users_do.py", "--config-file", str(tmp_path / "config.yml"), env={"ARM": "1"}
+    )
+    text = (tmp_path / "logs" / "metrics.json").read_text()
+    found = [line for line in map(json.loads, text.splitlines()) if "metric" in line][-1]
+    assert all(f"{part}/{m}" in found for part in occlusion.PARTS for m in METRICS)
+    count = sum(queries()[1])
+    total = count * found["occluded/mAP"] + (12 - count) * found["free/mAP"]
+    assert total / 12 == pytest.approx(found["mAP"], rel=1e-5)
+    assert (tmp_path / "logs" / "model_best.pth").exists()
+
+
+def test_two_processes_find_what_one_does(make_cfg, run_script, tmp_path, model, monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOLS))
+    from quickstart import metrics
+
+    Checkpointer(model, str(tmp_path)).save("model")
+    path = tmp_path / "config.yml"
+    weights = {"MODEL.WEIGHTS": str(tmp_path / "model.pth"), "MODEL.BACKBONE.PRETRAIN": False}
+    path.write_text(make_cfg(weights).dump())
+    options = ["--config-file", str(path), "--eval-only", "--num-gpus", "2"]
+    output = run_script("train_as_users_do.py", *options, env={"ARM": "1"}).stdout
+    one = DefaultTrainer.test(make_cfg(), model)
+    two = metrics(output.splitlines())
+    assert list(two) == [f"SyntheticReIDTiny{part}" for part in ("", " occluded", " free")]
+    for row, prefix in zip(two.values(), ("", "occluded/", "free/")):
+        assert row == pytest.approx({m: one[prefix + m] for m in row}, abs=0.0051)
