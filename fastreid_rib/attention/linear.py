@@ -100,7 +100,7 @@ class GroupedLinear(nn.Module):
         groups, size, _ = self.weight.shape
         blocks = x.reshape(-1, groups, size).transpose(0, 1)
         blocks = torch.baddbmm(self.bias.view(groups, 1, -1), blocks, self.weight)
-        return blocks.transpose(0, 1).reshape(*x.shape[:-1], len(self.bias))
+        return blocks.transpose(0, 1).reshape(*x.shape[:-1], self.bias.shape[0])
 
     def extra_repr(self) -> str:
         """Shape of the layer."""
