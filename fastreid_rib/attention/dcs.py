@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fastreid_rib.attention.attend import at_least_float32
 from fastreid_rib.attention.inputs import check_positive
+from fastreid_rib.attention.linear import build_linear
 from fastreid_rib.attention.self_attention import SelfAttention
 
 # Keeps the noise finite: torch.rand gives 0 once in 2^24 draws.
@@ -45,6 +46,9 @@ class DCSMask(nn.Module):
         final_temperature: > 0, at its end; in between it falls geometrically, see
             ``set_progress``. The same number as ``temperature`` keeps it constant.
         mask_bias: where b starts, -20..20.
+        rank: 0..D; W is a product of two matrices of this many columns and rows; 0: full.
+        groups: a divisor of D; W has this many blocks on its diagonal; 1: full. See
+            :mod:`fastreid_rib.attention.linear` (ours).
 
     Raises:
         ValueError: an argument is out of its range.
@@ -57,6 +61,8 @@ class DCSMask(nn.Module):
         temperature: float = 1.0,
         final_temperature: float = 0.5,
         mask_bias: float = 1.0,
+        rank: int = 0,
+        groups: int = 1,
     ) -> None:
         """Arguments: see the class."""
         super().__init__()
@@ -68,9 +74,7 @@ class DCSMask(nn.Module):
                 f"mask_bias must be in -20..20 (a share of sigmoid(mask_bias) is kept), "
                 f"got {mask_bias}"
             )
-        self.logits = nn.Linear(channels, channels)
-        nn.init.zeros_(self.logits.weight)
-        nn.init.constant_(self.logits.bias, mask_bias)
+        self.logits = build_linear(channels, channels, rank=rank, groups=groups, bias=mask_bias)
         self.first_temperature = float(temperature)
         self.final_temperature = float(final_temperature)
         # A plain number, not a buffer: it follows from the epoch, so checkpoints stay without it.
@@ -125,7 +129,8 @@ class DCSAttention(SelfAttention):
 
     Works on tokens and on maps; the identity at step 0, see :class:`SelfAttention`, which this is
     without the mask. ``width`` (ours) moves mask, affinity and values into fewer channels: at 2048
-    channels the mask's layer alone would hold 4.2 million weights. With ``scale`` "sqrt" A is
+    channels the mask's layer alone would hold 4.2 million weights. ``rank`` and ``groups`` (ours)
+    keep all channels and make that layer and the projection cheaper. With ``scale`` "sqrt" A is
     (Z*M) (Z*M)^T / sqrt(D), where D counts all channels, not those kept, so a mask makes the
     attention flatter; a cosine is of the channels that are kept.
 
@@ -140,6 +145,9 @@ class DCSAttention(SelfAttention):
         scale: see :class:`SelfAttention`, as are the next two.
         cosine_factor: > 0.
         norm: "batch", "layer" or "none".
+        rank: of the mask's layer and of ``W_p``, as are the next.
+        groups: 1: full.
+        depthwise: whether a 3 x 3 convolution of each channel comes first.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -156,14 +164,28 @@ class DCSAttention(SelfAttention):
         scale: str = "cosine",
         cosine_factor: float = 4.0,
         norm: str = "batch",
+        rank: int = 0,
+        groups: int = 1,
+        depthwise: bool = False,
     ) -> None:
         """Arguments: see the class."""
-        super().__init__(channels, width=width, scale=scale, cosine_factor=cosine_factor, norm=norm)
+        super().__init__(
+            channels,
+            width=width,
+            scale=scale,
+            cosine_factor=cosine_factor,
+            norm=norm,
+            rank=rank,
+            groups=groups,
+            depthwise=depthwise,
+        )
         self.mask = DCSMask(
             self.width,
             temperature=temperature,
             final_temperature=final_temperature,
             mask_bias=mask_bias,
+            rank=rank,
+            groups=groups,
         )
 
     def set_progress(self, fraction: float) -> None:

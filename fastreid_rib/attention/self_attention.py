@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from fastreid_rib.attention.attend import attend, attention_weights
 from fastreid_rib.attention.inputs import check_channels, check_positive
+from fastreid_rib.attention.linear import build_linear
 from fastreid_rib.attention.norm import build_norm
 
 SCALES = ("sqrt", "cosine")
@@ -69,6 +70,13 @@ class SelfAttention(nn.Module):
         cosine_factor: > 0.
         norm: "batch": each channel over the tokens of the batch, by running statistics in eval;
             "layer": each token over its channels; "none".
+        rank: 0..D; ``W_p`` is a product of two matrices of this many columns and rows; 0: full.
+        groups: a divisor of C and D; ``W_p`` has this many blocks on its diagonal; 1: full. See
+            :mod:`fastreid_rib.attention.linear` (ours).
+        depthwise: X, inside, is first convolved over the map, 3 x 3 in each channel (ours), so
+            that affinities compare neighbourhoods. Not behind the affinity: pooled by a mean, that
+            would do little more than scale channels. The convolution starts as one that changes
+            nothing.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -82,6 +90,9 @@ class SelfAttention(nn.Module):
         scale: str = "cosine",
         cosine_factor: float = 4.0,
         norm: str = "batch",
+        rank: int = 0,
+        groups: int = 1,
+        depthwise: bool = False,
     ) -> None:
         """Arguments: see the class."""
         super().__init__()
@@ -94,19 +105,18 @@ class SelfAttention(nn.Module):
         self.width = width or channels
         self.scale = scale
         self.cosine_factor = float(cosine_factor)
+        self.depthwise = _depthwise(channels) if depthwise else nn.Identity()
         # Without a bias: one added to all tokens alike would shift the affinities, and
         # b_p does what it would do to the values.
         self.reduce = nn.Linear(channels, width, bias=False) if width else nn.Identity()
         self.norm = build_norm(norm, self.width)
-        self.project = nn.Linear(self.width, channels)
-        nn.init.zeros_(self.project.weight)
-        nn.init.zeros_(self.project.bias)
+        self.project = build_linear(self.width, channels, rank=rank, groups=groups)
 
     def forward(self, x: Tensor) -> Tensor:
         """The input and what its tokens take from each other.
 
         Args:
-            x: (B, N, C) tokens or (B, C, H, W) map, any floating dtype.
+            x: (B, N, C) tokens or (B, C, H, W) map, any floating dtype; with ``depthwise`` a map.
 
         Returns:
             Shape and dtype of ``x``.
@@ -159,6 +169,14 @@ class SelfAttention(nn.Module):
 
     def _values(self, x: Tensor) -> Tensor:
         """(B, N, D): what the tokens are inside."""
-        check_channels(self, x, self.channels, tokens=True)
+        check_channels(self, x, self.channels, tokens=isinstance(self.depthwise, nn.Identity))
+        x = self.depthwise(x)
         tokens = x.flatten(2).transpose(1, 2) if x.dim() == 4 else x
         return self.norm(self.reduce(tokens))
+
+
+def _depthwise(channels: int) -> nn.Conv2d:
+    """A 3 x 3 convolution of each channel by itself that gives the map back at first."""
+    layer = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+    nn.init.dirac_(layer.weight, groups=channels)
+    return layer

@@ -103,6 +103,14 @@ def add_keys(defaults: Any) -> None:
     # DCS, SelfAttention: channels inside, 0..those of the map. 0 = all, as in the paper: at 2048
     # channels a mask layer of 4.2 million weights; fewer cost less.
     _C.MODEL.ATTENTION.WIDTH = 0
+    # DCS, SelfAttention: with all channels inside, what the mask's layer and the projection are:
+    # products of two matrices of this rank (0 = full matrices), or blocks for groups of channels,
+    # as many as divide them (1 = full). One of the two.
+    _C.MODEL.ATTENTION.RANK = 0
+    _C.MODEL.ATTENTION.GROUPS = 1
+    # DCS, SelfAttention: whether a 3 x 3 convolution of each channel comes first, inside; needs a
+    # map, so not in a ViT.
+    _C.MODEL.ATTENTION.DEPTHWISE = False
     # DCS: temperature of the mask's gradient at the first epoch and at the last, > 0; it falls
     # geometrically from epoch to epoch.
     _C.MODEL.ATTENTION.TEMPERATURE = 1.0
@@ -366,6 +374,13 @@ def attention(cfg: Any) -> Optional[Attention]:
             and len(set(placement)) == len(placement),
         ),
         ("WIDTH", ">= 0 (0: all channels)", node.WIDTH >= 0),
+        ("RANK", ">= 0 (0: full matrices)", node.RANK >= 0),
+        ("GROUPS", ">= 1 (1: full matrices)", node.GROUPS >= 1),
+        (
+            "RANK",
+            f"0 where GROUPS is {node.GROUPS} (write one of the two; GROUPS 1: none)",
+            node.RANK == 0 or node.GROUPS == 1,
+        ),
         ("TEMPERATURE", "> 0", 0 < node.TEMPERATURE < float("inf")),
         ("FINAL_TEMPERATURE", "> 0", 0 < node.FINAL_TEMPERATURE < float("inf")),
         ("MASK_BIAS", "between -20 and 20", -20 <= node.MASK_BIAS <= 20),

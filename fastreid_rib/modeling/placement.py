@@ -26,6 +26,7 @@ HEAD = "head"
 BLOCKS = "blocks"
 """The place inside the blocks of a vision transformer."""
 
+_MASK_SETTINGS = ("temperature", "final_temperature", "mask_bias", "rank", "groups")
 _STAGE_NAMES = re.compile(r"(layer|stage|conv|s)[1-9]")
 # Large enough that every stage has a size of its own, and small enough to cost nothing.
 _PROBE_SIZE = (64, 64)
@@ -153,15 +154,9 @@ def place_in_backbone(
     projections = _query_key_projections(backbone)
     if projections:
         _check_tokens(backbone, attention)
-        settings = {
-            key: value
-            for key, value in attention.settings.items()
-            if key in ("temperature", "final_temperature", "mask_bias")
-        }
         with _aside():
             for projection in projections:
-                mask = DCSMask(projection.in_features, **settings)
-                learning_rate.mark(mask, attention.lr_factor)
+                mask = _build(attention, projection.in_features, BLOCKS)
                 projection.add_module("attention", mask)
                 projection.register_forward_hook(_mask_queries_and_keys)
         return
@@ -274,8 +269,13 @@ def _place_in_branches(model: nn.Module, attention: config.Attention) -> None:
 
 
 def _build(attention: config.Attention, channels: int, place: str) -> nn.Module:
+    """What stands at a place, which learns at its own rate: a module, or a mask in the blocks."""
+    module: nn.Module
     try:
-        module = build_attention(attention.name, channels, **attention.settings)
+        if place == BLOCKS:
+            module = DCSMask(channels, **{key: attention.settings[key] for key in _MASK_SETTINGS})
+        else:
+            module = build_attention(attention.name, channels, **attention.settings)
     except ValueError as error:  # a width beyond the channels, say: known only here
         raise ValueError(
             f"MODEL.ATTENTION ({attention.name}) does not fit the {channels} channels of "
@@ -348,6 +348,11 @@ def _check_tokens(backbone: nn.Module, attention: config.Attention) -> None:
         raise ValueError(
             f"Inside the blocks of {name} stands its own attention, which MODEL.ATTENTION.NAME DCS "
             f"can mask; {attention.name} is for maps."
+        )
+    if attention.settings["depthwise"]:
+        raise ValueError(
+            f"MODEL.ATTENTION.DEPTHWISE is True, a convolution over a map, and {name} has tokens. "
+            "Write False."
         )
     bias = attention.settings["mask_bias"]
     if bias <= 0:

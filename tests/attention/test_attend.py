@@ -57,6 +57,20 @@ def test_every_path_equals_the_formula_and_its_gradient(path, scale):
         assert torch.equal(attend(*tensors, scale), ours)
 
 
+@pytest.mark.parametrize("m, d, plain", [(5, 4, False), (5, 5, True), (4, 5, True)])
+def test_weights_smaller_than_the_queries_are_held(monkeypatch, m, d, plain):
+    monkeypatch.setattr(module, "_FUSED", False)
+    monkeypatch.setattr(module, "_CHUNK_ELEMENTS", 1)
+    calls, stock = [], module._attend_plainly
+    monkeypatch.setattr(
+        module, "_attend_plainly", lambda *a: calls.append(len(a[0][0])) or stock(*a)
+    )
+    tensors = drawn(m=m, d=d)
+    mixed = attend(*tensors, 0.5)
+    assert calls == ([7] if plain else [1] * 7)
+    assert torch.allclose(mixed, written_out(*tensors, 0.5), rtol=1e-10)
+
+
 def test_chunks_never_hold_all_weights(monkeypatch):
     """Nothing of N x M is kept for the backward pass, and none is made on the way."""
     monkeypatch.setattr(module, "_FUSED", False)

@@ -148,6 +148,9 @@ def test_the_attention_that_a_config_asks_for(make_cfg):
         "scale": "cosine",
         "cosine_factor": 4.0,
         "norm": "batch",
+        "rank": 0,
+        "groups": 1,
+        "depthwise": False,
     }
     changes = {"MODEL.ATTENTION.NAME": "ECA", "MODEL.ATTENTION.PLACEMENT": ["layer2", "head"]}
     asked = config.attention(make_cfg(changes))
@@ -166,6 +169,8 @@ def test_the_attention_that_a_config_asks_for(make_cfg):
         ("PLACEMENT", ("head", "head"), "without repetitions"),
         ("PLACEMENT", (3,), "a tuple of places"),
         ("WIDTH", -1, "0: all channels"),
+        ("RANK", -1, ">= 0 (0: full matrices)"),
+        ("GROUPS", 0, ">= 1 (1: full matrices)"),
         ("TEMPERATURE", 0.0, "> 0"),
         ("FINAL_TEMPERATURE", float("nan"), "> 0"),
         ("MASK_BIAS", 30.0, "between -20 and 20"),
@@ -183,6 +188,13 @@ def test_a_key_of_attention_out_of_range(make_cfg, key, value, expected):
         config.check(make_cfg({**DCS, f"MODEL.ATTENTION.{key}": value}))
     assert f"MODEL.ATTENTION.{key} must be" in str(error.value)
     assert expected in str(error.value) and repr(value) in str(error.value)
+
+
+def test_rank_and_groups_are_two_ways_to_the_same(make_cfg):
+    changes = {"MODEL.ATTENTION.RANK": 16, "MODEL.ATTENTION.GROUPS": 4}
+    expected = "MODEL.ATTENTION.RANK must be 0 where GROUPS is 4 .write one of the two.*but is 16"
+    with pytest.raises(ValueError, match=expected):
+        config.check(make_cfg({**DCS, **changes}))
 
 
 def test_the_channel_head_holds_a_channel_attention(make_cfg):

@@ -213,6 +213,24 @@ def test_every_attention(make_cfg, name):
     check(model, cfg)
 
 
+@pytest.mark.parametrize("name", ["DCS", "SelfAttention"])
+@pytest.mark.parametrize("matrices", [{"RANK": 4}, {"GROUPS": 8}], ids=str)
+def test_all_channels_with_fewer_weights(make_cfg, name, matrices):
+    settings = {"WIDTH": 0, "DEPTHWISE": True, **matrices}
+    cfg = make_cfg({**GROUPS, **WITH_RIB, **attend("layer3", "head", name=name, **settings)})
+    plain = {**GROUPS, **WITH_RIB}
+    model, stock = build_model(cfg), build_model(make_cfg(plain))
+    check_keys(model, stock)
+    assert torch.equal(embed(model), embed(stock)), "not the stock model at the first step"
+    fewer = 2 * 4 * 512 if "RANK" in matrices else 512**2 // 8
+    attention = attentions(model)["heads.attention"]
+    sizes = {n: p.numel() for n, p in attention.named_parameters() if n.endswith("weight")}
+    layers = 2 if name == "DCS" else 1
+    assert attention.width == 512
+    assert sum(sizes.values()) == layers * fewer + 9 * 512
+    check(model, cfg)
+
+
 def test_one_place_alone(make_cfg):
     for place, name in (("layer1", "backbone.layer1.1.attention"), ("head", "heads.attention")):
         assert list(attentions(build_model(make_cfg(attend(place))))) == [name]
@@ -241,6 +259,12 @@ def test_a_wrong_place_lists_those_there_are(make_cfg):
 def test_settings_that_do_not_fit_a_place(make_cfg):
     with pytest.raises(ValueError, match="64 channels of 'layer1'.*width"):
         build_model(make_cfg(attend("layer1", WIDTH=65)))
+    with pytest.raises(ValueError, match=r"64 channels of 'layer1'.*rank must be in 0\.\.8"):
+        build_model(make_cfg(attend("layer1", RANK=9)))
+    with pytest.raises(ValueError, match="512 channels of 'head'.*groups must divide the 512"):
+        build_model(make_cfg(attend("head", WIDTH=0, GROUPS=3)))
+    with pytest.raises(ValueError, match="768 channels of 'blocks'.*groups must divide the 768"):
+        build_model(make_cfg({**VIT, **attend("blocks", MASK_BIAS=1.0, GROUPS=5)}))
 
 
 @pytest.mark.parametrize(
@@ -293,12 +317,38 @@ def test_vit_masks_queries_and_keys_in_every_block(make_cfg):
         ({"MODEL.HEADS.NAME": "ChannelAttentionHead"}, r"class token.*\(\"blocks\",\)"),
         (attend("layer3"), "'layer3'.*VisionTransformer.*It has blocks"),
         (attend("blocks", name="SE"), "SE is for maps"),
+        (attend("blocks", MASK_BIAS=1.0, DEPTHWISE=True), "DEPTHWISE is True.*has tokens"),
         (attend("blocks", MASK_BIAS=0.0), "MASK_BIAS is 0, .*VisionTransformer would start"),
     ],
 )
 def test_vit_has_no_map(make_cfg, changes, message):
     with pytest.raises(ValueError, match=message):
         build_model(make_cfg({**VIT, **changes}))
+
+
+@pytest.mark.parametrize(
+    "matrices, added", [({"RANK": 16}, 2 * 16 * 768), ({"GROUPS": 12}, 768**2 // 12)], ids=str
+)
+def test_vit_masks_with_fewer_weights(make_cfg, matrices, added):
+    stock = build_model(make_cfg(VIT))
+    model = build_model(make_cfg({**VIT, **attend("blocks", MASK_BIAS=1.0, **matrices)}))
+    check_keys(model, stock)
+    assert torch.equal(embed(model), embed(stock)), "a mask that keeps all changes something"
+    for mask in attentions(model).values():
+        assert type(mask) is DCSMask
+        assert sum(p.numel() for p in mask.parameters()) == added + 768
+
+
+@pytest.mark.parametrize("matrices", [{"RANK": 16}, {"GROUPS": 8}], ids=str)
+def test_mgn_with_fewer_weights(make_cfg, matrices):
+    stock = build_model(make_cfg(MGN_R50))
+    settings = {"WIDTH": 0, "DEPTHWISE": True, **matrices}
+    model = build_model(make_cfg({**MGN_R50, **attend("layer4", "head", **settings)}))
+    check_keys(model, stock)
+    assert torch.equal(embed(model, height=96), embed(stock, height=96))
+    assert len(attentions(model)) == 6
+    for _ in train(model, epochs=1, height=96):
+        check_gradients(attentions(model))
 
 
 def test_mgn_gets_one_for_each_branch(make_cfg):
