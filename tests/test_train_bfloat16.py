@@ -1,0 +1,62 @@
+"""The study's trainer: what it makes faster stays what it was."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+TOOLS = Path(__file__).resolve().parent.parent / "tools"
+
+
+@pytest.fixture
+def trainer(monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOLS))
+    import train_bfloat16
+
+    return train_bfloat16
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gradients_of_depthwise_convolutions(trainer, stride):
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(8, 8, 3, stride, 1, groups=8, bias=False)
+    images = torch.randn(4, 8, 6, 5)
+    ours, theirs = images.clone().requires_grad_(), images.clone().requires_grad_()
+    output = trainer.depthwise(conv, ours)
+    assert output.dtype == torch.bfloat16
+    push = torch.randn(output.shape)
+    found = torch.autograd.grad((output.float() * push).sum(), [ours, conv.weight])
+    plain = F.conv2d(theirs, conv.weight, None, stride, 1, 1, 8)
+    expected = torch.autograd.grad((plain * push).sum(), [theirs, conv.weight])
+    for mine, other in zip(found, expected):
+        assert (mine - other).norm() < 0.01 * other.norm()
+
+
+def test_a_picture_is_decoded_once_and_is_the_same(trainer, make_cfg, tmp_path, monkeypatch):
+    from fastreid.data import common
+    from fastreid.data.transforms import build_transforms
+
+    stock = common.read_image
+    monkeypatch.setattr(common, "read_image", stock)  # put back at the end
+    path = tmp_path / "picture.png"
+    noise = np.random.RandomState(0).randint(0, 256, (90, 40, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    cfg = make_cfg()
+    trainer.keep_pictures(cfg)
+    transforms = build_transforms(cfg, is_train=False)
+    kept = common.read_image(str(path))
+    assert torch.equal(transforms(kept), transforms(stock(str(path))))
+    path.unlink()
+    assert common.read_image(str(path)) is kept
+
+
+def test_pictures_are_not_kept_where_sizes_differ(trainer, make_cfg, monkeypatch):
+    from fastreid.data import common
+
+    stock = common.read_image
+    monkeypatch.setattr(common, "read_image", stock)
+    trainer.keep_pictures(make_cfg({"INPUT.SIZE_TEST": [128, 64]}))
+    assert common.read_image is stock
