@@ -211,9 +211,10 @@ __device__ inline void store_gradient(float* row, const float (&x)[V], const flo
     for (int i = 0; i < V; ++i) {
         const float shifted = x[i] - means.max;
         const Column<FORM> column(shifted, q[i], p[i], gamma);
-        float slope = column.score - means.score;
-        if (FORM == RIB_EMBEDDING) slope += 1.f - column.ratio * (1.f / means.ratio);
-        gradient[i] = __expf(shifted) * means.inverse * slope;
+        const float phi = __expf(shifted) * means.inverse;
+        gradient[i] = phi * (column.score - means.score);
+        // In this order: a ratio over u may be infinite where phi is 0.
+        if (FORM == RIB_EMBEDDING) gradient[i] += phi - phi * column.ratio * (1.f / means.ratio);
     }
     store<V>(row, gradient);
 }
