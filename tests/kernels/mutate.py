@@ -182,8 +182,8 @@ MUTANTS = [
     ),
     Mutant(
         "marginal: the last columns do without",
-        "load_marginal<1>(p.log_p, last, last_p);\n        include<FORM, 1>(average, last_x, last_q",
-        "load_marginal<1>(nullptr, last, last_p);\n        include<FORM, 1>(average, last_x, last_q",
+        "last_q);\n        load_marginal<1>(p.log_p, last, last_p);",
+        "last_q);\n        load_marginal<1>(nullptr, last, last_p);",
     ),
     # The embedding's form
     Mutant(
