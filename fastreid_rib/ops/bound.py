@@ -85,8 +85,9 @@ def bound(
         (float64 for float64 embeddings).
 
     Raises:
-        ValueError: ``index`` without ``floor`` or the other way round, an unknown backend, or one
-            that was asked for by name and cannot take these tensors.
+        ValueError: ``index`` without ``floor`` or the other way round, an unknown form, a ``log_p``
+            of another shape, an unknown backend, or one that was asked for by name and cannot take
+            these tensors.
         native.Unavailable: a backend that was asked for by name cannot be used.
     """
     if (index is None) != (floor is None):
@@ -106,8 +107,15 @@ def bound(
         half_norms = half_norms.to(dtype)
     if form not in FORMS:
         raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
-    if log_p is not None and log_p.dtype != dtype:
-        log_p = log_p.to(dtype)
+    if log_p is not None:
+        # The kernels read K numbers of it, whatever its length.
+        if log_p.shape != (len(centroids),):
+            raise ValueError(
+                f"log_p must be ({len(centroids)},), a number for each centroid, got "
+                f"{tuple(log_p.shape)}"
+            )
+        if log_p.dtype != dtype:
+            log_p = log_p.to(dtype)
     operation = _custom_op if _traced(embeddings) else _Bound.apply
     return operation(
         embeddings, centroids, log_q, labels, index, floor, half_norms, log_p,

@@ -15,7 +15,7 @@ from typing import Dict, List, Optional
 
 from fastreid_rib.ops.build import is_complete, library_name, sources_digest
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 PACKAGE_FOLDER = Path(__file__).resolve().parent / "lib"
 
 _INSUFFICIENT_DRIVER = 35  # cudaErrorInsufficientDriver
@@ -33,6 +33,7 @@ class BoundArgs(ctypes.Structure):
         ("log_q", c_void_p),
         ("index", c_void_p),
         ("floor", c_void_p),
+        ("log_p", c_void_p),
         ("labels", c_void_p),
         ("loss", c_void_p),
         ("n", c_int64),
@@ -45,6 +46,7 @@ class BoundArgs(ctypes.Structure):
         ("scale", c_float),
         ("gamma", c_float),
         ("log_q_dtype", c_int32),
+        ("form", c_int32),
         ("variant", c_int32),
         ("threads", c_int32),
         ("device", c_int32),

@@ -172,8 +172,6 @@ def _native_bound(
     log_p: Optional[Tensor],
     kind: str,
 ) -> Tensor:
-    if form != "clusters" or log_p is not None:
-        raise native.Unavailable("not in the kernels yet")
     log_q, index, floor = table
     log_q = with_contiguous_rows(log_q if log_q.dtype in _DTYPES else log_q.float())
     labels, half_norms = labels.contiguous(), half_norms.contiguous()
@@ -192,8 +190,12 @@ def _native_bound(
         scale=scale,
         gamma=gamma,
         log_q_dtype=_DTYPES[log_q.dtype],
+        form=FORMS.index(form),
         variant=-1,
     )
+    if log_p is not None:
+        log_p = log_p.contiguous()
+        arguments.log_p = log_p.data_ptr()
     if index is not None and floor is not None:
         index = with_contiguous_rows(index.to(torch.int32))
         floor = floor.float().contiguous()

@@ -30,8 +30,19 @@ def problem(n, dim, clusters, classes, seed=0):
     return [tensor.cuda() for tensor in (embeddings, centroids, log_q, labels)]
 
 
-def exact(embeddings, centroids, log_q, labels, *settings):
-    return bound(embeddings.double(), centroids.double(), log_q, labels, *settings)
+FORMS_AND_MARGINALS = pytest.mark.parametrize(
+    ("form", "with_marginal"),
+    [("clusters", False), ("clusters", True), ("embedding", False), ("embedding", True)],
+)
+
+
+def marginal(clusters, seed=0):
+    generator = torch.Generator().manual_seed(seed + 1)
+    return (2 * torch.randn(clusters, generator=generator)).log_softmax(0).cuda()
+
+
+def exact(embeddings, centroids, log_q, labels, *settings, **options):
+    return bound(embeddings.double(), centroids.double(), log_q, labels, *settings, **options)
 
 
 def assert_close(ours, theirs, beta):
@@ -51,26 +62,31 @@ def the_library_works_here():
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("aligned", [False, True])
-def test_dense_equals_float64(shape, dtype, aligned):
+@FORMS_AND_MARGINALS
+def test_dense_equals_float64(shape, dtype, aligned, form, with_marginal):
     embeddings, centroids, log_q, labels = problem(*shape)
     log_q = log_q.to(dtype)
     log_q = aligned_rows(log_q) if aligned else log_q
-    for beta, gamma in ((60.0, 0.0), (30.0, 0.3), (1.0, 1.0)):
-        ours = bound(embeddings, centroids, log_q, labels, beta, gamma, backend="cuda")
-        assert_close(ours, exact(embeddings, centroids, log_q, labels, beta, gamma), beta)
+    options = {"form": form, "log_p": marginal(shape[2]) if with_marginal else None}
+    for beta, gamma in ((60.0, 0.0), (30.0, 0.3), (1.0, 1.0), (1.0, 2.0)):
+        arguments = (embeddings, centroids, log_q, labels, beta, gamma)
+        ours = bound(*arguments, backend="cuda", **options)
+        assert_close(ours, exact(*arguments, **options), beta)
 
 
 @pytest.mark.parametrize("shape", SHAPES[3:])
-def test_sparse_equals_float64(shape):
+@FORMS_AND_MARGINALS
+def test_sparse_equals_float64(shape, form, with_marginal):
     embeddings, centroids, log_q, labels = problem(*shape)
     values, index = log_q.topk(64, dim=1)
     floor = torch.full((len(log_q),), -14.0, device="cuda")
     dense = torch.full_like(log_q, -14.0).scatter_(1, index, values)
+    options = {"form": form, "log_p": marginal(shape[2]) if with_marginal else None}
     ours = bound(
         embeddings, centroids, values, labels, 30.0, 0.3, index=index.int(), floor=floor,
-        backend="cuda",
+        backend="cuda", **options,
     )  # fmt: skip
-    assert_close(ours, exact(embeddings, centroids, dense, labels, 30.0, 0.3), 30.0)
+    assert_close(ours, exact(embeddings, centroids, dense, labels, 30.0, 0.3, **options), 30.0)
 
 
 @pytest.mark.parametrize("deterministic", [False, True])

@@ -142,6 +142,8 @@ const char* dtype_name(int dtype) {
 struct BoundShape {
     int64_t n, K, C, m;  // m = 0: dense
     int dtype, variant, threads;
+    int form;
+    bool marginal;
     float gamma;
     size_t max_shared;
 };
@@ -157,12 +159,13 @@ void check_bound(Draw& draw, const BoundShape& shape) {
     Logits logits(draw, n, K, draw_scale(draw), pitch_of(K), shift(), shift());
     LogQ log_q(draw, shape.dtype, C, listed, m ? m + draw.below(4) : pitch_of(K), shift());
     Matrix<int32_t> index(C, listed, listed + draw.below(3));
-    Matrix<float> floor(1, C, C), loss(1, n, n);
+    Matrix<float> floor(1, C, C), loss(1, n, n), log_p(1, K, K, shift());
     std::vector<int64_t> labels = draw_labels(draw, n, C);
 
     std::vector<std::vector<double>> rows;  // of log Q, as a dense table in float64
     for (int64_t c = 0; c < C; ++c) {
-        floor(0, c) = draw.between(-70.f, -30.f);
+        // Of the embedding, a floor above what is listed is not promised any digits.
+        floor(0, c) = draw.between(-70.f, shape.form == RIB_EMBEDDING ? -64.f : -30.f);
         std::vector<double> row(static_cast<size_t>(K), floor(0, c));
         const std::vector<int32_t> columns = draw.distinct(listed, K);
         for (int64_t j = 0; j < listed; ++j) {
@@ -174,11 +177,18 @@ void check_bound(Draw& draw, const BoundShape& shape) {
         for (int64_t a = 0; a < K && !m; ++a) row[a] = log_q.value(c, a);
         rows.push_back(row);
     }
+    std::vector<double> marginal(static_cast<size_t>(K), 0.0);  // log P in float64
+    for (int64_t a = 0; a < K; ++a) {
+        log_p(0, a) = draw.between(-40.f, 0.f);
+        if (shape.marginal) marginal[a] = log_p(0, a);
+    }
 
-    Case test(text("%s %s n %d K %d C %d m %d gamma %g scale %g variant %d threads %d pitch %d",
-                   m ? "sparse" : "dense", dtype_name(shape.dtype), (int)n, (int)K, (int)C, (int)m,
-                   shape.gamma, logits.scale, shape.variant, shape.threads,
-                   (int)logits.products.pitch()));
+    Case test(
+        text("%s %s %s%s n %d K %d C %d m %d gamma %g scale %g variant %d threads %d pitch %d",
+             m ? "sparse" : "dense", dtype_name(shape.dtype),
+             shape.form == RIB_EMBEDDING ? "embedding" : "clusters",
+             shape.marginal ? " with marginal" : "", (int)n, (int)K, (int)C, (int)m, shape.gamma,
+             logits.scale, shape.variant, shape.threads, (int)logits.products.pitch()));
     rib_bound_args args = {};
     Matrix<float> products(logits.products);
     args.products = products.data();
@@ -186,6 +196,7 @@ void check_bound(Draw& draw, const BoundShape& shape) {
     args.log_q = log_q.data();
     args.index = m ? index.data() : nullptr;
     args.floor = m ? floor.data() : nullptr;
+    args.log_p = shape.marginal ? log_p.data() : nullptr;
     args.labels = labels.data();
     args.loss = loss.data();
     args.n = n, args.K = K, args.C = C, args.m = m;
@@ -195,6 +206,7 @@ void check_bound(Draw& draw, const BoundShape& shape) {
     args.scale = logits.scale;
     args.gamma = shape.gamma;
     args.log_q_dtype = shape.dtype;
+    args.form = shape.form;
     args.variant = shape.variant;
     args.threads = shape.threads;
 
@@ -212,35 +224,42 @@ void check_bound(Draw& draw, const BoundShape& shape) {
                 test.expect(products(i, a) == 0.f, "a gradient with label %lld", (long long)label);
             continue;
         }
-        const Bound expected =
-            bound(logits.reference(i), rows[label], shape.gamma, m ? fabs(floor(0, label)) : 0.0);
+        const auto bound = shape.form == RIB_EMBEDDING ? embedding_bound : clusters_bound;
+        const double floor_of_label = floor(0, label);
+        const Bound expected = bound(logits.reference(i), rows[label], marginal, shape.gamma,
+                                     m ? &floor_of_label : nullptr);
         test.expect_close("loss", i, 0, loss(0, i), expected.loss);
         for (int64_t a = 0; a < K; ++a)
             test.expect_close("gradient", i, a, products(i, a), expected.gradient[a]);
     }
 }
 
-constexpr size_t kRoomy = 227 * 1024, kCramped = 1024;  // shared memory, bytes
+constexpr size_t kRoomy = 227 * 1024, kCramped = 1280;  // shared memory, bytes
 
-// Every dtype with every variant; the values of gamma take turns from round to round.
+// Every dtype with every form and variant; the values of gamma, with the marginal and without it,
+// take turns from round to round.
 void check_bounds(Draw& draw, int round) {
-    const float gammas[] = {0.f, 0.3f, 1.f};
+    const float gammas[] = {0.f, 0.3f, 1.f, 2.f};
+    int turn = round;
     for (int dtype : {RIB_F32, RIB_F16, RIB_BF16}) {
-        int turn = dtype + round;
-        for (bool sparse : {false, true}) {
-            for (int variant : {-1, 0, 1, 2, 3}) {
-                if (sparse && variant > 0 && variant & RIB_CACHED) continue;
-                const int64_t K = draw_columns(draw);
-                BoundShape shape = {};
-                shape.n = 1 + draw.below(4), shape.K = K, shape.C = 1 + draw.below(3);
-                shape.m = sparse ? 1 + draw.below(std::min<int64_t>(K, 100)) : 0;
-                shape.dtype = dtype, shape.variant = variant,
-                shape.threads = draw_threads(draw, shape.n);
-                shape.gamma = gammas[turn++ % 3];
-                // Too little for the cache: the automatic choice must do without.
-                shape.max_shared = variant == RIB_AUTO && draw.once_in(2) ? kCramped : kRoomy;
-                check_bound(draw, shape);
+        for (int form : {RIB_CLUSTERS, RIB_EMBEDDING}) {
+            for (bool sparse : {false, true}) {
+                for (int variant : {-1, 0, 1, 2, 3}) {
+                    if (sparse && variant > 0 && variant & RIB_CACHED) continue;
+                    const int64_t K = draw_columns(draw);
+                    BoundShape shape = {};
+                    shape.n = 1 + draw.below(4), shape.K = K, shape.C = 1 + draw.below(3);
+                    shape.m = sparse ? 1 + draw.below(std::min<int64_t>(K, 100)) : 0;
+                    shape.dtype = dtype, shape.variant = variant,
+                    shape.threads = draw_threads(draw, shape.n);
+                    shape.form = form, shape.marginal = draw.once_in(2);
+                    shape.gamma = gammas[turn++ % 4];
+                    // Too little for the cache: the automatic choice must do without.
+                    shape.max_shared = variant == RIB_AUTO && draw.once_in(2) ? kCramped : kRoomy;
+                    check_bound(draw, shape);
+                }
             }
+            ++turn;
         }
     }
 }
@@ -347,7 +366,8 @@ void check_tables(Draw& draw) {
 
 // A call that is right, to be made wrong in one place.
 struct alignas(16) SmallCall {
-    float products[4], half_norms[4], log_q[4], floor[1], loss[1], table[4], negentropy[1];
+    float products[4], half_norms[4], log_q[4], log_p[4], floor[1], loss[1], table[4];
+    float negentropy[1];
     int32_t index[4] = {3, 1, 0, 2};
     int64_t labels[1] = {0};
     rib_bound_args bound = {};
@@ -357,10 +377,11 @@ struct alignas(16) SmallCall {
         for (float& value : products) value = 1.f;
         for (float& value : half_norms) value = 1.f;
         for (float& value : log_q) value = -1.f;
+        for (float& value : log_p) value = -1.f;
         for (float& value : table) value = 0.f;
         floor[0] = -9.f;
         bound.products = products, bound.half_norms = half_norms, bound.log_q = log_q;
-        bound.labels = labels, bound.loss = loss;
+        bound.log_p = log_p, bound.labels = labels, bound.loss = loss;
         bound.n = 1, bound.K = 4, bound.C = 1, bound.products_pitch = 4, bound.log_q_pitch = 4;
         bound.scale = 1.f, bound.variant = RIB_AUTO, bound.threads = 32;
         table_args.products = products, table_args.half_norms = half_norms;
@@ -392,6 +413,8 @@ void check_bound_refusals() {
         {"log_q_pitch < listed", [](rib_bound_args& p) { p.log_q_pitch = 3; }},
         {"dtype 3", [](rib_bound_args& p) { p.log_q_dtype = 3; }},
         {"dtype -1", [](rib_bound_args& p) { p.log_q_dtype = -1; }},
+        {"form 2", [](rib_bound_args& p) { p.form = 2; }},
+        {"form -1", [](rib_bound_args& p) { p.form = -1; }},
         {"variant -2", [](rib_bound_args& p) { p.variant = -2; }},
         {"variant 4", [](rib_bound_args& p) { p.variant = 4; }},
         {"33 threads", [](rib_bound_args& p) { p.threads = 33; }},
@@ -410,6 +433,7 @@ void check_bound_refusals() {
         {"half_norms not aligned", [](rib_bound_args& p) { ++p.half_norms, p.K = 3; }},
         {"log_q not aligned",
          [](rib_bound_args& p) { p.log_q = static_cast<const float*>(p.log_q) + 1, p.K = 3; }},
+        {"log_p not aligned", [](rib_bound_args& p) { ++p.log_p, p.K = 3; }},
         {"products_pitch odd", [](rib_bound_args& p) { p.products_pitch = p.K = 3; }},
         {"log_q_pitch odd", [](rib_bound_args& p) { p.log_q_pitch = p.K = 3; }},
     };
@@ -512,9 +536,10 @@ void check_limits(Draw& draw) {
             test.expect(strlen(rib_error_text(code)) > 0, "no text of error %d", code);
     }
     // More shared memory than 48 KiB has to be asked for; beyond the limit the cache is left out.
-    check_bound(draw, {1, 6501, 1, 0, RIB_F32, RIB_AUTO, 256, 0.3f, kRoomy});
-    check_bound(draw, {1, 12500, 1, 12400, RIB_F16, RIB_AUTO, 256, 0.3f, kRoomy});
-    check_bound(draw, {1, 30001, 1, 0, RIB_BF16, RIB_AUTO, 0, 1.f, kRoomy});
+    const int clusters = RIB_CLUSTERS, embedding = RIB_EMBEDDING;
+    check_bound(draw, {1, 6501, 1, 0, RIB_F32, RIB_AUTO, 256, clusters, false, 0.3f, kRoomy});
+    check_bound(draw, {1, 12500, 1, 12400, RIB_F16, RIB_AUTO, 256, clusters, true, 0.3f, kRoomy});
+    check_bound(draw, {1, 30001, 1, 0, RIB_BF16, RIB_AUTO, 0, embedding, true, 1.f, kRoomy});
     SmallCall call;
     call.bound.variant = RIB_CACHED;
     simt::device.max_shared = 512;

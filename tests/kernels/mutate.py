@@ -30,11 +30,11 @@ class Mutant(NamedTuple):
     file: str = "rows.cuh"
 
 
-_SCRATCH_BARRIER = """        scratch[2 * kMaxWarps + warp] = a.sum;
+_SCRATCH_BARRIER = """        scratch[3 * kMaxWarps + warp] = a.ratio;
     }
     __syncthreads();
 """
-_SUM_BARRIER = "scratch[3 * kMaxWarps + warp] = value;\n    __syncthreads();\n"
+_SUM_BARRIER = "scratch[4 * kMaxWarps + warp] = value;\n    __syncthreads();\n"
 
 MUTANTS = [
     # Threads that meet
@@ -65,8 +65,8 @@ MUTANTS = [
     ),
     Mutant(
         "a shuffle by half a warp only",
-        "    a = merge_warp(a, gamma);\n    if (lane == 0) {",
-        "    if (lane < 16) a = merge_warp(a, gamma);\n    if (lane == 0) {",
+        "    a = merge_warp<FORM>(a, gamma);\n    if (lane == 0) {",
+        "    if (lane < 16) a = merge_warp<FORM>(a, gamma);\n    if (lane == 0) {",
     ),
     # The softmax average
     Mutant(
@@ -81,32 +81,28 @@ MUTANTS = [
     ),
     Mutant(
         "the maximum starts at 0",
-        "Average{-INFINITY, 0.f, 0.f}",
-        "Average{0.f, 0.f, 0.f}",
+        "Average{-INFINITY, 0.f, 0.f, 0.f}",
+        "Average{0.f, 0.f, 0.f, 0.f}",
     ),
     # Rows and columns
     Mutant(
         "one column too many (loop)",
         "for (int a = threadIdx.x * V; a < wide; a += blockDim.x * V) {\n"
-        "        float x[V], q[V];\n"
-        "        load_logits<V>(row + a, p.half_norms + a, p.scale, x);\n"
-        "        load<V>(log_q + a, q);\n"
-        "        include",
+        "        float x[V], q[V], log_p[V];\n"
+        "        load_logits",
         "for (int a = threadIdx.x * V; a <= wide; a += blockDim.x * V) {\n"
-        "        float x[V], q[V];\n"
-        "        load_logits<V>(row + a, p.half_norms + a, p.scale, x);\n"
-        "        load<V>(log_q + a, q);\n"
-        "        include",
+        "        float x[V], q[V], log_p[V];\n"
+        "        load_logits",
     ),
     Mutant(
         "one column too many (the last ones)",
-        "    if (last < K) {\n        store_gradient<1>",
-        "    if (last <= K) {\n        store_gradient<1>",
+        "    if (last < K) {\n        store_gradient<",
+        "    if (last <= K) {\n        store_gradient<",
     ),
     Mutant(
         "the last columns are left out of the gradient",
-        "    if (last < K) {\n        store_gradient<1>",
-        "    if (last < wide) {\n        store_gradient<1>",
+        "    if (last < K) {\n        store_gradient<",
+        "    if (last < wide) {\n        store_gradient<",
     ),
     Mutant(
         "rows found without the pitch",
@@ -145,17 +141,13 @@ MUTANTS = [
     # gamma
     Mutant(
         "gamma: the loss without log of the weight",
-        "    if (threadIdx.x == 0) p.loss[blockIdx.x] = mean - p.gamma * logf(average.weight);\n\n"
-        "    for (int a = threadIdx.x * V; a < wide; a += blockDim.x * V) {\n"
-        "        float x[V], q[V];",
-        "    if (threadIdx.x == 0) p.loss[blockIdx.x] = mean;\n\n"
-        "    for (int a = threadIdx.x * V; a < wide; a += blockDim.x * V) {\n"
-        "        float x[V], q[V];",
+        "means.score - gamma * logf(means.weight);",
+        "means.score;",
     ),
     Mutant(
         "gamma: the sum does not follow the maximum",
-        "factor * (a.sum + gamma * (origin(a.max) - to) * a.weight)",
-        "factor * a.sum",
+        "factor * (a.score + gamma * (origin(a.max) - to) * a.weight)",
+        "factor * a.score",
     ),
     Mutant(
         "gamma: the sum follows the maximum the wrong way",
@@ -164,13 +156,65 @@ MUTANTS = [
     ),
     Mutant(
         "gamma: left out of the gradient",
-        "inverse * (gamma * shifted - q[i] - mean)",
-        "inverse * (-q[i] - mean)",
+        "x[i] - means.max;\n        const Column<FORM> column(shifted, q[i], p[i], gamma);",
+        "x[i] - means.max;\n        const Column<FORM> column(shifted, q[i], p[i], 0.f);",
     ),
     Mutant(
         "gamma: the logit, not its distance from the maximum",
-        "a.sum += e * (gamma * shifted - q[i]);",
-        "a.sum += e * (gamma * x[i] - q[i]);",
+        "column(shifted, q[i], p[i], gamma);\n        a.weight",
+        "column(x[i], q[i], p[i], gamma);\n        a.weight",
+    ),
+    # The marginal
+    Mutant(
+        "marginal: not read",
+        "    if (log_p) load<V>(log_p + a, to);\n",
+        "",
+    ),
+    Mutant(
+        "marginal: that of the first columns for all",
+        "load<V>(log_p + a, to)",
+        "load<V>(log_p, to)",
+    ),
+    Mutant(
+        "marginal: 1 instead of 1 - gamma",
+        "gamma * (shifted - p)",
+        "gamma * shifted",
+    ),
+    Mutant(
+        "marginal: the last columns do without",
+        "last_q);\n        load_marginal<1>(p.log_p, last, last_p);",
+        "last_q);\n        load_marginal<1>(nullptr, last, last_p);",
+    ),
+    # The embedding's form
+    Mutant(
+        "embedding: the ratios do not follow the maximum",
+        ", factor * a.ratio}",
+        ", a.ratio}",
+    ),
+    Mutant(
+        "embedding: each lane doubles its own ratios",
+        "__shfl_xor_sync(0xffffffffu, a.ratio, distance)",
+        "a.ratio",
+    ),
+    Mutant(
+        "embedding: the loss without log u",
+        "loss - logf(means.ratio)",
+        "loss",
+    ),
+    Mutant(
+        "embedding: the likelihood is not divided by u",
+        "phi * column.ratio * (1.f / means.ratio)",
+        "phi * column.ratio",
+    ),
+    Mutant(
+        "embedding: the ratio is divided by u before phi multiplies it",
+        "phi * column.ratio * (1.f / means.ratio)",
+        "phi * (column.ratio * (1.f / means.ratio))",
+    ),
+    Mutant(
+        "embedding: the gradient of the likelihood alone",
+        "gradient[i] += phi - phi * column",
+        "gradient[i] = phi - phi * column",
     ),
     # Sparse rows
     Mutant(
@@ -180,24 +224,24 @@ MUTANTS = [
     ),
     Mutant(
         "sparse: no barrier before the corrections are added",
-        "p.gamma);\n    __syncthreads();\n    for (int j",
-        "p.gamma);\n    for (int j",
+        "means.ratio;\n    __syncthreads();\n    for (int j",
+        "means.ratio;\n    for (int j",
     ),
     Mutant(
         "sparse: sums and averages share their scratch",
-        _SUM_BARRIER + "    return sum_warp(lane < warps ? scratch[3 * kMaxWarps + lane] : 0.f);",
-        _SUM_BARRIER.replace("3 *", "2 *")
+        _SUM_BARRIER + "    return sum_warp(lane < warps ? scratch[4 * kMaxWarps + lane] : 0.f);",
+        _SUM_BARRIER.replace("4 *", "2 *")
         + "    return sum_warp(lane < warps ? scratch[2 * kMaxWarps + lane] : 0.f);",
     ),
     Mutant(
         "sparse: the correction has the wrong sign",
-        "(floor[0] - to_float(log_q[j]))",
-        "(to_float(log_q[j]) - floor[0])",
+        "floor - q : ",
+        "q - floor : ",
     ),
     Mutant(
         "sparse: the mean without the corrections",
-        "average.sum * inverse + sum_block(correction, scratch)",
-        "average.sum * inverse + 0.f * sum_block(correction, scratch)",
+        "+= sum_block(correction, scratch)",
+        "+= 0.f * sum_block(correction, scratch)",
     ),
     Mutant(
         "sparse: the floor of another identity",
@@ -216,8 +260,28 @@ MUTANTS = [
     ),
     Mutant(
         "sparse: corrections are added to columns of the same number",
-        "row[index[j]] += corrections[j];",
-        "row[j] += corrections[j];",
+        "row[index[j]] += slope * corrections[j];",
+        "row[j] += slope * corrections[j];",
+    ),
+    Mutant(
+        "sparse: the corrections do without the marginal",
+        "load_marginal<1>(p.log_p, index[j], log_p);",
+        "load_marginal<1>(nullptr, index[j], log_p);",
+    ),
+    Mutant(
+        "sparse: the marginal of columns of the same number",
+        "load_marginal<1>(p.log_p, index[j], log_p);",
+        "load_marginal<1>(p.log_p, j, log_p);",
+    ),
+    Mutant(
+        "sparse: the ratios' corrections go to the scores",
+        "(FORM == RIB_CLUSTERS ? means.score : means.ratio) +=",
+        "means.score +=",
+    ),
+    Mutant(
+        "sparse: the ratios' corrections are not divided by u",
+        "1.f : -1.f / means.ratio;",
+        "1.f : -1.f;",
     ),
     # The class table
     Mutant(
@@ -252,13 +316,13 @@ MUTANTS = [
     ),
     Mutant(
         "table: negentropy by place, not by image",
-        "p.negentropy[image] = average.sum",
-        "p.negentropy[place] = average.sum",
+        "p.negentropy[image]",
+        "p.negentropy[place]",
     ),
     Mutant(
         "table: negentropy without the log of the weight",
-        "average.sum * inverse - logf(average.weight);\n        }",
-        "average.sum * inverse;\n        }",
+        "p.negentropy[image] = loss_of<RIB_CLUSTERS>(means, 1.f);",
+        "p.negentropy[image] = means.score;",
     ),
     # Launches
     Mutant(
@@ -286,6 +350,12 @@ MUTANTS = [
         "launch.h",
     ),
     Mutant(
+        "wide accesses whatever the address of log P",
+        "        aligned(p.log_p, 16) &&\n",
+        "",
+        "launch.h",
+    ),
+    Mutant(
         "wide accesses whatever the address of the products",
         "p.products_pitch % 4 == 0 && aligned(p.products, 16)",
         "p.products_pitch % 4 == 0",
@@ -295,6 +365,17 @@ MUTANTS = [
         "wide accesses whatever the pitch",
         "p.products_pitch % 4 == 0 && aligned(p.products, 16)",
         "aligned(p.products, 16)",
+        "launch.h",
+    ),
+    Mutant(
+        "scratch for four of the five sums",
+        "kScratchFloats = 5 * kMaxWarps",
+        "kScratchFloats = 4 * kMaxWarps",
+    ),
+    Mutant(
+        "the forms are swapped",
+        "p.form == RIB_EMBEDDING ?",
+        "p.form != RIB_EMBEDDING ?",
         "launch.h",
     ),
     Mutant(

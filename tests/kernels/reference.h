@@ -1,8 +1,11 @@
 // What the kernels should compute, in float64 and from the definitions, and how far float32 may be
 // off.
 //
-// phi_a = softmax_a(scale (products_a - half_norms_a)),   s_a = gamma log phi_a - log_q_a,
-// loss = sum_a phi_a s_a,   gradient_a = phi_a (s_a - loss).
+// phi_a = softmax_a(scale (products_a - half_norms_a)),   ratio_a = Q_a / P_a,
+// clusters:   s_a = gamma log phi_a - log_q_a + (1 - gamma) log_p_a, loss = sum_a phi_a s_a,
+//             gradient_a = phi_a (s_a - loss);
+// embedding:  s_a = gamma (log phi_a - log_p_a), mean = sum_a phi_a s_a, u = sum_a phi_a ratio_a,
+//             loss = mean - log u, gradient_a = phi_a (s_a - mean + 1) - phi_a ratio_a / u.
 #ifndef RIB_TESTS_REFERENCE_H
 #define RIB_TESTS_REFERENCE_H
 
@@ -45,36 +48,77 @@ struct Bound {
     std::vector<Bounded> gradient;
 };
 
-// `offset` is the largest |log Q| that the kernel adds and takes away again: a sparse table's
-// floor.
-inline Bound bound(const Softmax& phi, const std::vector<double>& log_q, double gamma,
-                   double offset) {
-    const size_t K = log_q.size();
-    std::vector<double> s(K);
-    double loss = 0.0, magnitude = offset, spread = 0.0;
+// The softmax average of s, and phi_a (s_a - average). `sizes` are those of what s is summed of.
+inline Bound average(const Softmax& phi, const std::vector<double>& s,
+                     const std::vector<double>& sizes, double gamma) {
+    const size_t K = s.size();
+    double mean = 0.0, magnitude = 0.0, spread = 0.0;
     for (size_t a = 0; a < K; ++a) {
-        s[a] = gamma * phi.log_phi[a] - log_q[a];
-        loss += exp(phi.log_phi[a]) * s[a];
-        magnitude += exp(phi.log_phi[a]) * fabs(s[a]);
+        mean += exp(phi.log_phi[a]) * s[a];
+        magnitude += exp(phi.log_phi[a]) * sizes[a];
     }
-    for (size_t a = 0; a < K; ++a) spread += exp(phi.log_phi[a]) * fabs(s[a] - loss);
+    for (size_t a = 0; a < K; ++a) spread += exp(phi.log_phi[a]) * fabs(s[a] - mean);
     const double e = phi.relative_error;
-    const double loss_error = e * (spread + gamma) + 16.0 * kRounding * magnitude + kTiny;
-    Bound result{{loss, loss_error}, {}};
+    const double mean_error = e * (spread + gamma) + 16.0 * kRounding * magnitude + kTiny;
+    Bound result{{mean, mean_error}, {}};
     for (size_t a = 0; a < K; ++a) {
-        const double weight = exp(phi.log_phi[a]), difference = s[a] - loss;
-        const double size = fabs(s[a]) + fabs(loss) + offset;
+        const double weight = exp(phi.log_phi[a]), difference = s[a] - mean;
+        const double size = sizes[a] + fabs(mean);
         result.gradient.push_back(
             {weight * difference,
-             weight * (e * (fabs(difference) + gamma) + loss_error + 8.0 * kRounding * size) +
+             weight * (e * (fabs(difference) + gamma) + mean_error + 8.0 * kRounding * size) +
                  kTiny});
+    }
+    return result;
+}
+
+// `floor` is the log Q that the kernel gives every column first and takes away from some again:
+// that of a sparse table; null if dense.
+inline Bound clusters_bound(const Softmax& phi, const std::vector<double>& log_q,
+                            const std::vector<double>& log_p, double gamma, const double* floor) {
+    std::vector<double> s, sizes;
+    for (size_t a = 0; a < log_q.size(); ++a) {
+        s.push_back(gamma * phi.log_phi[a] - log_q[a] + (1.0 - gamma) * log_p[a]);
+        sizes.push_back(fabs(s[a]) + (1.0 + gamma) * fabs(log_p[a]) + (floor ? fabs(*floor) : 0.0));
+    }
+    return average(phi, s, sizes, gamma);
+}
+
+inline Bound embedding_bound(const Softmax& phi, const std::vector<double>& log_q,
+                             const std::vector<double>& log_p, double gamma, const double* floor) {
+    const size_t K = log_q.size();
+    const double heaviest = exp(*std::max_element(phi.log_phi.begin(), phi.log_phi.end()));
+    std::vector<double> s, sizes, joint, errors;  // joint_a = phi_a ratio_a
+    double u = 0.0, u_error = 0.0;
+    for (size_t a = 0; a < K; ++a) {
+        const double weight = exp(phi.log_phi[a]);
+        s.push_back(gamma * (phi.log_phi[a] - log_p[a]));
+        sizes.push_back(fabs(s[a]) + gamma * fabs(log_p[a]));
+        joint.push_back(weight * exp(log_q[a] - log_p[a]));
+        const auto error = [&](double log_ratio) {
+            const double relative = phi.relative_error + kRounding * (16.0 + 4.0 * fabs(log_ratio));
+            return exp(log_ratio) * (weight * relative + heaviest * kTiny);
+        };
+        errors.push_back(error(log_q[a] - log_p[a]) + (floor ? error(*floor - log_p[a]) : 0.0));
+        u += joint[a];
+        u_error += errors[a];
+    }
+    Bound result = average(phi, s, sizes, gamma);
+    result.loss.value -= log(u);
+    result.loss.tolerance += u_error / u + 8.0 * kRounding * fabs(log(u));
+    for (size_t a = 0; a < K; ++a) {
+        const double weight = exp(phi.log_phi[a]), posterior = joint[a] / u;
+        result.gradient[a].value += weight - posterior;
+        result.gradient[a].tolerance += weight * (phi.relative_error + 8.0 * kRounding) +
+                                        posterior * (u_error / u + 8.0 * kRounding) +
+                                        (errors[a] + heaviest * kTiny) / u;
     }
     return result;
 }
 
 inline Bounded negentropy(const Softmax& phi) {
     const std::vector<double> zeros(phi.log_phi.size(), 0.0);
-    return bound(phi, zeros, 1.0, 0.0).loss;
+    return clusters_bound(phi, zeros, zeros, 1.0, nullptr).loss;
 }
 
 #endif

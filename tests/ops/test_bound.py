@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastreid_rib.losses import rib_loss
+from fastreid_rib.ops import FORMS, rib_loss_reference
 from fastreid_rib.ops import bound as bound_and_gradient
-from fastreid_rib.ops import rib_loss_reference
 from fastreid_rib.ops.assignment import assignment_logits, log_soft_assignment, soft_assignment
 
 # Squared distances 0 and 2 from (1, 0): at this beta the soft assignment is (3/4, 1/4).
@@ -29,6 +29,12 @@ def problem(n, dim, clusters, classes, seed=0, dtype=torch.float64):
     labels = torch.randint(0, classes, (n,), generator=generator)
     labels[2::5] = -1
     return embeddings, centroids, log_q, labels
+
+
+def marginal(clusters, seed=0, dtype=torch.float64):
+    """Logarithms of the clusters' marginal, from about -8 to 0."""
+    generator = torch.Generator().manual_seed(seed + 1)
+    return (2 * torch.randn(clusters, generator=generator, dtype=dtype)).log_softmax(0)
 
 
 def test_soft_assignment_by_hand():
@@ -67,6 +73,32 @@ def test_by_hand(log_q, gamma, expected):
     assert loss.tolist() == [pytest.approx(expected, abs=1e-7)]
 
 
+@pytest.mark.parametrize(
+    ("form", "gamma", "expected", "slope"),
+    [
+        # phi = (3/4, 1/4), Q = (1/2, 1/2), P = (1/4, 3/4): log Q / P is (ln 2, ln 2/3), and
+        # log phi / P is (ln 3, -ln 3). The slope is d loss / d of the first logit.
+        ("clusters", 0.0, -0.75 * math.log(2) - 0.25 * math.log(2 / 3), -0.1875 * math.log(3)),
+        ("clusters", 1.0, 0.5 * math.log(3) - 0.75 * math.log(2) - 0.25 * math.log(2 / 3),
+         0.1875 * math.log(3)),
+        # phi Q / P is (3/2, 1/6), so u = 5/3 and the posterior is (9/10, 1/10).
+        ("embedding", 0.0, -math.log(5 / 3), 0.75 - 0.9),
+        ("embedding", 2.0, math.log(3) - math.log(5 / 3), 0.75 * math.log(3) + 0.75 - 0.9),
+    ],
+)  # fmt: skip
+def test_forms_by_hand(form, gamma, expected, slope):
+    embedding = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    table = torch.tensor([[0.5, 0.5]], dtype=torch.float64).log()
+    log_p = torch.tensor([0.25, 0.75], dtype=torch.float64).log()
+    for dtype in (torch.float64, torch.float32):  # PyTorch, and the kernels where they are built
+        loss, gradient = bound_and_gradient(
+            embedding.to(dtype), AXES.to(dtype), table, torch.tensor([0]), BETA, gamma,
+            form=form, log_p=log_p,
+        )  # fmt: skip
+        assert loss.tolist() == [pytest.approx(expected, abs=1e-6)]
+        assert gradient.tolist() == [pytest.approx([slope, -slope], abs=1e-6)]
+
+
 def test_gradient_by_hand():
     # s = (0, 1), loss 1/4: d loss / d logits = (3/4 * -1/4, 1/4 * 3/4), times 2 beta = ln 3.
     embedding = torch.tensor([[1.0, 0.0]], dtype=torch.float64, requires_grad=True)
@@ -75,13 +107,19 @@ def test_gradient_by_hand():
     assert embedding.grad.tolist() == [pytest.approx([-0.2059898, 0.2059898], abs=1e-7)]
 
 
-@pytest.mark.parametrize("gamma", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("with_marginal", [False, True])
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (7, 5, 3, 4), (3, 2, 11, 1), (4, 13, 1, 2)])
-def test_gradcheck(shape, gamma):
+def test_gradcheck(shape, gamma, listed, with_marginal, form):
     embeddings, centroids, log_q, labels = problem(*shape)
     embeddings.requires_grad_()
+    options = {"form": form, "log_p": marginal(shape[2]) if with_marginal else None}
+    if listed:
+        log_q, options["index"], options["floor"], _ = sparse(log_q, (shape[2] + 1) // 2)
     assert torch.autograd.gradcheck(
-        lambda e: bound(e, centroids, log_q, labels, 2.0, gamma), embeddings
+        lambda e: bound(e, centroids, log_q, labels, 2.0, gamma, **options), embeddings
     )
 
 
@@ -92,17 +130,22 @@ def test_gradcheck(shape, gamma):
     clusters=st.integers(1, 23),
     classes=st.integers(1, 5),
     beta=st.sampled_from([0.5, 10.0, 60.0]),
-    gamma=st.sampled_from([0.0, 0.25, 1.0]),
+    gamma=st.sampled_from([0.0, 0.25, 1.0, 2.0]),
+    form=st.sampled_from(FORMS),
+    with_marginal=st.booleans(),
     seed=st.integers(0, 1000),
 )
-def test_value_and_gradient_equal_the_reference(n, dim, clusters, classes, beta, gamma, seed):
+def test_value_and_gradient_equal_the_reference(
+    n, dim, clusters, classes, beta, gamma, form, with_marginal, seed
+):
     embeddings, centroids, log_q, labels = problem(n, dim, clusters, classes, seed)
     embeddings = (embeddings / embeddings.norm(dim=1, keepdim=True)).requires_grad_()
     weights = torch.linspace(0.5, 1.5, n, dtype=torch.float64)
-    ours = bound(embeddings, centroids, log_q, labels, beta, gamma)
+    options = {"form": form, "log_p": marginal(clusters, seed) if with_marginal else None}
+    ours = bound(embeddings, centroids, log_q, labels, beta, gamma, **options)
     (gradient,) = torch.autograd.grad((weights * ours).sum(), embeddings)
     theirs = rib_loss_reference(
-        embeddings, labels, centroids, log_q, beta=beta, gamma=gamma, reduction="none"
+        embeddings, labels, centroids, log_q, beta=beta, gamma=gamma, reduction="none", **options
     )
     (reference,) = torch.autograd.grad((weights * theirs).sum(), embeddings)
     # The reference normalises, so its gradient is the tangential part of ours.
@@ -196,26 +239,28 @@ def sparse(log_q, entries, seed=0):
     clusters=st.integers(1, 70),
     classes=st.integers(1, 5),
     beta=st.sampled_from([0.5, 10.0, 60.0]),
-    gamma=st.sampled_from([0.0, 0.25, 1.0]),
+    gamma=st.sampled_from([0.0, 0.25, 1.0, 2.0]),
+    form=st.sampled_from(FORMS),
+    with_marginal=st.booleans(),
     dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
     listed=st.booleans(),
     seed=st.integers(0, 1000),
 )
 def test_every_backend_equals_float64(
-    backend, n, dim, clusters, classes, beta, gamma, dtype, listed, seed
+    backend, n, dim, clusters, classes, beta, gamma, form, with_marginal, dtype, listed, seed
 ):
     embeddings, centroids, log_q, labels = problem(n, dim, clusters, classes, seed, torch.float32)
     embeddings = embeddings / embeddings.norm(dim=1, keepdim=True).clamp(min=1e-6)
     log_q = log_q.to(dtype)
-    options = {}
+    options = {"form": form, "log_p": marginal(clusters, seed) if with_marginal else None}
+    exactly = dict(options)
     dense = log_q
     if listed:
         log_q, index, floor, dense = sparse(log_q.float(), max(1, clusters // 2))
-        options = {"index": index, "floor": floor}
+        options["index"], options["floor"] = index, floor.to(dtype).float()
         log_q, dense = log_q.to(dtype), dense.to(dtype)
-        options["floor"] = floor = floor.to(dtype).float()
     exact_loss, exact_gradient = bound_and_gradient(
-        embeddings.double(), centroids.double(), dense, labels, beta, gamma
+        embeddings.double(), centroids.double(), dense, labels, beta, gamma, **exactly
     )
     half = embeddings.to(dtype).requires_grad_()
     loss, gradient = bound_and_gradient(
@@ -272,6 +317,27 @@ def test_index_and_floor_belong_together():
         bound(embeddings, centroids, log_q, labels, 5.0, index=torch.zeros(3, 5).int())
 
 
+def test_form_is_checked():
+    with pytest.raises(ValueError, match="form must be one of clusters, embedding, got 'cluster'"):
+        bound(*problem(3, 4, 5, 3), 5.0, form="cluster")
+
+
+@pytest.mark.parametrize("shape", [(4,), (6,), (1, 5), ()])
+def test_a_marginal_of_another_shape_is_refused(shape):
+    with pytest.raises(ValueError, match=r"log_p must be \(5,\), a number for each centroid, got"):
+        bound(*problem(3, 4, 5, 3), 5.0, log_p=torch.zeros(shape))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+def test_a_marginal_may_be_strided(backend):
+    arguments = problem(6, 4, 7, 3, dtype=torch.float32)
+    log_p = marginal(7, dtype=torch.float32)
+    options = {"form": "embedding", "backend": backend}
+    expected = bound(*arguments, 5.0, 0.5, log_p=log_p, **options)
+    strided = log_p.repeat_interleave(2)[::2]
+    assert torch.equal(bound(*arguments, 5.0, 0.5, log_p=strided, **options), expected)
+
+
 class CountsBytes(TorchDispatchMode):
     """Counts the operations, and the bytes of every result that is no view."""
 
@@ -315,24 +381,33 @@ traced = pytest.mark.skipif(
 @traced
 @pytest.mark.parametrize("backend", ["cpu", "torch"])
 @pytest.mark.parametrize("listed", [False, True])
-def test_the_registration_is_sound(backend, listed):
+@pytest.mark.parametrize("form", FORMS)
+def test_the_registration_is_sound(backend, listed, form):
     embeddings, centroids, log_q, labels = problem(6, 4, 19, 3, dtype=torch.float32)
     embeddings.requires_grad_()
     index = floor = None
     if listed:
         log_q, index, floor, _ = sparse(log_q, 5)
     half_norms = centroids.square().sum(1) / 2
-    arguments = (embeddings, centroids, log_q, labels, index, floor, half_norms, 5.0, 0.5, backend)
+    log_p = marginal(19, dtype=torch.float32) if form == "embedding" else None
+    arguments = (
+        embeddings, centroids, log_q, labels, index, floor, half_norms, log_p,
+        5.0, 0.5, form, backend,
+    )  # fmt: skip
     results = torch.library.opcheck(torch.ops.fastreid_rib.bound.default, arguments)
     assert set(results.values()) == {"SUCCESS"} and len(results) >= 4
 
 
 @traced
-def test_torch_compile_takes_the_loss_whole():
+@pytest.mark.parametrize("of", ["rib_loss", *FORMS])
+def test_torch_compile_takes_the_loss_whole(of):
     embeddings, centroids, log_q, labels = problem(6, 4, 19, 3, dtype=torch.float32)
+    log_p = marginal(19, dtype=torch.float32)
 
     def loss(embeddings):
-        return rib_loss(embeddings, labels, centroids, log_q, beta=5.0, gamma=0.5)
+        if of == "rib_loss":
+            return rib_loss(embeddings, labels, centroids, log_q, beta=5.0, gamma=0.5)
+        return bound(embeddings, centroids, log_q, labels, 5.0, 0.5, form=of, log_p=log_p).sum()
 
     gradients = []
     values = []

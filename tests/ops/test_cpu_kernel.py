@@ -16,6 +16,8 @@ from fastreid_rib.ops.native import BoundArgs, Library, TableArgs, Unavailable, 
 
 EPS = torch.finfo(torch.float32).eps
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+CLUSTERS, EMBEDDING = 0, 1
+FORMS = pytest.mark.parametrize("form", [CLUSTERS, EMBEDDING], ids=["clusters", "embedding"])
 PADDING = 7.0
 GOMP_PARALLEL = ctypes.CFUNCTYPE(
     None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint
@@ -51,6 +53,8 @@ class Problem:
         seed=0,
         scale=3.0,
         gamma=0.0,
+        form=CLUSTERS,
+        marginal=False,
         dtype=torch.float32,
         m=None,
         pad=0,
@@ -61,6 +65,7 @@ class Problem:
             return torch.randn(shape, generator=generator)
 
         self.n, self.K, self.C, self.scale, self.gamma, self.pad = n, K, C, scale, gamma, pad
+        self.form = form
         self.products = normal(n, K)
         self.half_norms = normal(K).square() / 2
         self.labels = torch.randint(-2, C + 2, (n,), generator=generator)
@@ -71,6 +76,7 @@ class Problem:
             self.index = self.wide(order[:, :m], torch.int32)
             self.log_q = self.wide(self.log_q.gather(1, order)[:, :m], dtype)
             self.floor = normal(C) - 12
+        self.log_p = normal(K).mul(2).log_softmax(0) if marginal else None
 
     def wide(self, matrix, dtype=torch.float32):
         rows, columns = matrix.shape
@@ -90,6 +96,7 @@ class Problem:
             log_q=self.log_q.data_ptr(),
             index=self.index.data_ptr() if sparse else None,
             floor=self.floor.data_ptr() if sparse else None,
+            log_p=None if self.log_p is None else self.log_p.data_ptr(),
             labels=self.labels.data_ptr(),
             loss=loss.data_ptr(),
             n=self.n,
@@ -102,6 +109,7 @@ class Problem:
             scale=self.scale,
             gamma=self.gamma,
             log_q_dtype=DTYPES[self.log_q.dtype],
+            form=self.form,
             variant=-1,
             threads=threads,
             parallel=parallel,
@@ -144,21 +152,45 @@ class Problem:
         return rows.scatter(1, self.index[labels].long(), self.log_q[labels].double())
 
 
+def definition(problem, logits):
+    """In float64: the loss, log phi, the scores; and log(phi Q / P) if that is in the loss."""
+    log_phi = logits.log_softmax(1)
+    log_p = torch.zeros(problem.K) if problem.log_p is None else problem.log_p
+    log_ratio = problem.dense_log_q() - log_p.double()
+    score = problem.gamma * (log_phi - log_p.double())
+    if problem.form == CLUSTERS:
+        score = score - log_ratio
+        return (log_phi.exp() * score).sum(1), log_phi, score, None
+    joint = log_phi + log_ratio
+    return (log_phi.exp() * score).sum(1) - joint.logsumexp(1), log_phi, score, joint
+
+
 def check_against_definition(problem, loss, gradient):
     """The error allowed is that of float32 logits, and of sums over a chunk."""
     logits = problem.logits().requires_grad_()
-    log_phi = logits.log_softmax(1)
-    phi, score = log_phi.exp(), problem.gamma * log_phi - problem.dense_log_q()
-    expected_loss = (phi * score).sum(1)
+    expected_loss, log_phi, score, joint = definition(problem, logits)
     (expected,) = torch.autograd.grad(expected_loss.sum(), logits)
     with torch.no_grad():
-        largest = logits.abs().amax(1)
+        phi, largest = log_phi.exp(), logits.abs().amax(1)
         relative = EPS * (4 * largest + 16)
         size = score.abs() + problem.gamma * largest[:, None] + 1e-6  # of the terms of a score
+        if problem.log_p is not None:
+            size += problem.gamma * problem.log_p.abs()
         mean_size = (phi * size).sum(1)
         error_of_loss = relative * mean_size
         flushed = 2 * torch.finfo(torch.float32).tiny
         error = (phi * relative[:, None] + flushed) * (size + mean_size[:, None])
+        if joint is not None:
+            # Of the posterior, which the logarithm of the ratio is rounded in besides the logit.
+            posterior, ratio = joint.softmax(1), (joint - log_phi).abs()
+            mean_ratio = (posterior * ratio).sum(1)
+            error_of_loss += relative + EPS * mean_ratio
+            rounding = 2 * relative[:, None] + EPS * (ratio + mean_ratio[:, None])
+            error += (phi + posterior) * rounding
+            # Weights that are flushed, or flushed times a small ratio, before u divides them.
+            log_u = joint.logsumexp(1, keepdim=True)
+            error += flushed * (1 + (joint - log_phi - log_u).exp())
+            error += flushed * (log_phi.amax(1, keepdim=True) - log_u).exp()
         known, unknown = problem.known, problem.labels >= problem.C
         assert ((loss - expected_loss).abs() <= error_of_loss)[known].all()
         assert ((gradient - expected).abs() <= error)[known].all()
@@ -177,7 +209,9 @@ def problems(draw):
         "C": draw(st.integers(1, 6)),
         "seed": draw(st.integers(0, 2**31)),
         "scale": draw(st.floats(0.01, 60)),
-        "gamma": draw(st.one_of(st.just(0.0), st.just(1.0), st.floats(0, 1))),
+        "gamma": draw(st.one_of(st.just(0.0), st.just(1.0), st.floats(0, 2))),
+        "form": draw(st.sampled_from([CLUSTERS, EMBEDDING])),
+        "marginal": draw(st.booleans()),
         "dtype": draw(st.sampled_from(sorted(DTYPES, key=str))),
         "m": draw(st.integers(1, min(columns, 70))) if sparse else None,
         "pad": draw(st.integers(0, 20)),
@@ -207,9 +241,35 @@ def test_bound_by_hand(library):
     assert gradient[0].tolist() == pytest.approx([slope, -slope], rel=1e-6)
 
 
-@pytest.mark.parametrize("gamma", [0.0, 1.0])
-def test_sharp_logits(library, gamma):
-    problem = Problem(4, 1041, 3, scale=240.0, gamma=gamma)
+def test_embedding_s_bound_by_hand(library):
+    problem = Problem(1, 2, 1, scale=math.log(3), gamma=1.0, form=EMBEDDING)
+    problem.products = torch.tensor([[1.0, 0.0]])
+    problem.half_norms = torch.zeros(2)  # phi is (3/4, 1/4)
+    problem.labels = torch.tensor([0])
+    problem.log_q = torch.tensor([[0.5, 0.25]]).log()
+    problem.log_p = torch.tensor([0.25, 0.75]).log()
+    loss, gradient, _ = problem.bound(library)
+    # log phi / P is (log 3, -log 3), on average half of log 3; phi Q / P is (3/2, 1/12), so that
+    # u = 19/12 and the posterior is (18/19, 1/19).
+    assert loss.item() == pytest.approx(0.5 * math.log(3) - math.log(19 / 12), rel=1e-6)
+    slope = 0.75 * (0.5 * math.log(3) + 1) - 18 / 19
+    assert gradient[0].tolist() == pytest.approx([slope, -slope], rel=1e-5)
+
+
+@pytest.mark.parametrize(("log_ratio", "loss"), [(79.5, -79.5), (-79.5, 79.5), (95, -math.inf)])
+def test_ratios_at_the_ends_of_their_range(library, log_ratio, loss):
+    problem = Problem(1, 64, 1, form=EMBEDDING, marginal=True)
+    problem.products = torch.zeros(1, 64)
+    problem.half_norms = torch.zeros(64)
+    problem.labels = torch.tensor([0])
+    problem.log_q = (problem.log_p + log_ratio)[None]
+    assert problem.bound(library)[0].item() == pytest.approx(loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0])
+@FORMS
+def test_sharp_logits(library, gamma, form):
+    problem = Problem(4, 1041, 3, scale=240.0, gamma=gamma, form=form, marginal=form == EMBEDDING)
     problem.products = torch.rand(4, 1041, generator=torch.Generator().manual_seed(1))
     problem.products[:, 0], problem.products[:, 1] = 0, 1  # logits differ by 240
     problem.half_norms.zero_()
@@ -233,12 +293,12 @@ def test_the_exponential_keeps_its_digits(library):
 
 
 @pytest.mark.parametrize("m", [None, 1000])
-def test_sums_over_100_000_columns_keep_their_digits(library, m):
-    problem = Problem(3, 100_000, 2, scale=1e-3, gamma=0.5, m=m)
+@FORMS
+def test_sums_over_100_000_columns_keep_their_digits(library, m, form):
+    problem = Problem(3, 100_000, 2, scale=1e-3, gamma=0.5, form=form, m=m)
     problem.labels = torch.tensor([0, 1, 1])
     loss, gradient, _ = problem.bound(library)
-    log_phi = problem.logits().log_softmax(1)
-    expected = (log_phi.exp() * (0.5 * log_phi - problem.dense_log_q())).sum(1)
+    expected = definition(problem, problem.logits())[0]
     torch.testing.assert_close(loss.double(), expected, rtol=4e-7, atol=0)
     check_against_definition(problem, loss, gradient)
 
@@ -265,8 +325,9 @@ def test_every_16_bit_number_is_read_right(library, dtype):
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("gamma", [0.0, 1.0])
-def test_logits_that_are_no_numbers_stay_in_their_row(library, bad, gamma):
-    problem = Problem(3, 1030, 2, gamma=gamma)
+@FORMS
+def test_logits_that_are_no_numbers_stay_in_their_row(library, bad, gamma, form):
+    problem = Problem(3, 1030, 2, gamma=gamma, form=form)
     problem.labels = torch.tensor([0, 1, 0])
     healthy, _, _ = problem.bound(library)
     problem.products[1, 1027] = bad
@@ -297,9 +358,10 @@ def test_sparse_entries_that_name_no_column_are_skipped(library):
 
 
 @pytest.mark.parametrize("m", [None, 30])
-def test_threads_change_nothing(library, m):
+@FORMS
+def test_threads_change_nothing(library, m, form):
     # Long enough for threads to meet, if they share what they should not.
-    problem = Problem(150, 8009, 5, gamma=0.3, m=m, pad=7)
+    problem = Problem(150, 8009, 5, gamma=0.3, form=form, marginal=True, m=m, pad=7)
     once = problem.bound(library)
     for threads in (2, 3, 4):
         loss, gradient, padding = problem.bound(library, threads, gomp_parallel())
@@ -422,6 +484,8 @@ def test_table_is_the_same_with_any_number_of_threads(library):
         {"floor": None},
         {"log_q_dtype": 3},
         {"log_q_dtype": -1},
+        {"form": 2},
+        {"form": -1},
         *({name: None} for name in ("products", "half_norms", "log_q", "labels", "loss")),
     ],
     ids=str,

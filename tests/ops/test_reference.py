@@ -26,6 +26,29 @@ def test_entropy_part_by_hand():
     assert loss([[5.0, 0.0]], [0], gamma=1.0).item() == pytest.approx(0.25 - 0.5623351)
 
 
+@pytest.mark.parametrize(
+    ("form", "gamma", "expected"),
+    [
+        # phi = (3/4, 1/4), Q = (1, 1/e), P = (1/4, 3/4): the assignment costs
+        # 3/4 ln 3 + 1/4 ln 1/3 = 0.5493061 nats, and log Q is -1/4 on average.
+        ("clusters", 0.0, 0.25 - 0.75 * math.log(4) - 0.25 * math.log(4 / 3)),
+        ("clusters", 1.0, 0.5493061 + 0.25 - 0.75 * math.log(4) - 0.25 * math.log(4 / 3)),
+        ("embedding", 0.0, -math.log(3 + 1 / (3 * math.e))),
+        ("embedding", 2.0, 2 * 0.5493061 - math.log(3 + 1 / (3 * math.e))),
+    ],
+)
+def test_forms_and_marginal_by_hand(form, gamma, expected):
+    log_p = torch.tensor([0.25, 0.75], dtype=torch.float64).log()
+    value = loss([[5.0, 0.0]], [0], gamma=gamma, form=form, log_p=log_p)
+    assert value.item() == pytest.approx(expected, abs=1e-7)
+
+
+def test_embedding_form_without_marginal_by_hand():
+    assert loss([[5.0, 0.0]], [0], form="embedding").item() == pytest.approx(
+        -math.log(0.75 + 0.25 / math.e)
+    )
+
+
 def test_nothing_to_average():
     assert loss([[5.0, 0.0]], [-1]).item() == 0
 
@@ -33,3 +56,8 @@ def test_nothing_to_average():
 def test_reduction_is_checked():
     with pytest.raises(ValueError, match="reduction must be"):
         loss([[5.0, 0.0]], [0], reduction="avg")
+
+
+def test_form_is_checked():
+    with pytest.raises(ValueError, match="form must be 'clusters' or 'embedding', got 'both'"):
+        loss([[5.0, 0.0]], [0], form="both")

@@ -165,7 +165,7 @@ def row_kernel(problem, budget, device):
     def kernel():
         bound_rows_(
             rows, problem.half_norms, (problem.log_q, None, None), problem.labels, 2 * BETA, GAMMA,
-            kind,
+            "clusters", None, kind,
         )  # fmt: skip
 
     times = interleaved(

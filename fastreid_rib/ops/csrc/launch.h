@@ -50,7 +50,7 @@ inline int block_threads(int asked, int64_t accesses) {
     return static_cast<int>(threads < 64 ? 64 : threads > kMaxThreads ? kMaxThreads : threads);
 }
 
-template <typename T>
+template <typename T, rib_form FORM>
 int bound_of(const rib_bound_args& p) {
     size_t limit = 0;
     if (const int error = use_device(p.device, &limit)) return error;
@@ -59,6 +59,7 @@ int bound_of(const rib_bound_args& p) {
     const bool sparse = p.index != nullptr;
     const bool may_be_wide =
         p.products_pitch % 4 == 0 && aligned(p.products, 16) && aligned(p.half_norms, 16) &&
+        aligned(p.log_p, 16) &&
         (sparse || (p.log_q_pitch % 4 == 0 && aligned(p.log_q, 4 * sizeof(T))));
     const bool may_be_cached = !sparse && cache <= limit;
     const bool is_auto = p.variant == RIB_AUTO;
@@ -69,15 +70,20 @@ int bound_of(const rib_bound_args& p) {
     if (sparse) {
         const size_t bytes = scratch + sizeof(float) * p.m;
         if (bytes > limit) return RIB_EROOM;
-        return launch(wide ? sparse_bound_rows<T, 4> : sparse_bound_rows<T, 1>, p, p.n, threads,
-                      bytes);
+        return launch(wide ? sparse_bound_rows<T, FORM, 4> : sparse_bound_rows<T, FORM, 1>, p, p.n,
+                      threads, bytes);
     }
     if (cached) {
-        return launch(wide ? bound_rows<T, 4, true> : bound_rows<T, 1, true>, p, p.n, threads,
-                      cache);
+        return launch(wide ? bound_rows<T, FORM, 4, true> : bound_rows<T, FORM, 1, true>, p, p.n,
+                      threads, cache);
     }
-    return launch(wide ? bound_rows<T, 4, false> : bound_rows<T, 1, false>, p, p.n, threads,
-                  scratch);
+    return launch(wide ? bound_rows<T, FORM, 4, false> : bound_rows<T, FORM, 1, false>, p, p.n,
+                  threads, scratch);
+}
+
+template <typename T>
+int bound_of(const rib_bound_args& p) {
+    return p.form == RIB_EMBEDDING ? bound_of<T, RIB_EMBEDDING>(p) : bound_of<T, RIB_CLUSTERS>(p);
 }
 
 constexpr int64_t kMaxColumns = INT32_MAX / 8;  // columns are counted in 32 bits
@@ -90,7 +96,7 @@ inline int bound(const rib_bound_args* args) {
     if (p.n < 0 || p.n > kMaxBlocks || p.K < 1 || p.K > kMaxColumns || p.C < 1 ||
         p.products_pitch < p.K || listed < 1 || listed > p.K || p.log_q_pitch < listed ||
         (p.index && (!p.floor || p.index_pitch < listed)) || p.variant < RIB_AUTO ||
-        p.variant > (RIB_CACHED | RIB_WIDE)) {
+        p.variant > (RIB_CACHED | RIB_WIDE) || p.form < RIB_CLUSTERS || p.form > RIB_EMBEDDING) {
         return RIB_EARG;
     }
     if (p.n == 0) return RIB_OK;

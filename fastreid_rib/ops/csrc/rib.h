@@ -3,11 +3,22 @@
  * No torch and no CUDA headers are needed to build against it or to call it. Legend: n images,
  * K clusters, C identities, m listed entries in a row of a sparse table; all pitches in elements.
  *
- * With logits_ia = scale * (products_ia - half_norms_a), phi_i = softmax_a(logits_i) and
- * s_ia = gamma log phi_ia - log Q(a | y_i):   loss_i = sum_a phi_ia s_ia,
- * d loss_i / d logits_ia = phi_ia (s_ia - loss_i).
+ * With logits_ia = scale * (products_ia - half_norms_a), phi_i = softmax_a(logits_i), P the
+ * marginal of the clusters, or 1 without one, and ratio_ia = Q(a | y_i) / P_a:
+ *
+ * RIB_CLUSTERS:   s_ia = gamma (log phi_ia - log P_a) - log ratio_ia,
+ *                 loss_i = sum_a phi_ia s_ia,
+ *                 d loss_i / d logits_ia = phi_ia (s_ia - loss_i).
+ * RIB_EMBEDDING:  s_ia = gamma (log phi_ia - log P_a), mean_i = sum_a phi_ia s_ia,
+ *                 u_i = sum_a phi_ia ratio_ia, loss_i = mean_i - log u_i,
+ *                 d loss_i / d logits_ia = phi_ia (s_ia - mean_i + 1 - ratio_ia / u_i).
+ *
  * products_ia = F_i . C_a, half_norms_a = |C_a|^2 / 2 and scale = 2 beta make these the logits
  * -beta |F_i - C_a|^2, up to a constant of the row that cancels in the softmax.
+ *
+ * Range of RIB_EMBEDDING, whose ratios are formed in float32: log ratio < 80 everywhere, and > -80
+ * where phi is. With a sparse table the floor is at most the listed entries: on a GPU u has the
+ * floor's ratios of listed columns subtracted, and would lose its digits to larger ones.
  */
 #ifndef RIB_H
 #define RIB_H
@@ -20,13 +31,16 @@ typedef long long int64_t;
 #endif
 
 /* Counts the changes of this file that callers must follow. */
-#define RIB_ABI_VERSION 1
+#define RIB_ABI_VERSION 2
 
 enum rib_dtype { RIB_F32 = 0, RIB_F16 = 1, RIB_BF16 = 2 };
 
+/* Whose information about the identity is bounded. */
+enum rib_form { RIB_CLUSTERS = 0, RIB_EMBEDDING = 1 };
+
 enum rib_error {
     RIB_OK = 0,
-    RIB_EARG = -1, /* a pointer, size, pitch, dtype or variant is not allowed */
+    RIB_EARG = -1, /* a pointer, size, pitch, dtype, form or variant is not allowed */
     RIB_EROOM = -2 /* no room: m entries in a GPU's shared memory, scratch rows in main memory */
 };
 
@@ -40,13 +54,15 @@ typedef struct rib_bound_args {
     const int32_t* index;    /* (C, m): the column of each entry of log_q, distinct within a row; an
                                 entry whose column is outside 0..K-1 is unused. NULL: dense */
     const float* floor;      /* (C): log Q of the columns that are not listed; NULL if dense */
+    const float* log_p;      /* (K): log P, the marginal of the clusters; NULL: P = 1 */
     const int64_t* labels;   /* (n); < 0: loss 0 and gradient 0; >= C: loss NaN, gradient 0 */
     float* loss;             /* (n), out, nats */
     int64_t n, K, C, m;      /* m is not read if log_q is dense */
     int64_t products_pitch, log_q_pitch, index_pitch;
     float scale;         /* 2 beta */
-    float gamma;         /* 0..1 */
+    float gamma;         /* >= 0 */
     int32_t log_q_dtype; /* rib_dtype */
+    int32_t form;        /* rib_form */
     int32_t variant;     /* RIB_AUTO, or RIB_CACHED | RIB_WIDE; the CPU ignores it */
     int32_t threads; /* CUDA: of a block, 0 = automatic; CPU: to use, <= 1 = the caller's only */
     int32_t device;  /* CUDA: its number; the CPU ignores it */

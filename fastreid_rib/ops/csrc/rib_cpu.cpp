@@ -64,8 +64,9 @@ RIB_INLINE float to_float(Float16 value) {
     return from_bits(to_bits(magnitude) | special | sign);
 }
 
-// 2^x for x <= 0 with a relative error of about 1e-7; 0 below -126.5; NaN stays NaN.
-RIB_INLINE float exp2_nonpositive(float x) {
+// 2^x for x <= 128 with a relative error of about 1e-7; 0 below -126.5, infinite from 127.5 on; NaN
+// stays NaN.
+RIB_INLINE float power_of_2(float x) {
     x = x < -127.f ? -127.f : x;
     const float shift = 0x1.8p23f;  // a sum with it is rounded to a whole number k, in its low bits
     const float shifted = x + shift, rest = x - (shifted - shift);
@@ -99,6 +100,8 @@ class FlushDenormals {
 
 // ---- One row
 
+constexpr float kBits = 1.44269504f;  // log2(e): a nat in bits
+
 // Logits in bits: x_a = scale (products_a - half_norms_a), the logits times log2(e). Powers of 2
 // spare the exponential a multiplication and part of its rounding.
 struct Logits {
@@ -107,11 +110,11 @@ struct Logits {
     float scale;
 
     Logits(const float* products, const float* half_norms, float scale)
-        : products(products), half_norms(half_norms), scale(scale * 1.44269504f) {}
+        : products(products), half_norms(half_norms), scale(scale * kBits) {}
     RIB_INLINE float operator[](int64_t a) const { return scale * (products[a] - half_norms[a]); }
 };
 
-// A row of log Q that is 0 everywhere.
+// A row of log Q, or a log P, that is 0 everywhere: what is done with it costs nothing.
 struct Zeros {
     RIB_INLINE float operator[](int64_t) const { return 0.f; }
 };
@@ -127,24 +130,47 @@ RIB_INLINE const float* unpacked(const T* log_q, float* into, int64_t begin, int
     return into;
 }
 
-// The softmax average of s_a = gamma (logit_a - max) - log Q_a. What gamma log phi_a has besides,
-// -gamma log(sum of weights), is the same in all columns.
-struct Average {
-    double weight = 0;  // sum_a weights_a
-    double score = 0;   // sum_a weights_a s_a
+// What a column counts with. `bits`: logit_a - max; what s_a has besides of gamma log phi_a,
+// -gamma log(sum of weights), is the same in all columns and left out here.
+template <rib_form form>
+struct Column {
+    float score;  // s_a
+    float ratio;  // Q_a / P_a, which RIB_CLUSTERS has in the score
 
-    float mean() const { return static_cast<float>(score / weight); }
-    float inverse() const { return static_cast<float>(1 / weight); }
-    float loss(float gamma) const {
-        return static_cast<float>(score / weight - gamma * std::log(weight));
+    RIB_INLINE Column(float bits, float log_q, float log_p, float gamma_bits)
+        : score(gamma_bits * (bits - kBits * log_p)), ratio(0.f) {
+        const float log_ratio = log_q - log_p;
+        if (form == RIB_CLUSTERS) {
+            score -= log_ratio;
+        } else {
+            // Too large a ratio makes the loss infinite, and not any number.
+            const float ratio_bits = kBits * log_ratio;
+            ratio = power_of_2(ratio_bits > 128.f ? 128.f : ratio_bits);
+        }
     }
 };
 
-// Also writes weights_a = exp(logit_a - max) and, unless it is null, scores_a = weights_a s_a.
-// `scores` may be x.products and `weights` may be `log_q`: a column is read before it is written.
-template <typename LogQ>
-RIB_INLINE Average average(const Logits x, const LogQ log_q, int64_t K, float gamma, float* weights,
-                           float* scores) {
+// The softmax averages of the columns' scores and ratios.
+struct Average {
+    double weight = 0;  // sum_a weights_a
+    double score = 0;   // sum_a weights_a s_a
+    double ratio = 0;   // sum_a weights_a Q_a / P_a, of RIB_EMBEDDING
+
+    float mean() const { return static_cast<float>(score / weight); }
+    float inverse() const { return static_cast<float>(1 / weight); }
+    template <rib_form form>
+    float loss(float gamma) const {
+        const double loss = score / weight - gamma * std::log(weight);
+        return static_cast<float>(form == RIB_CLUSTERS ? loss : loss - std::log(ratio / weight));
+    }
+};
+
+// Also writes weights_a = exp(logit_a - max) and, unless they are null, scores_a = weights_a s_a
+// and ratios_a = weights_a Q_a / P_a. `scores` may be x.products and `weights` may be `log_q`: a
+// column is read before it is written.
+template <rib_form form, typename LogQ, typename LogP>
+RIB_INLINE Average average(const Logits x, const LogQ log_q, const LogP log_p, int64_t K,
+                           float gamma, float* weights, float* scores, float* ratios) {
     // A float32 sum over 100,000 columns would lose a digit; one over a chunk does not.
     constexpr int64_t kChunk = 1024;
     const float gamma_bits = gamma * 0.693147181f;
@@ -155,34 +181,63 @@ RIB_INLINE Average average(const Logits x, const LogQ log_q, int64_t K, float ga
     for (int64_t begin = 0; begin < K; begin += kChunk) {
         const int64_t end = K - begin < kChunk ? K : begin + kChunk;
         const auto q = unpacked(log_q, weights, begin, end);
-        float weight_sum = 0, score_sum = 0;
-#pragma omp simd reduction(+ : weight_sum, score_sum)
+        float weight_sum = 0, score_sum = 0, ratio_sum = 0;
+#pragma omp simd reduction(+ : weight_sum, score_sum, ratio_sum)
         for (int64_t a = begin; a < end; ++a) {
             const float bits = x[a] - max;
-            const float weight = exp2_nonpositive(bits);
-            const float score = weight * (gamma_bits * bits - q[a]);
+            const float weight = power_of_2(bits);
+            const Column<form> column(bits, q[a], log_p[a], gamma_bits);
+            const float score = weight * column.score, ratio = weight * column.ratio;
             weights[a] = weight;
             if (scores) scores[a] = score;
+            if (ratios) ratios[a] = ratio;
             weight_sum += weight;
             score_sum += score;
+            ratio_sum += ratio;
         }
         total.weight += weight_sum;
         total.score += score_sum;
+        total.ratio += ratio_sum;
     }
     return total;
 }
 
-// Turns a row of products into the gradient and returns the loss. `weights`: scratch, (K).
-template <typename T>
-RIB_INLINE float bound_row(float* products, const T* log_q, float* weights,
-                           const rib_bound_args& p) {
+// Floats of scratch that bound_row needs.
+int64_t bound_scratch(const rib_bound_args& p) { return p.form == RIB_EMBEDDING ? 2 * p.K : p.K; }
+
+template <rib_form form, typename T, typename LogP>
+RIB_INLINE float bound_row_of(float* products, const T* log_q, const LogP log_p, float* scratch,
+                              const rib_bound_args& p) {
     const int64_t K = p.K;
+    float *const weights = scratch, *const ratios = form == RIB_EMBEDDING ? scratch + K : nullptr;
     const Logits x(products, p.half_norms, p.scale);
-    const Average total = average(x, log_q, K, p.gamma, weights, products);
+    const Average total = average<form>(x, log_q, log_p, K, p.gamma, weights, products, ratios);
     const float inverse = total.inverse(), mean = total.mean();
+    if (form == RIB_CLUSTERS) {
 #pragma omp simd
-    for (int64_t a = 0; a < K; ++a) products[a] = inverse * (products[a] - mean * weights[a]);
-    return total.loss(p.gamma);
+        for (int64_t a = 0; a < K; ++a) products[a] = inverse * (products[a] - mean * weights[a]);
+    } else {
+        const float inverse_ratio = static_cast<float>(1 / total.ratio);
+#pragma omp simd
+        for (int64_t a = 0; a < K; ++a) {
+            products[a] =
+                inverse * (products[a] - (mean - 1.f) * weights[a]) - inverse_ratio * ratios[a];
+        }
+    }
+    return total.loss<form>(p.gamma);
+}
+
+// Turns a row of products into the gradient and returns the loss. `scratch`: of bound_scratch();
+// a sparse row of log Q may lie at its beginning.
+template <typename T>
+RIB_INLINE float bound_row(float* products, const T* log_q, float* scratch,
+                           const rib_bound_args& p) {
+    if (p.form == RIB_EMBEDDING) {
+        return p.log_p ? bound_row_of<RIB_EMBEDDING>(products, log_q, p.log_p, scratch, p)
+                       : bound_row_of<RIB_EMBEDDING>(products, log_q, Zeros(), scratch, p);
+    }
+    return p.log_p ? bound_row_of<RIB_CLUSTERS>(products, log_q, p.log_p, scratch, p)
+                   : bound_row_of<RIB_CLUSTERS>(products, log_q, Zeros(), scratch, p);
 }
 
 // Adds a soft assignment to `sums` and returns its negative entropy. `weights`: scratch, (K).
@@ -190,17 +245,18 @@ RIB_INLINE float table_row(const float* products, float* sums, float* weights,
                            const rib_table_args& p) {
     const int64_t K = p.K;
     const Logits x(products, p.half_norms, p.scale);
-    const Average total = average(x, Zeros(), K, 1.f, weights, nullptr);
+    const Average total =
+        average<RIB_CLUSTERS>(x, Zeros(), Zeros(), K, 1.f, weights, nullptr, nullptr);
     const float inverse = total.inverse();
 #pragma omp simd
     for (int64_t a = 0; a < K; ++a) sums[a] += inverse * weights[a];
-    return total.loss(1.f);
+    return total.loss<RIB_CLUSTERS>(1.f);
 }
 
 // ---- One row, once per instruction set
 
 template <typename T>
-using BoundRow = float (*)(float* products, const T* log_q, float* weights, const rib_bound_args&);
+using BoundRow = float (*)(float* products, const T* log_q, float* scratch, const rib_bound_args&);
 
 struct RowFunctions {
     const char* description;
@@ -212,9 +268,9 @@ struct RowFunctions {
 #define RIB_ROW_FUNCTIONS(isa, description, attributes)                        \
     namespace isa {                                                            \
     template <typename T>                                                      \
-    attributes float bound(float* products, const T* log_q, float* weights,    \
+    attributes float bound(float* products, const T* log_q, float* scratch,    \
                            const rib_bound_args& p) {                          \
-        return bound_row(products, log_q, weights, p);                         \
+        return bound_row(products, log_q, scratch, p);                         \
     }                                                                          \
     attributes float table(const float* products, float* sums, float* weights, \
                            const rib_table_args& p) {                          \
@@ -281,15 +337,16 @@ void for_each(int64_t count, int threads, void* parallel, const Body& body) {
     }
 }
 
-// K floats for each thread.
+// `size` floats for each thread.
 class Scratch {
    public:
-    Scratch(int threads, int64_t K) : K_(K), floats_(new (std::nothrow) float[threads * K]) {}
+    Scratch(int threads, int64_t size)
+        : size_(size), floats_(new (std::nothrow) float[threads * size]) {}
     explicit operator bool() const { return floats_ != nullptr; }
-    float* of(int thread) const { return floats_.get() + thread * K_; }
+    float* of(int thread) const { return floats_.get() + thread * size_; }
 
    private:
-    const int64_t K_;
+    const int64_t size_;
     const std::unique_ptr<float[]> floats_;
 };
 
@@ -297,11 +354,11 @@ template <typename T>
 int bound_of(const rib_bound_args& p) {
     const RowFunctions& functions = row_functions();
     const int threads = threads_for(p.n, p.K, p.threads, p.parallel);
-    const Scratch scratch(threads, p.K);
+    const Scratch scratch(threads, bound_scratch(p));
     if (!scratch) return RIB_EROOM;
     for_each(p.n, threads, p.parallel, [&](int64_t i, int thread) {
         float* const products = p.products + i * p.products_pitch;
-        float* const weights = scratch.of(thread);
+        float* const own = scratch.of(thread);
         const int64_t label = p.labels[i];
         if (label < 0 || label >= p.C) {
             memset(products, 0, p.K * sizeof(float));
@@ -310,16 +367,16 @@ int bound_of(const rib_bound_args& p) {
         }
         const T* const log_q = static_cast<const T*>(p.log_q) + label * p.log_q_pitch;
         if (!p.index) {
-            p.loss[i] = std::get<BoundRow<T>>(functions.bound)(products, log_q, weights, p);
+            p.loss[i] = std::get<BoundRow<T>>(functions.bound)(products, log_q, own, p);
             return;
         }
         // A sparse row is written out, to where its weights will replace it.
         const int32_t* const index = p.index + label * p.index_pitch;
-        std::fill_n(weights, p.K, p.floor[label]);
+        std::fill_n(own, p.K, p.floor[label]);
         for (int64_t j = 0; j < p.m; ++j) {
-            if (index[j] >= 0 && index[j] < p.K) weights[index[j]] = to_float(log_q[j]);
+            if (index[j] >= 0 && index[j] < p.K) own[index[j]] = to_float(log_q[j]);
         }
-        p.loss[i] = std::get<BoundRow<float>>(functions.bound)(products, weights, weights, p);
+        p.loss[i] = std::get<BoundRow<float>>(functions.bound)(products, own, own, p);
     });
     return RIB_OK;
 }
@@ -330,7 +387,8 @@ int bound(const rib_bound_args* args) {
     const int64_t listed = p.index ? p.m : p.K;
     if (p.n < 0 || p.K < 1 || p.C < 1 || p.products_pitch < p.K || listed < 1 || listed > p.K ||
         p.log_q_pitch < listed || (p.index && (!p.floor || p.index_pitch < listed)) ||
-        p.log_q_dtype < RIB_F32 || p.log_q_dtype > RIB_BF16) {
+        p.log_q_dtype < RIB_F32 || p.log_q_dtype > RIB_BF16 || p.form < RIB_CLUSTERS ||
+        p.form > RIB_EMBEDDING) {
         return RIB_EARG;
     }
     if (p.n == 0) return RIB_OK;
@@ -380,7 +438,7 @@ int rib_table(const rib_table_args* args) { return table(args); }
 const char* rib_describe(void) { return row_functions().description; }
 const char* rib_error_text(int code) {
     if (code == RIB_EARG) return "an argument is not allowed";
-    if (code == RIB_EROOM) return "no memory for K numbers for each thread";
+    if (code == RIB_EROOM) return "no memory for a row of numbers or two for each thread";
     return code == RIB_OK ? "no error" : "unknown error";
 }
 }

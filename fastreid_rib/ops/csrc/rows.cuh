@@ -11,7 +11,7 @@ namespace rib {
 constexpr int kWarpSize = 32;
 constexpr int kMaxThreads = 1024;
 constexpr int kMaxWarps = kMaxThreads / kWarpSize;
-constexpr int kScratchFloats = 4 * kMaxWarps;  // of the reductions, where shared memory begins
+constexpr int kScratchFloats = 5 * kMaxWarps;  // of the reductions, where shared memory begins
 
 // ---- Numbers in memory
 
@@ -51,15 +51,43 @@ __device__ inline void load_logits(const float* products, const float* half_norm
     for (int i = 0; i < V; ++i) logits[i] = scale * (logits[i] - norms[i]);
 }
 
-// ---- The softmax average of s_a = gamma (x_a - max) - q_a over logits x, in one pass
+// log_p[i], or 0 if there is no marginal.
+template <int V>
+__device__ inline void load_marginal(const float* log_p, int a, float (&to)[V]) {
+#pragma unroll
+    for (int i = 0; i < V; ++i) to[i] = 0.f;
+    if (log_p) load<V>(log_p + a, to);
+}
+
+// ---- What a column counts with
+
+// `shifted`: x_a - max of the logits x; what s_a has besides of gamma log phi_a, -gamma log(sum of
+// weights), is the same in all columns and left out here. q: log Q_a, p: log P_a.
+template <rib_form FORM>
+struct Column {
+    float score;  // s_a
+    float ratio;  // Q_a / P_a, which RIB_CLUSTERS has in the score
+
+    __device__ Column(float shifted, float q, float p, float gamma)
+        : score(gamma * (shifted - p)), ratio(0.f) {
+        if (FORM == RIB_CLUSTERS) {
+            score -= q - p;
+        } else {
+            ratio = __expf(q - p);
+        }
+    }
+};
+
+// ---- The softmax averages of the columns' scores and ratios, in one pass
 
 struct Average {
     float max;     // of the logits so far, -inf before the first
     float weight;  // sum_a exp(x_a - max)
-    float sum;     // sum_a exp(x_a - max) s_a
+    float score;   // sum_a exp(x_a - max) s_a
+    float ratio;   // sum_a exp(x_a - max) Q_a / P_a, of RIB_EMBEDDING
 };
 
-__device__ inline Average empty_average() { return Average{-INFINITY, 0.f, 0.f}; }
+__device__ inline Average empty_average() { return Average{-INFINITY, 0.f, 0.f, 0.f}; }
 
 // exp(-inf - -inf) would be NaN: an empty average counts from 0.
 __device__ inline float origin(float max) { return max == -INFINITY ? 0.f : max; }
@@ -68,18 +96,19 @@ __device__ inline float origin(float max) { return max == -INFINITY ? 0.f : max;
 __device__ inline Average counted_from(Average a, float max, float gamma) {
     const float to = origin(max), factor = __expf(a.max - to);
     return Average{max, factor * a.weight,
-                   factor * (a.sum + gamma * (origin(a.max) - to) * a.weight)};
+                   factor * (a.score + gamma * (origin(a.max) - to) * a.weight), factor * a.ratio};
 }
 
 __device__ inline Average merge(Average a, Average b, float gamma) {
     const float max = fmaxf(a.max, b.max);
     a = counted_from(a, max, gamma);
     b = counted_from(b, max, gamma);
-    return Average{max, a.weight + b.weight, a.sum + b.sum};
+    return Average{max, a.weight + b.weight, a.score + b.score, a.ratio + b.ratio};
 }
 
-template <int V>
-__device__ inline void include(Average& a, const float (&x)[V], const float (&q)[V], float gamma) {
+template <rib_form FORM, int V>
+__device__ inline void include(Average& a, const float (&x)[V], const float (&q)[V],
+                               const float (&p)[V], float gamma) {
     float max = a.max;
 #pragma unroll
     for (int i = 0; i < V; ++i) max = fmaxf(max, x[i]);
@@ -87,40 +116,48 @@ __device__ inline void include(Average& a, const float (&x)[V], const float (&q)
 #pragma unroll
     for (int i = 0; i < V; ++i) {
         const float shifted = x[i] - origin(max), e = __expf(shifted);
+        const Column<FORM> column(shifted, q[i], p[i], gamma);
         a.weight += e;
-        a.sum += e * (gamma * shifted - q[i]);
+        a.score += e * column.score;
+        if (FORM == RIB_EMBEDDING) a.ratio += e * column.ratio;
     }
 }
 
+template <rib_form FORM>
 __device__ inline Average merge_warp(Average a, float gamma) {
 #pragma unroll
     for (int distance = kWarpSize / 2; distance > 0; distance /= 2) {
         Average b;
         b.max = __shfl_xor_sync(0xffffffffu, a.max, distance);
         b.weight = __shfl_xor_sync(0xffffffffu, a.weight, distance);
-        b.sum = __shfl_xor_sync(0xffffffffu, a.sum, distance);
+        b.score = __shfl_xor_sync(0xffffffffu, a.score, distance);
+        b.ratio = 0.f;
+        if (FORM == RIB_EMBEDDING) b.ratio = __shfl_xor_sync(0xffffffffu, a.ratio, distance);
         a = merge(a, b, gamma);
     }
     return a;
 }
 
 // The average of the whole block, in every thread. One barrier: each warp merges the warps'
-// averages for itself, so nothing has to be handed back. Uses scratch[0 .. 3 * kMaxWarps).
+// averages for itself, so nothing has to be handed back. Uses scratch[0 .. 4 * kMaxWarps).
+template <rib_form FORM>
 __device__ inline Average merge_block(Average a, float gamma, float* scratch) {
     const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
     const int warps = blockDim.x / kWarpSize;
-    a = merge_warp(a, gamma);
+    a = merge_warp<FORM>(a, gamma);
     if (lane == 0) {
         scratch[warp] = a.max;
         scratch[kMaxWarps + warp] = a.weight;
-        scratch[2 * kMaxWarps + warp] = a.sum;
+        scratch[2 * kMaxWarps + warp] = a.score;
+        scratch[3 * kMaxWarps + warp] = a.ratio;
     }
     __syncthreads();
     a = empty_average();
     if (lane < warps) {
-        a = Average{scratch[lane], scratch[kMaxWarps + lane], scratch[2 * kMaxWarps + lane]};
+        a = Average{scratch[lane], scratch[kMaxWarps + lane], scratch[2 * kMaxWarps + lane],
+                    scratch[3 * kMaxWarps + lane]};
     }
-    return merge_warp(a, gamma);
+    return merge_warp<FORM>(a, gamma);
 }
 
 __device__ inline float sum_warp(float value) {
@@ -131,27 +168,53 @@ __device__ inline float sum_warp(float value) {
     return value;
 }
 
-// The sum over the block, in every thread. Uses scratch[3 * kMaxWarps .. 4 * kMaxWarps).
+// The sum over the block, in every thread. Uses scratch[4 * kMaxWarps .. 5 * kMaxWarps).
 __device__ inline float sum_block(float value, float* scratch) {
     const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
     const int warps = blockDim.x / kWarpSize;
     value = sum_warp(value);
-    if (lane == 0) scratch[3 * kMaxWarps + warp] = value;
+    if (lane == 0) scratch[4 * kMaxWarps + warp] = value;
     __syncthreads();
-    return sum_warp(lane < warps ? scratch[3 * kMaxWarps + lane] : 0.f);
+    return sum_warp(lane < warps ? scratch[4 * kMaxWarps + lane] : 0.f);
 }
 
 // ---- The bound
 
-// The second pass over V columns: gradient_a = phi_a (s_a - mean).
-template <int V>
+// What loss and gradient need to know of a whole row.
+struct Means {
+    float max, weight;  // as in the row's Average, but the maximum is finite
+    float inverse;      // 1 / weight
+    float score;        // sum_a phi_a s_a
+    float ratio;        // sum_a phi_a Q_a / P_a, of RIB_EMBEDDING
+
+    __device__ explicit Means(const Average& a)
+        : max(origin(a.max)),
+          weight(a.weight),
+          inverse(1.f / a.weight),
+          score(a.score * inverse),
+          ratio(a.ratio * inverse) {}
+};
+
+template <rib_form FORM>
+__device__ inline float loss_of(const Means& means, float gamma) {
+    // s_a lacks the -gamma log(weight) of gamma log phi_a: a constant, so the gradient does too.
+    const float loss = means.score - gamma * logf(means.weight);
+    return FORM == RIB_CLUSTERS ? loss : loss - logf(means.ratio);
+}
+
+// The second pass over V columns.
+template <rib_form FORM, int V>
 __device__ inline void store_gradient(float* row, const float (&x)[V], const float (&q)[V],
-                                      float max, float inverse, float mean, float gamma) {
+                                      const float (&p)[V], const Means& means, float gamma) {
     float gradient[V];
 #pragma unroll
     for (int i = 0; i < V; ++i) {
-        const float shifted = x[i] - max;
-        gradient[i] = __expf(shifted) * inverse * (gamma * shifted - q[i] - mean);
+        const float shifted = x[i] - means.max;
+        const Column<FORM> column(shifted, q[i], p[i], gamma);
+        const float phi = __expf(shifted) * means.inverse;
+        gradient[i] = phi * (column.score - means.score);
+        // In this order: a ratio over u may be infinite where phi is 0.
+        if (FORM == RIB_EMBEDDING) gradient[i] += phi - phi * column.ratio * (1.f / means.ratio);
     }
     store<V>(row, gradient);
 }
@@ -165,9 +228,10 @@ __device__ inline bool skip_row(const rib_bound_args& p, float* row, int64_t lab
 }
 
 // With a dense table of log Q, of type T; accesses of V columns. CACHED: logits and log Q stay in
-// shared memory between the passes, so both are read from global memory once. A thread reads back
-// only what it wrote, so the cache needs no barrier.
-template <typename T, int V, bool CACHED>
+// shared memory between the passes, so both are read from global memory once (log P, which all rows
+// share, comes out of the GPU's own caches). A thread reads back only what it wrote, so the cache
+// needs no barrier.
+template <typename T, rib_form FORM, int V, bool CACHED>
 __global__ void __launch_bounds__(kMaxThreads) bound_rows(rib_bound_args p) {
     RIB_SHARED(float, scratch);
     const int K = (int)p.K, wide = K / V * V;
@@ -180,10 +244,11 @@ __global__ void __launch_bounds__(kMaxThreads) bound_rows(rib_bound_args p) {
 
     Average average = empty_average();
     for (int a = threadIdx.x * V; a < wide; a += blockDim.x * V) {
-        float x[V], q[V];
+        float x[V], q[V], log_p[V];
         load_logits<V>(row + a, p.half_norms + a, p.scale, x);
         load<V>(log_q + a, q);
-        include<V>(average, x, q, p.gamma);
+        load_marginal<V>(p.log_p, a, log_p);
+        include<FORM, V>(average, x, q, log_p, p.gamma);
         if (CACHED) {
             store<V>(cached_x + a, x);
             store<V>(cached_q + a, q);
@@ -191,21 +256,19 @@ __global__ void __launch_bounds__(kMaxThreads) bound_rows(rib_bound_args p) {
     }
     // The fewer than V columns that are left over, a thread each.
     const int last = wide + threadIdx.x;
-    float last_x[1], last_q[1];
+    float last_x[1], last_q[1], last_p[1];
     if (last < K) {
         load_logits<1>(row + last, p.half_norms + last, p.scale, last_x);
         load<1>(log_q + last, last_q);
-        include<1>(average, last_x, last_q, p.gamma);
+        load_marginal<1>(p.log_p, last, last_p);
+        include<FORM, 1>(average, last_x, last_q, last_p, p.gamma);
     }
 
-    average = merge_block(average, p.gamma, scratch);
-    const float max = origin(average.max), inverse = 1.f / average.weight;
-    const float mean = average.sum * inverse;
-    // s_a lacks the -gamma log(weight) of gamma log phi_a: a constant, so the gradient does too.
-    if (threadIdx.x == 0) p.loss[blockIdx.x] = mean - p.gamma * logf(average.weight);
+    const Means means(merge_block<FORM>(average, p.gamma, scratch));
+    if (threadIdx.x == 0) p.loss[blockIdx.x] = loss_of<FORM>(means, p.gamma);
 
     for (int a = threadIdx.x * V; a < wide; a += blockDim.x * V) {
-        float x[V], q[V];
+        float x[V], q[V], log_p[V];
         if (CACHED) {
             load<V>(cached_x + a, x);
             load<V>(cached_q + a, q);
@@ -213,16 +276,24 @@ __global__ void __launch_bounds__(kMaxThreads) bound_rows(rib_bound_args p) {
             load_logits<V>(row + a, p.half_norms + a, p.scale, x);
             load<V>(log_q + a, q);
         }
-        store_gradient<V>(row + a, x, q, max, inverse, mean, p.gamma);
+        load_marginal<V>(p.log_p, a, log_p);
+        store_gradient<FORM, V>(row + a, x, q, log_p, means, p.gamma);
     }
     if (last < K) {
-        store_gradient<1>(row + last, last_x, last_q, max, inverse, mean, p.gamma);
+        store_gradient<FORM, 1>(row + last, last_x, last_q, last_p, means, p.gamma);
     }
+}
+
+// By how much the average that log Q is in changes with one column of weight 1, if its log Q is q
+// instead of the floor: of the scores, or of the ratios.
+template <rib_form FORM>
+__device__ inline float correction_of(float q, float floor, float p) {
+    return FORM == RIB_CLUSTERS ? floor - q : __expf(q - p) - __expf(floor - p);
 }
 
 // With a sparse table: every column counts as `floor` first, and the m listed ones are corrected.
 // The corrections wait in shared memory, since the row they belong to is overwritten meanwhile.
-template <typename T, int V>
+template <typename T, rib_form FORM, int V>
 __global__ void __launch_bounds__(kMaxThreads) sparse_bound_rows(rib_bound_args p) {
     RIB_SHARED(float, scratch);
     const int K = (int)p.K, m = (int)p.m, wide = K / V * V;
@@ -239,41 +310,47 @@ __global__ void __launch_bounds__(kMaxThreads) sparse_bound_rows(rib_bound_args 
 
     Average average = empty_average();
     for (int a = threadIdx.x * V; a < wide; a += blockDim.x * V) {
-        float x[V];
+        float x[V], log_p[V];
         load_logits<V>(row + a, p.half_norms + a, p.scale, x);
-        include<V>(average, x, floor, p.gamma);
+        load_marginal<V>(p.log_p, a, log_p);
+        include<FORM, V>(average, x, floor, log_p, p.gamma);
     }
     const int last = wide + threadIdx.x;
-    float last_x[1];
+    float last_x[1], last_p[1];
     if (last < K) {
         load_logits<1>(row + last, p.half_norms + last, p.scale, last_x);
-        include<1>(average, last_x, last_floor, p.gamma);
+        load_marginal<1>(p.log_p, last, last_p);
+        include<FORM, 1>(average, last_x, last_floor, last_p, p.gamma);
     }
-    average = merge_block(average, p.gamma, scratch);
-    const float max = origin(average.max), inverse = 1.f / average.weight;
+    Means means(merge_block<FORM>(average, p.gamma, scratch));
 
     float correction = 0.f;
     for (int j = threadIdx.x; j < m; j += blockDim.x) {
         corrections[j] = 0.f;
         if (index[j] < 0 || index[j] >= K) continue;
-        float x[1];
+        float x[1], log_p[1];
         load_logits<1>(row + index[j], p.half_norms + index[j], p.scale, x);
-        corrections[j] = __expf(x[0] - max) * inverse * (floor[0] - to_float(log_q[j]));
+        load_marginal<1>(p.log_p, index[j], log_p);
+        corrections[j] = __expf(x[0] - means.max) * means.inverse *
+                         correction_of<FORM>(to_float(log_q[j]), floor[0], log_p[0]);
         correction += corrections[j];
     }
     // Its barrier also keeps the row from being overwritten before the last listed column is read.
-    const float mean = average.sum * inverse + sum_block(correction, scratch);
-    if (threadIdx.x == 0) p.loss[blockIdx.x] = mean - p.gamma * logf(average.weight);
+    (FORM == RIB_CLUSTERS ? means.score : means.ratio) += sum_block(correction, scratch);
+    if (threadIdx.x == 0) p.loss[blockIdx.x] = loss_of<FORM>(means, p.gamma);
 
     for (int a = threadIdx.x * V; a < wide; a += blockDim.x * V) {
-        float x[V];
+        float x[V], log_p[V];
         load_logits<V>(row + a, p.half_norms + a, p.scale, x);
-        store_gradient<V>(row + a, x, floor, max, inverse, mean, p.gamma);
+        load_marginal<V>(p.log_p, a, log_p);
+        store_gradient<FORM, V>(row + a, x, floor, log_p, means, p.gamma);
     }
-    if (last < K) store_gradient<1>(row + last, last_x, last_floor, max, inverse, mean, p.gamma);
+    if (last < K) store_gradient<FORM, 1>(row + last, last_x, last_floor, last_p, means, p.gamma);
+    // d loss / d average: 1 of the scores, and -1 / u of the ratios.
+    const float slope = FORM == RIB_CLUSTERS ? 1.f : -1.f / means.ratio;
     __syncthreads();
     for (int j = threadIdx.x; j < m; j += blockDim.x) {
-        if (index[j] >= 0 && index[j] < K) row[index[j]] += corrections[j];
+        if (index[j] >= 0 && index[j] < K) row[index[j]] += slope * corrections[j];
     }
 }
 
@@ -302,18 +379,15 @@ __global__ void __launch_bounds__(kMaxThreads) table_rows(rib_table_args p) {
             float x[1];
             const float none[1] = {0.f};
             load_logits<1>(row + a, p.half_norms + a, p.scale, x);
-            include<1>(average, x, none, 1.f);
+            include<RIB_CLUSTERS, 1>(average, x, none, none, 1.f);
         }
-        average = merge_block(average, 1.f, scratch);
-        const float max = origin(average.max), inverse = 1.f / average.weight;
-        if (threadIdx.x == 0) {
-            p.negentropy[image] = average.sum * inverse - logf(average.weight);
-        }
+        const Means means(merge_block<RIB_CLUSTERS>(average, 1.f, scratch));
+        if (threadIdx.x == 0) p.negentropy[image] = loss_of<RIB_CLUSTERS>(means, 1.f);
         float* const sums = p.table + label * p.table_pitch;
         for (int a = threadIdx.x; a < K; a += blockDim.x) {
             float x[1];
             load_logits<1>(row + a, p.half_norms + a, p.scale, x);
-            const float phi = __expf(x[0] - max) * inverse;
+            const float phi = __expf(x[0] - means.max) * means.inverse;
             if (ordered) {
                 sums[a] += phi;
             } else {
