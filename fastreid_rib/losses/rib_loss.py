@@ -311,8 +311,8 @@ class RIBLoss(nn.Module):
         self._check_size(embeddings.shape[1])
         gathered = None
         if self.training and torch.is_grad_enabled():
+            self._refresh_within_epoch()  # first, since no loss is to see its own batch
             gathered = self._bank(embeddings.detach(), labels, inputs)
-            self._refresh_within_epoch()
         if not self.active:
             zero = embeddings[:0].sum()
             return zero if zero.dtype == torch.float64 else zero.float()
@@ -430,20 +430,22 @@ class RIBLoss(nn.Module):
         self.half_norms = moved.centroids.square().sum(dim=1) / 2
 
     def _refresh_within_epoch(self) -> None:
-        """Counts a step, and refreshes if a share of the epoch has passed with it."""
-        done = self._steps * self.refreshes
+        """Counts a step, and refreshes before it if the ones so far complete a share of the epoch."""
+        steps, length = self._steps, self._epoch_steps
         self._steps += 1
-        length = self._epoch_steps
-        if not self.active or not 0 < done < length * self.refreshes:
+        if not self.active or not 0 < steps < length:
             return
-        if done // length == (done - self.refreshes) // length:
+        if steps * self.refreshes // length == (steps - 1) * self.refreshes // length:
             return
-        # The share of the epoch that is still to come, from the epoch before.
-        older = self.older.content()
-        begin = len(older[1]) * (self._steps - 1) // length
-        parts = zip(self.bank.content(), older)
-        content = [None if a is None or b is None else torch.cat([a, b[begin:]]) for a, b in parts]
-        self._refresh(self._epoch, *content)  # type: ignore[arg-type]
+        # The epoch before is missing if the checkpoint came from a run with fewer refreshes.
+        if not self.bank.filled or not self.older.filled:
+            return
+        # The share of the epoch that is still to come, from the epoch before. Without inputs: they
+        # serve the report, and it is that of start_epoch.
+        (rows, labels, _), (older_rows, older_labels, _) = self.bank.content(), self.older.content()
+        begin = len(older_labels) * steps // length
+        rows = torch.cat([rows, older_rows[begin:]])
+        self._refresh(self._epoch, rows, torch.cat([labels, older_labels[begin:]]), None)
 
     @torch.no_grad()
     def _refresh(
