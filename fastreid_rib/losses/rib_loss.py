@@ -597,7 +597,7 @@ class RIBLoss(nn.Module):
         rows, kept_labels, inputs = (tensors.get(name) for name in _BANK)
         self.bank.restore(rows, kept_labels, inputs, int(found["rows_seen"]), self._epoch)
         rows, kept_labels, inputs = (tensors.get(name) for name in _OLDER)
-        if rows is not None:
+        if rows is not None and self.refreshes > 1:  # else it would be kept, and written, for ever
             self.older.restore(rows, kept_labels, inputs, len(rows), self._epoch - 1)
         self._size_may_change = True
         logger.info(
