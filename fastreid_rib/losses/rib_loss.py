@@ -107,6 +107,10 @@ def rib_loss(
             f"log_q must be (C, {len(centroids)}), a column for each centroid, "
             f"got {tuple(log_q.shape)}"
         )
+    vectors = (("log_p", log_p, len(centroids)), ("mean", mean, embeddings.shape[1]))
+    for name, vector, length in vectors:  # another shape might broadcast
+        if vector is not None and tuple(vector.shape) != (length,):
+            raise ValueError(f"{name} must be ({length},), got {tuple(vector.shape)}")
     dtype = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
     known = (labels >= 0) & (labels < len(log_q))
     # Taken out before the normalisation: a NaN there would come back as NaN times zero.
@@ -354,8 +358,10 @@ class RIBLoss(nn.Module):
 
         Returns:
             Report of the refresh in nats, empty if there was none: "mutual_information" I(F~;Y),
-            "klb", "bound" (what the loss minimises); if inputs came, also "input_information"
-            I(F~;X~), "ib", "ibb" and "c0".
+            "klb", "bound" (what the loss minimises) and, of the form "clusters", "slack": how far
+            it lies above ``gamma I(F~;i) - I(F~;Y)``. Identities that the epoch lacked still count
+            in the marginal, and lower the slack, even below 0. If inputs came, also
+            "input_information" I(F~;X~), "ib", "ibb" and "c0".
 
         Raises:
             ValueError: ``epoch`` is negative, or a step had labels >= num_classes.
@@ -430,7 +436,7 @@ class RIBLoss(nn.Module):
         self.half_norms = moved.centroids.square().sum(dim=1) / 2
 
     def _refresh_within_epoch(self) -> None:
-        """Counts a step, and refreshes before it if the ones so far complete a share of the epoch."""
+        """Counts a step; refreshes before it if those so far complete a share of the epoch."""
         steps, length = self._steps, self._epoch_steps
         self._steps += 1
         if not self.active or not 0 < steps < length:
