@@ -559,7 +559,7 @@ def test_training_with_it_lowers_the_bound(kind):
     stream = Stream(noise=1.5)
     layer = torch.nn.Linear(DIM, DIM)
     rib = RIBLoss(CLASSES, beta=10.0, **kind)
-    optimizer = torch.optim.SGD(layer.parameters(), lr=0.5)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
     bounds = []
     for epoch in range(10):
         bounds.append(rib.start_epoch(epoch).get("bound"))
