@@ -426,7 +426,7 @@ class RIBLoss(nn.Module):
         """Lets the statistics follow a batch: rows (n, D) float16, labels (n,), of all ranks."""
         statistics = self._statistics()
         assert statistics is not None
-        rows = rows.float()
+        rows = rows.to(statistics.centroids.dtype)  # which is that of the module
         if statistics.mean is not None:
             rows = center_rows(rows, statistics.mean)
         moved = move(
