@@ -81,6 +81,41 @@ def test_function_equals_the_reference(gamma, reduction):
     )
 
 
+@pytest.mark.parametrize("form", ["clusters", "embedding"])
+@pytest.mark.parametrize("gamma", [0.0, 0.4, 2.5])
+@pytest.mark.parametrize("centred", [False, True])
+def test_function_with_the_marginal_equals_the_formula(form, gamma, centred):
+    torch.manual_seed(0)
+    embeddings = (3 * torch.randn(6, 5, dtype=torch.float64)).requires_grad_()
+    labels = torch.tensor([0, 1, 2, -1, 3, 0])
+    centroids = torch.randn(7, 5, dtype=torch.float64)
+    log_q = torch.randn(4, 7, dtype=torch.float64).log_softmax(1)
+    log_p = torch.randn(7, dtype=torch.float64).log_softmax(0)
+    mean = 0.3 * torch.randn(5, dtype=torch.float64) if centred else None
+
+    def ours(e):
+        return rib_loss(
+            e, labels, centroids, log_q, beta=3.0, gamma=gamma, form=form, log_p=log_p, mean=mean
+        )
+
+    features = embeddings / embeddings.norm(dim=1, keepdim=True)
+    if centred:
+        features = (features - mean) / (features - mean).norm(dim=1, keepdim=True)
+    log_phi = (-3.0 * torch.cdist(features, centroids).square()).log_softmax(1)
+    log_ratio = log_q[labels] - log_p
+    losses = gamma * (log_phi.exp() * (log_phi - log_p)).sum(1)
+    if form == "clusters":
+        losses = losses - (log_phi.exp() * log_ratio).sum(1)
+    else:
+        losses = losses - (log_phi.exp() * log_ratio.exp()).sum(1).log()
+    theirs = losses[labels >= 0].mean()
+    gradients = [torch.autograd.grad(x, embeddings)[0] for x in (ours(embeddings), theirs)]
+    assert torch.allclose(ours(embeddings), theirs, rtol=1e-10)
+    assert torch.allclose(*gradients, rtol=1e-8, atol=1e-10)
+    assert gradients[0][3].abs().max() == 0
+    assert torch.autograd.gradcheck(ours, embeddings)
+
+
 def test_nothing_to_average_is_a_zero_with_zero_gradient():
     embeddings = torch.full((3, 2), float("nan"), requires_grad=True)
     loss = rib_loss(embeddings, torch.tensor([-1] * 3), torch.eye(2), torch.zeros(1, 2), beta=1.0)
@@ -431,6 +466,50 @@ def test_table_by_hand():
     assert torch.allclose(rib.log_q.exp(), torch.tensor([[0.75, 0.25], [0.5, 0.5]]))
     assert rib.class_counts.tolist() == [2, 2]
     assert torch.allclose(rib.class_means, torch.tensor([[1.0, 0.0], [0.5, 0.5]]))
+
+
+def test_marginal_by_hand():
+    # As above, of three images of identity 0 at (1, 0) and one of identity 1 at (0, 1).
+    rib = RIBLoss(2, beta=math.log(3) / 2, relevance="full")
+    rib.start_epoch(0)
+    rib(torch.eye(2)[[0, 0, 0, 1]], torch.tensor([0, 0, 0, 1]))
+    report = rib.start_epoch(1)
+    assert torch.allclose(rib.log_q.exp(), torch.tensor([[0.75, 0.25], [0.25, 0.75]]))
+    assert rib.log_p.exp().tolist() == pytest.approx([0.75**2 + 0.25**2, 0.375])
+    # Row for row 3/4 ln 3/4 + 1/4 ln 1/4 less what log P has of it.
+    expected = 0.75 * (0.75 * math.log(1.2) + 0.25 * math.log(2 / 3))
+    expected += 0.25 * (0.25 * math.log(0.4) + 0.75 * math.log(2))
+    assert report["bound"] == pytest.approx(-expected, abs=1e-6)
+    assert report["mutual_information"] == pytest.approx(expected, abs=1e-6)
+    assert report["slack"] == pytest.approx(0, abs=1e-6)
+    # An identity that is absent counts as often as when it was last seen.
+    rib(torch.eye(2)[[1]], torch.tensor([1]))
+    rib.start_epoch(2)
+    assert rib.class_counts.tolist() == [3, 1]
+    assert torch.allclose(rib.log_p, (torch.tensor([0.75, 0.25]) @ rib.log_q.exp()).log())
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ("clusters", -0.75 * math.log(1.2) - 0.25 * math.log(2 / 3)),
+        ("embedding", -math.log(16 / 15)),
+    ],
+)
+def test_centred_by_hand(form, expected):
+    # Centred by (3/4, 1/4) the images lie opposite each other, 4 apart: (3/4, 1/4) at ln(3)/4.
+    rib = RIBLoss(2, beta=math.log(3) / 4, relevance="full", center=True, form=form)
+    rib.start_epoch(0)
+    rib(torch.eye(2)[[0, 0, 0, 1]], torch.tensor([0, 0, 0, 1]))
+    rib.start_epoch(1)
+    assert rib.mean.tolist() == [0.75, 0.25]
+    opposite = 0.5**0.5 * torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
+    assert torch.allclose(rib.centroids, opposite, atol=5e-4)  # float16 in between
+    assert torch.allclose(rib.class_means, opposite, atol=5e-4)
+    assert torch.allclose(rib.log_q.exp(), torch.tensor([[0.75, 0.25], [0.25, 0.75]]), atol=5e-4)
+    # log Q - log P is ln 6/5 and ln 2/3, and 3/4 6/5 + 1/4 2/3 = 16/15.
+    loss = rib(torch.tensor([[7.0, 0.0]]), torch.tensor([0]))
+    assert loss.item() == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_refresh_starts_from_the_previous_centroids():
