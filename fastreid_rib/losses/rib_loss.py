@@ -107,6 +107,10 @@ def rib_loss(
             f"log_q must be (C, {len(centroids)}), a column for each centroid, "
             f"got {tuple(log_q.shape)}"
         )
+    vectors = (("log_p", log_p, len(centroids)), ("mean", mean, embeddings.shape[1]))
+    for name, vector, length in vectors:  # another shape might broadcast
+        if vector is not None and tuple(vector.shape) != (length,):
+            raise ValueError(f"{name} must be ({length},), got {tuple(vector.shape)}")
     dtype = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
     known = (labels >= 0) & (labels < len(log_q))
     # Taken out before the normalisation: a NaN there would come back as NaN times zero.
@@ -311,8 +315,8 @@ class RIBLoss(nn.Module):
         self._check_size(embeddings.shape[1])
         gathered = None
         if self.training and torch.is_grad_enabled():
+            self._refresh_within_epoch()  # first, since no loss is to see its own batch
             gathered = self._bank(embeddings.detach(), labels, inputs)
-            self._refresh_within_epoch()
         if not self.active:
             zero = embeddings[:0].sum()
             return zero if zero.dtype == torch.float64 else zero.float()
@@ -354,8 +358,10 @@ class RIBLoss(nn.Module):
 
         Returns:
             Report of the refresh in nats, empty if there was none: "mutual_information" I(F~;Y),
-            "klb", "bound" (what the loss minimises); if inputs came, also "input_information"
-            I(F~;X~), "ib", "ibb" and "c0".
+            "klb", "bound" (what the loss minimises) and, of the form "clusters", "slack": how far
+            it lies above ``gamma I(F~;i) - I(F~;Y)``. Identities that the epoch lacked still count
+            in the marginal, and lower the slack, even below 0. If inputs came, also
+            "input_information" I(F~;X~), "ib", "ibb" and "c0".
 
         Raises:
             ValueError: ``epoch`` is negative, or a step had labels >= num_classes.
@@ -420,7 +426,7 @@ class RIBLoss(nn.Module):
         """Lets the statistics follow a batch: rows (n, D) float16, labels (n,), of all ranks."""
         statistics = self._statistics()
         assert statistics is not None
-        rows = rows.float()
+        rows = rows.to(statistics.centroids.dtype)  # which is that of the module
         if statistics.mean is not None:
             rows = center_rows(rows, statistics.mean)
         moved = move(
@@ -430,20 +436,22 @@ class RIBLoss(nn.Module):
         self.half_norms = moved.centroids.square().sum(dim=1) / 2
 
     def _refresh_within_epoch(self) -> None:
-        """Counts a step, and refreshes if a share of the epoch has passed with it."""
-        done = self._steps * self.refreshes
+        """Counts a step; refreshes before it if those so far complete a share of the epoch."""
+        steps, length = self._steps, self._epoch_steps
         self._steps += 1
-        length = self._epoch_steps
-        if not self.active or not 0 < done < length * self.refreshes:
+        if not self.active or not 0 < steps < length:
             return
-        if done // length == (done - self.refreshes) // length:
+        if steps * self.refreshes // length == (steps - 1) * self.refreshes // length:
             return
-        # The share of the epoch that is still to come, from the epoch before.
-        older = self.older.content()
-        begin = len(older[1]) * (self._steps - 1) // length
-        parts = zip(self.bank.content(), older)
-        content = [None if a is None or b is None else torch.cat([a, b[begin:]]) for a, b in parts]
-        self._refresh(self._epoch, *content)  # type: ignore[arg-type]
+        # The epoch before is missing if the checkpoint came from a run with fewer refreshes.
+        if not self.bank.filled or not self.older.filled:
+            return
+        # The share of the epoch that is still to come, from the epoch before. Without inputs: they
+        # serve the report, and it is that of start_epoch.
+        (rows, labels, _), (older_rows, older_labels, _) = self.bank.content(), self.older.content()
+        begin = len(older_labels) * steps // length
+        rows = torch.cat([rows, older_rows[begin:]])
+        self._refresh(self._epoch, rows, torch.cat([labels, older_labels[begin:]]), None)
 
     @torch.no_grad()
     def _refresh(
@@ -595,7 +603,7 @@ class RIBLoss(nn.Module):
         rows, kept_labels, inputs = (tensors.get(name) for name in _BANK)
         self.bank.restore(rows, kept_labels, inputs, int(found["rows_seen"]), self._epoch)
         rows, kept_labels, inputs = (tensors.get(name) for name in _OLDER)
-        if rows is not None:
+        if rows is not None and self.refreshes > 1:  # else it would be kept, and written, for ever
             self.older.restore(rows, kept_labels, inputs, len(rows), self._epoch - 1)
         self._size_may_change = True
         logger.info(

@@ -6,18 +6,22 @@ import logging
 
 import pytest
 import torch
+from kinds import MOVING, PAPER, every_kind
 from torch import nn
 from torch.nn import functional as F
 
 from fastreid_rib import losses
 
 # RIB from the second epoch on, so that tests need no third.
-RIBLoss = functools.partial(losses.RIBLoss, warmup_epochs=1)
+RIBLoss = functools.partial(losses.RIBLoss, warmup_epochs=1, **PAPER)
 
 CLASSES, DIM = 5, 6
 STATISTICS = {"centroids", "log_q", "class_counts", "class_means"}
+OF_THE_KIND = {"mean": "center", "log_p": "relevance"}  # and the setting that asks for it
 BANK = {"bank_rows", "bank_labels"}
+OLDER = {"older_rows", "older_labels"}
 COUNTERS = {"epoch", "rows_seen"}
+STEPS = {"steps", "epoch_steps"}  # not in a checkpoint of 0.1
 
 
 class Model(nn.Module):
@@ -76,8 +80,9 @@ def assert_equal(first, second):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_no_statistics_no_keys():
-    model = Model()
+@every_kind
+def test_no_statistics_no_keys(kind):
+    model = Model(**kind)
     assert rib_keys(model.state_dict()) == set()
     model.rib.start_epoch(0)
     assert rib_keys(model.state_dict()) == set()
@@ -85,12 +90,28 @@ def test_no_statistics_no_keys():
 
 def test_keys_come_with_what_they_hold():
     model = trained(1)
-    assert rib_keys(model.state_dict()) == BANK | COUNTERS
+    assert rib_keys(model.state_dict()) == BANK | COUNTERS | STEPS
     model.rib.start_epoch(1)
-    assert rib_keys(model.state_dict()) == STATISTICS | COUNTERS
+    assert rib_keys(model.state_dict()) == STATISTICS | COUNTERS | STEPS
     model.step(torch.Generator(), inputs=torch.rand(8, 3))
-    assert rib_keys(model.state_dict()) == STATISTICS | BANK | COUNTERS | {"bank_inputs"}
+    assert rib_keys(model.state_dict()) == STATISTICS | BANK | COUNTERS | STEPS | {"bank_inputs"}
     assert all(type(value) is torch.Tensor for value in model.state_dict().values())
+
+
+def test_other_settings_have_keys_of_their_own():
+    always = STATISTICS | COUNTERS | STEPS
+    for settings, more in (
+        ({}, set()),
+        ({"center": True}, {"mean"}),
+        ({"relevance": "full"}, {"log_p"}),
+        ({"refreshes": 2}, OLDER),
+        ({"form": "embedding", "momentum": 0.1, "ramp_epochs": 3}, set()),
+    ):
+        model = trained(1, **settings)
+        model.rib.start_epoch(1)
+        assert rib_keys(model.state_dict()) == always | more, settings
+        model.step(torch.Generator())
+        assert rib_keys(model.state_dict()) == always | more | BANK, settings
 
 
 def test_only_the_filled_part_of_the_bank_is_written():
@@ -104,12 +125,14 @@ def test_only_the_filled_part_of_the_bank_is_written():
     assert file_size(rows) == file_size(rows.clone())  # not the whole storage behind a view
 
 
+@every_kind
 @pytest.mark.parametrize("bank_size", [40, 1000])
 @pytest.mark.parametrize("clusters", [0, 7])
 @pytest.mark.parametrize("epochs", [1, 3])
-def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(epochs, clusters, bank_size):
-    model = trained(epochs, num_clusters=clusters, bank_size=bank_size)
-    resumed = Model(num_clusters=clusters, bank_size=bank_size)
+def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(epochs, clusters, bank_size, kind):
+    settings = {**kind, "num_clusters": clusters, "bank_size": bank_size}
+    model = trained(epochs, **settings)
+    resumed = Model(**settings)
     resumed.load_state_dict(on_disk(model))
     for epoch in range(epochs, epochs + 2):
         assert torch.equal(
@@ -119,21 +142,25 @@ def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(epochs, clusters, 
     assert model.rib.start_epoch(epochs + 2) == resumed.rib.start_epoch(epochs + 2)
 
 
-def test_so_does_one_resumed_in_the_middle_of_an_epoch():
-    model = trained(2)
-    model.train_epoch(2, steps=7)
-    resumed = Model()
+@every_kind
+@pytest.mark.parametrize("entries", [0, 2])
+@pytest.mark.parametrize("steps", [3, 5, 7])  # of 9; two refreshes: one comes before the sixth
+def test_so_does_one_resumed_in_the_middle_of_an_epoch(steps, entries, kind):
+    model = trained(2, **kind, table_entries=entries)
+    model.train_epoch(2, steps=steps)
+    resumed = Model(**kind, table_entries=entries)
     resumed.load_state_dict(on_disk(model))
     for m in (model, resumed):
-        m.train_epoch(2, first=7)
+        m.train_epoch(2, first=steps)
         m.train_epoch(3)
     assert_equal(model.state_dict(), resumed.state_dict())
 
 
+@every_kind
 @pytest.mark.parametrize("into", [0, 2])
-def test_loads_into_a_module_with_and_without_statistics(into, caplog):
-    state = on_disk(trained(3))
-    other = trained(into)
+def test_loads_into_a_module_with_and_without_statistics(into, caplog, kind):
+    state = on_disk(trained(3, **kind))
+    other = trained(into, **kind)
     with caplog.at_level(logging.INFO):
         result = other.load_state_dict(state)
     assert (result.missing_keys, result.unexpected_keys) == ([], [])
@@ -151,22 +178,131 @@ def test_loading_copies():
     assert model.rib.centroids.abs().max() > 0
 
 
-@pytest.mark.parametrize("lost", sorted(STATISTICS | BANK | COUNTERS))
+@pytest.mark.parametrize(
+    ("kind", "lost"),
+    [(PAPER, name) for name in sorted(STATISTICS | BANK | COUNTERS)]
+    + [(MOVING, name) for name in sorted(STATISTICS | BANK | OLDER | COUNTERS | {*OF_THE_KIND})],
+)
 @pytest.mark.parametrize("into", [0, 2])
-def test_a_part_of_the_statistics_loads_nothing_of_them(lost, into, caplog):
-    state = on_disk(trained(3))
+def test_a_part_of_the_statistics_loads_nothing_of_them(kind, lost, into, caplog):
+    state = on_disk(trained(3, **kind))
     del state["rib." + lost]
-    model = trained(into)
+    model = trained(into, **kind)
     with caplog.at_level(logging.INFO):
         result = model.load_state_dict(state, strict=False)
     assert (result.missing_keys, result.unexpected_keys) == ([], [])
     assert rib_keys(model.state_dict()) == set()
     assert torch.equal(model.layer.weight, state["layer.weight"])
     (line,) = [r for r in caplog.records if "RIB" in r.message]
-    assert lost in line.message
+    assert OF_THE_KIND.get(lost, lost) in line.message
     assert "start afresh" in line.message
     model.train_epoch(0)
-    assert model.rib.start_epoch(1)["bound"] > 0
+    assert model.rib.start_epoch(1)["bound"] != 0
+
+
+# Checkpoints of 0.1, and between kinds
+
+
+def of_0_1(model):
+    """The state_dict as 0.1 wrote it: of the published kind, and without the counts of steps."""
+    state = on_disk(model)
+    for name in STEPS:
+        del state["rib." + name]
+    assert rib_keys(state) == STATISTICS | BANK | COUNTERS
+    return state
+
+
+@pytest.mark.parametrize("steps", [4, 9])
+def test_a_checkpoint_of_0_1_goes_on_in_the_published_kind_as_if_it_were_a_new_one(steps, caplog):
+    model = trained(2)
+    model.train_epoch(2, steps=steps)
+    resumed = Model()
+    with caplog.at_level(logging.INFO):
+        result = resumed.load_state_dict(of_0_1(model))
+    assert (result.missing_keys, result.unexpected_keys) == ([], [])
+    (line,) = [r for r in caplog.records if "RIB" in r.message]
+    assert "RIB statistics loaded: epoch 2" in line.message
+    for epoch, first in ((2, steps), (3, 0), (4, 0)):
+        mine, theirs = (m.train_epoch(epoch, first=first) for m in (model, resumed))
+        assert mine == theirs
+    assert min(mine) > 0
+    mine, theirs = model.state_dict(), resumed.state_dict()
+    assert_equal(mine, theirs)
+    assert model.rib.start_epoch(5) == resumed.rib.start_epoch(5) != {}
+
+
+OTHER_KINDS = {
+    "of 0.1, by default": (PAPER, {}, "not centred, as those of 0.1 and center=True needs"),
+    "of 0.1, moving": (PAPER, MOVING, "not centred, as those of 0.1 and center=True needs"),
+    "paper's, centred": (
+        {**PAPER, "center": True},
+        MOVING,
+        "of the paper's and relevance='full' needs them of the full bound",
+    ),
+    "back to the paper": (MOVING, PAPER, "centred and center=False needs them not centred"),
+    "back to its relevance": (
+        MOVING,
+        {**MOVING, "relevance": "paper"},
+        "of the full bound and relevance='paper' needs them of the paper's",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_KINDS)
+def test_statistics_of_another_kind_start_afresh_and_one_line_says_why(case, caplog):
+    written, read, why = OTHER_KINDS[case]
+    source = trained(3, **written)
+    state = of_0_1(source) if written is PAPER else on_disk(source)
+    model = Model()
+    settings = {"num_classes": CLASSES, "beta": 8.0, "bank_size": 40, "warmup_epochs": 1}
+    model.rib = losses.RIBLoss(**settings, **read)
+    with caplog.at_level(logging.INFO):
+        result = model.load_state_dict(state)
+    assert (result.missing_keys, result.unexpected_keys) == ([], [])
+    (line,) = [r for r in caplog.records if "RIB" in r.message]
+    assert line.levelno == logging.WARNING
+    assert why in line.message and "they start afresh" in line.message
+    assert rib_keys(model.state_dict()) == set()
+    assert torch.equal(model.layer.weight, state["layer.weight"])
+    assert not any(model.train_epoch(3)) and all(model.train_epoch(4))
+
+
+@pytest.mark.parametrize("steps", [4, 9])
+def test_a_run_may_go_on_with_more_refreshes(steps):
+    model = trained(2)
+    model.train_epoch(2, steps=steps)
+    more = Model(refreshes=3)
+    more.load_state_dict(on_disk(model))
+    seen = centroids_of_steps(more, 2, first=steps)
+    assert len(seen) <= 1  # nothing of the epoch before is there, so nothing is made of it
+    assert len(centroids_of_steps(more, 3)) == 3
+
+
+def test_a_run_may_go_on_with_fewer_refreshes():
+    state = on_disk(trained(3, refreshes=2))
+    fewer = Model()
+    fewer.load_state_dict(state)
+    assert rib_keys(state) - rib_keys(fewer.state_dict()) == OLDER
+    assert len(centroids_of_steps(fewer, 3)) == 1
+
+
+def test_a_run_may_go_on_with_another_form_and_momentum():
+    state = on_disk(trained(3, **MOVING))
+    model = Model(**{**MOVING, "form": "clusters", "momentum": 0.0})
+    model.load_state_dict(state)
+    assert_equal(model.state_dict(), state)
+
+
+def centroids_of_steps(model, epoch, first=0):
+    """The different centroids that the steps of an epoch had."""
+    seen = []
+    for step in range(first, 9):
+        if not step:
+            model.rib.start_epoch(epoch)
+        model.step(torch.Generator().manual_seed(100 * epoch + step))
+        if not seen or not torch.equal(model.rib.centroids, seen[-1]):
+            seen.append(model.rib.centroids)
+    return seen
 
 
 @pytest.mark.parametrize("settings", [{"num_classes": 4}, {"num_clusters": 9}])
@@ -231,23 +367,40 @@ def test_fine_tuning_begins_with_a_loss_of_zero_and_the_old_centroids():
     assert min(model.train_epoch(1)).item() > 0
 
 
-def test_statistics_follow_the_module():
-    model = trained(2).double()
+@every_kind
+def test_statistics_follow_the_module(kind):
+    model = trained(2, **kind).double()
     assert model.rib.bank.rows.dtype == torch.float64
     model.float()
     model.train_epoch(2)
-    assert model.rib.start_epoch(3)["bound"] > 0
-    other = Model()
+    assert model.rib.start_epoch(3)["bound"] != 0
+    other = Model(**kind)
     other.load_state_dict(model.state_dict())
     assert_equal(other.state_dict(), model.state_dict())
 
 
-def test_with_fastreids_checkpointer(tmp_path, caplog):
+@every_kind
+def test_a_module_of_float64_trains(kind):
+    rib = RIBLoss(CLASSES, **kind).double()
+    generator = torch.Generator().manual_seed(0)
+    for epoch in range(3):
+        rib.start_epoch(epoch)
+        rib.double()
+        for _ in range(4):
+            embeddings = torch.randn(8, DIM, generator=generator, dtype=torch.float64)
+            loss = rib(embeddings.requires_grad_(), torch.arange(8) % CLASSES)
+            loss.backward()
+            assert loss.dtype == torch.float64 and embeddings.grad.isfinite().all()
+    assert loss.item() != 0
+
+
+@every_kind
+def test_with_fastreids_checkpointer(tmp_path, caplog, kind):
     from fastreid.utils.checkpoint import Checkpointer
 
-    model = trained(3)
+    model = trained(3, **kind)
     Checkpointer(model, str(tmp_path)).save("model")
-    resumed, fewer = Model(), trained(2, num_clusters=4)
+    resumed, fewer = Model(**kind), trained(2, **kind, num_clusters=4)
     with caplog.at_level(logging.INFO):
         Checkpointer(resumed, str(tmp_path)).load(str(tmp_path / "model.pth"))
         assert_equal(resumed.state_dict(), model.state_dict())

@@ -4,13 +4,14 @@ import functools
 
 import pytest
 import torch
+from kinds import PAPER, every_kind
 from torch import nn
 from torch.nn import functional as F
 
 from fastreid_rib import losses
 
 # RIB from the second epoch on, so that tests need no third.
-RIBLoss = functools.partial(losses.RIBLoss, warmup_epochs=1)
+RIBLoss = functools.partial(losses.RIBLoss, warmup_epochs=1, **PAPER)
 
 CLASSES, DIM = 5, 8
 
@@ -21,10 +22,10 @@ def batch(seed, n=24):
     return F.one_hot(labels, DIM) + 0.4 * torch.randn(n, DIM, generator=generator), labels
 
 
-def train(parts, epochs=3, steps=5):
+def train(parts, kind, epochs=3, steps=6):
     """Trains a layer with each batch in so many parts; one step of the optimizer a batch."""
     torch.manual_seed(0)
-    layer, rib = nn.Linear(DIM, 6), RIBLoss(CLASSES, beta=8.0, gamma=0.2)
+    layer, rib = nn.Linear(DIM, 6), RIBLoss(CLASSES, **{**kind, "beta": 8.0, "gamma": 0.2})
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.2)
     totals = []
     for epoch in range(epochs):
@@ -42,14 +43,18 @@ def train(parts, epochs=3, steps=5):
     return layer, rib, torch.tensor(totals)
 
 
+@every_kind
 @pytest.mark.parametrize("parts", [2, 4])
-def test_accumulated_gradients_train_as_the_whole_batch(parts):
-    whole, accumulated = train(1), train(parts)
-    assert whole[2][5:].min() > 0
+def test_accumulated_gradients_train_as_the_whole_batch(parts, kind):
+    # Frozen between refreshes: those that follow the parts of a batch are not those of the whole.
+    kind = {**kind, "momentum": 0.0}
+    whole, accumulated = train(1, kind), train(parts, kind)
+    assert whole[2][6:].abs().min() > 0
     assert torch.allclose(whole[2], accumulated[2], rtol=1e-4, atol=1e-5)
-    assert torch.allclose(whole[0].weight, accumulated[0].weight, atol=1e-5)
+    # The reservoir rounds to float16, and parts of a batch another way than the whole one.
+    assert torch.allclose(whole[0].weight, accumulated[0].weight, atol=2e-4)
     mine, theirs = whole[1].state_dict(), accumulated[1].state_dict()
-    assert mine["rows_seen"] == theirs["rows_seen"] == 5 * 24
+    assert mine["rows_seen"] == theirs["rows_seen"] == 6 * 24
     assert torch.equal(mine["bank_labels"], theirs["bank_labels"])
     assert torch.allclose(mine["bank_rows"].float(), theirs["bank_rows"].float(), atol=2e-3)
 
@@ -57,12 +62,13 @@ def test_accumulated_gradients_train_as_the_whole_batch(parts):
 class TwoLosses(nn.Module):
     """A global embedding and a part of it, each with a RIB of its own."""
 
-    def __init__(self):
+    def __init__(self, kind):
         super().__init__()
         torch.manual_seed(0)
         self.layer = nn.Linear(DIM, 6)
-        self.whole = RIBLoss(CLASSES, beta=8.0)
-        self.part = RIBLoss(CLASSES, beta=20.0, num_clusters=7, table_entries=3, bank_size=30)
+        self.whole = RIBLoss(CLASSES, **kind, beta=8.0)
+        settings = {**kind, "num_clusters": 7, "table_entries": 3, "bank_size": 30}
+        self.part = RIBLoss(CLASSES, beta=20.0, **settings)
 
     def start_epoch(self, epoch):
         return self.whole.start_epoch(epoch), self.part.start_epoch(epoch)
@@ -86,12 +92,13 @@ def run(model, epochs):
     return torch.stack(losses), reports
 
 
-def test_two_losses_in_a_model_keep_apart():
-    model = TwoLosses()
+@every_kind
+def test_two_losses_in_a_model_keep_apart(kind):
+    model = TwoLosses(kind)
     _, reports = run(model, range(3))
     assert reports[0] == ({}, {})
     for whole, part in reports[1:]:
-        assert whole["bound"] > 0 and part["bound"] > 0 and whole != part
+        assert whole["bound"] != 0 and part["bound"] != 0 and whole != part
     assert model.whole.centroids.shape == (CLASSES, 6)
     assert model.part.centroids.shape == (7, 3)
     state = model.state_dict()
@@ -104,8 +111,9 @@ def test_two_losses_in_a_model_keep_apart():
     assert len(state["whole.bank_rows"]) == 96 and len(state["part.bank_rows"]) == 30
 
 
-def test_two_losses_in_a_model_resume_bit_for_bit():
-    model, resumed = TwoLosses(), TwoLosses()
+@every_kind
+def test_two_losses_in_a_model_resume_bit_for_bit(kind):
+    model, resumed = TwoLosses(kind), TwoLosses(kind)
     run(model, range(2))
     resumed.load_state_dict(model.state_dict())
     mine, theirs = run(model, range(2, 4)), run(resumed, range(2, 4))
@@ -113,9 +121,10 @@ def test_two_losses_in_a_model_resume_bit_for_bit():
     assert mine[1] == theirs[1]
 
 
-def test_one_loss_of_two_alone_is_what_it_is_beside_the_other():
+@every_kind
+def test_one_loss_of_two_alone_is_what_it_is_beside_the_other(kind):
     """Neither draws from what the other draws from."""
-    model, alone = TwoLosses(), RIBLoss(CLASSES, beta=8.0)
+    model, alone = TwoLosses(kind), RIBLoss(CLASSES, **kind, beta=8.0)
     for epoch in range(3):
         model.start_epoch(epoch)
         alone.start_epoch(epoch)

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastreid_rib.losses import information as info
+from fastreid_rib.ops import bound
 
 SLACK = 1e-9
 
@@ -107,6 +108,115 @@ def test_bounds_hold_for_any_q(parameters):
     assert klb <= papers + SLACK
 
 
+def marginal_of(log_q, labels):
+    """log P(a) = log sum_y p(y) Q(a|y), with p(y) of the labels."""
+    weights = torch.bincount(labels, minlength=len(log_q)).double() / len(labels)
+    return (weights @ log_q.exp()).log()
+
+
+def any_table(parameters):
+    """log Q that has nothing to do with the images, its rows sharp or flat."""
+    generator = torch.Generator().manual_seed(parameters["seed"] + 1)
+    shape = parameters["classes"], parameters["k"]
+    rows = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return (parameters["sharpness"] * rows).log_softmax(1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(problems, st.floats(0, 3), st.booleans())
+def test_the_lagrangian_is_bounded_for_every_gamma(parameters, gamma, plug_in):
+    log_f, log_x, labels = random_problem(**parameters)
+    log_q = any_table(parameters)
+    if plug_in:
+        log_q = class_table(log_f, labels, parameters["classes"])
+    tables = info.tabulate(log_f, labels, log_q, log_x)
+    log_p = marginal_of(log_q, labels)
+    assert torch.allclose((tables.marginal / tables.images).log(), log_p)
+    of_image, of_label = info.feature_information(tables), info.label_information(tables)
+    of_input = info.input_information(tables)
+    bound = info.lagrangian_bound(tables, gamma, log_p).item()
+    assert (gamma * of_image - of_label).item() <= bound + SLACK
+    assert of_input.item() <= of_image.item() + SLACK
+    if plug_in:  # nothing but the plug-in table makes it an equality
+        assert bound == pytest.approx((gamma * of_image - of_label).item(), abs=1e-8)
+    of_the_paper = info.lagrangian_bound(tables, gamma).item()
+    if gamma <= 1:
+        assert (gamma * of_input - of_label).item() <= of_the_paper + SLACK
+        assert bound <= of_the_paper + SLACK
+
+
+@settings(max_examples=30, deadline=None)
+@given(problems)
+def test_at_gamma_one_the_marginal_cancels(parameters):
+    log_f, _, labels = random_problem(**parameters)
+    log_q = any_table(parameters)
+    tables = info.tabulate(log_f, labels, log_q)
+    klb = info.conditional_bound(tables).item()
+    for log_p in (marginal_of(log_q, labels), None):
+        assert info.lagrangian_bound(tables, 1.0, log_p).item() == pytest.approx(klb, abs=1e-9)
+
+
+@pytest.mark.parametrize("gamma", [1.01, 2.0])
+def test_beyond_gamma_one_nothing_is_bounded_without_the_marginal(gamma):
+    """Assignments that tell nothing, I(F~;i) = I(F~;Y) = 0, go below it."""
+    labels = torch.arange(6) % 3
+    uniform = torch.full((6, 4), -math.log(4), dtype=torch.float64)
+    tables = info.tabulate(uniform, labels, uniform[:3])
+    without = info.lagrangian_bound(tables, gamma).item()
+    assert without == pytest.approx((1 - gamma) * math.log(4))
+    with_it = info.lagrangian_bound(tables, gamma, marginal_of(uniform[:3], labels)).item()
+    assert with_it == pytest.approx(0, abs=1e-9)
+
+
+@settings(max_examples=30, deadline=None)
+@given(problems)
+def test_the_embeddings_form_is_below_that_of_the_clusters(parameters):
+    log_f, _, labels = random_problem(**parameters)
+    n, k = log_f.shape
+    log_q = any_table(parameters)
+    log_p = marginal_of(log_q, labels)
+    # Embeddings are unit vectors of their own, centroids give them the assignments at beta 1/2.
+    clusters = bound(torch.eye(n).double(), log_f.t(), log_q, labels, 0.5, log_p=log_p,
+                     half_norms=torch.zeros(k))[0]  # fmt: skip
+    embedding = bound(torch.eye(n).double(), log_f.t(), log_q, labels, 0.5, log_p=log_p,
+                      form="embedding", half_norms=torch.zeros(k))[0]  # fmt: skip
+    by_jensen = -(log_f + (log_q - log_p)[labels]).logsumexp(1)
+    assert torch.allclose(embedding, by_jensen)
+    assert torch.allclose(clusters.mean(), info.lagrangian_bound(
+        info.tabulate(log_f, labels, log_q), 0.0, log_p))  # fmt: skip
+    assert (embedding <= clusters + SLACK).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(problems)
+def test_collapse_is_worst_with_the_marginal_and_best_without(parameters):
+    log_f, _, labels = random_problem(**parameters)
+    classes = parameters["classes"]
+    one_cluster = torch.full_like(log_f, -1e9)
+    one_cluster[:, 0] = 0
+    full, papers = [], []
+    for log_phi in (log_f, one_cluster):
+        log_q = class_table(log_phi, labels, classes)
+        tables = info.tabulate(log_phi, labels, log_q)
+        full.append(info.lagrangian_bound(tables, 0.0, marginal_of(log_q, labels)).item())
+        papers.append(info.lagrangian_bound(tables, 0.0).item())
+        information = info.label_information(tables).item()
+        assert full[-1] == pytest.approx(-information, abs=1e-8)
+    assert full[1] == pytest.approx(0, abs=1e-9) and full[0] <= full[1] + SLACK
+    assert papers[1] == pytest.approx(0, abs=1e-9) and papers[0] >= papers[1] - SLACK
+
+
+def test_identities_that_are_told_apart_are_worth_their_entropy_with_the_marginal():
+    labels = torch.arange(15) % 5
+    log_f = torch.eye(5, dtype=torch.float64)[labels].clamp(min=1e-300).log()
+    log_q = class_table(log_f, labels, 5)
+    tables = info.tabulate(log_f, labels, log_q)
+    full = info.lagrangian_bound(tables, 0.0, marginal_of(log_q, labels)).item()
+    assert full == pytest.approx(-math.log(5))
+    # As published they are worth what collapse is, too.
+    assert info.lagrangian_bound(tables, 0.0).item() == pytest.approx(0, abs=1e-9)
+
+
 @settings(max_examples=30, deadline=None)
 @given(problems)
 def test_a_floor_costs_at_most_its_excess(parameters):
@@ -141,7 +251,9 @@ def test_tables_add_up_over_chunks_and_blocks_of_identities(parameters):
         info.add_images_(parts, log_f[chunk], log_x[chunk])
     for identity in range(classes):
         sums = log_f[labels == identity].exp().sum(0, keepdim=True)
-        info.add_identities_(parts, sums, (sums * log_q[identity]).sum())
+        log_likelihood = (sums * log_q[identity]).sum()
+        marginal = sums.sum() * log_q[identity].exp()
+        info.add_identities_(parts, sums, log_likelihood, marginal)
     for expected, got in zip(whole, parts):
         assert torch.allclose(expected, got)
 

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from kinds import PAPER, every_kind, kernels
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -14,7 +15,7 @@ from fastreid_rib.losses.clustering import kmeans
 from fastreid_rib.losses.refresh import centred
 
 # RIB from the second epoch on, so that tests need no third.
-RIBLoss = functools.partial(losses.RIBLoss, warmup_epochs=1)
+RIBLoss = functools.partial(losses.RIBLoss, warmup_epochs=1, **PAPER)
 
 CLASSES, DIM = 6, 8
 
@@ -80,6 +81,41 @@ def test_function_equals_the_reference(gamma, reduction):
     )
 
 
+@pytest.mark.parametrize("form", ["clusters", "embedding"])
+@pytest.mark.parametrize("gamma", [0.0, 0.4, 2.5])
+@pytest.mark.parametrize("centred", [False, True])
+def test_function_with_the_marginal_equals_the_formula(form, gamma, centred):
+    torch.manual_seed(0)
+    embeddings = (3 * torch.randn(6, 5, dtype=torch.float64)).requires_grad_()
+    labels = torch.tensor([0, 1, 2, -1, 3, 0])
+    centroids = torch.randn(7, 5, dtype=torch.float64)
+    log_q = torch.randn(4, 7, dtype=torch.float64).log_softmax(1)
+    log_p = torch.randn(7, dtype=torch.float64).log_softmax(0)
+    mean = 0.3 * torch.randn(5, dtype=torch.float64) if centred else None
+
+    def ours(e):
+        return rib_loss(
+            e, labels, centroids, log_q, beta=3.0, gamma=gamma, form=form, log_p=log_p, mean=mean
+        )
+
+    features = embeddings / embeddings.norm(dim=1, keepdim=True)
+    if centred:
+        features = (features - mean) / (features - mean).norm(dim=1, keepdim=True)
+    log_phi = (-3.0 * torch.cdist(features, centroids).square()).log_softmax(1)
+    log_ratio = log_q[labels] - log_p
+    losses = gamma * (log_phi.exp() * (log_phi - log_p)).sum(1)
+    if form == "clusters":
+        losses = losses - (log_phi.exp() * log_ratio).sum(1)
+    else:
+        losses = losses - (log_phi.exp() * log_ratio.exp()).sum(1).log()
+    theirs = losses[labels >= 0].mean()
+    gradients = [torch.autograd.grad(x, embeddings)[0] for x in (ours(embeddings), theirs)]
+    assert torch.allclose(ours(embeddings), theirs, rtol=1e-10)
+    assert torch.allclose(*gradients, rtol=1e-8, atol=1e-10)
+    assert gradients[0][3].abs().max() == 0
+    assert torch.autograd.gradcheck(ours, embeddings)
+
+
 def test_nothing_to_average_is_a_zero_with_zero_gradient():
     embeddings = torch.full((3, 2), float("nan"), requires_grad=True)
     loss = rib_loss(embeddings, torch.tensor([-1] * 3), torch.eye(2), torch.zeros(1, 2), beta=1.0)
@@ -99,8 +135,10 @@ def test_low_precision_embeddings_are_computed_in_float32(dtype):
     assert torch.equal(loss, rib_loss(embeddings.float(), *arguments, beta=30.0))
 
 
-def test_autocast_changes_nothing():
-    rib, stream = started(beta=30.0, gamma=0.5)
+@every_kind
+def test_autocast_changes_nothing(kind):
+    # Without momentum: statistics that move give each call another loss.
+    rib, stream = started(**{**kind, "beta": 30.0, "gamma": 0.5, "momentum": 0.0})
     embeddings, labels = stream.batch()
     embeddings.requires_grad_()
     (plain,) = torch.autograd.grad(rib(embeddings, labels), embeddings)
@@ -128,7 +166,12 @@ def test_autocast_changes_nothing():
         ({"log_q": torch.zeros(4, 6)}, r"log_q must be \(C, 5\)"),
         ({"beta": 0.0}, "beta must be > 0, got 0.0"),
         ({"beta": float("inf")}, "beta must be > 0, got inf"),
-        ({"gamma": 1.5}, "gamma must be in 0..1, got 1.5"),
+        ({"gamma": 1.5}, "gamma must be in 0..1 .*without the marginal.*, got 1.5"),
+        ({"gamma": -1.0, "log_p": torch.zeros(5)}, "gamma must be >= 0, got -1.0"),
+        ({"form": "rows"}, "form must be one of clusters, embedding, got 'rows'"),
+        ({"log_p": torch.zeros(1)}, r"log_p must be \(5,\), got \(1,\)"),
+        ({"log_p": torch.zeros(4, 5)}, r"log_p must be \(5,\), got \(4, 5\)"),
+        ({"mean": torch.zeros(5)}, r"mean must be \(2,\), got \(5,\)"),
         ({"reduction": "avg"}, "reduction must be one of"),
     ],
 )
@@ -154,7 +197,17 @@ def test_function_names_what_is_wrong(change, message):
         ({"num_classes": 0}, "num_classes must be >= 1"),
         ({"beta": -1.0}, "beta must be > 0"),
         ({"beta": float("nan")}, "beta must be > 0"),
-        ({"gamma": -0.1}, "gamma must be in 0..1"),
+        ({"gamma": -0.1}, "gamma must be in 0..1 .*without the marginal"),
+        ({"gamma": 1.1}, "gamma must be in 0..1 .*without the marginal"),
+        ({"gamma": -0.1, "relevance": "full"}, "gamma must be >= 0, got -0.1"),
+        ({"gamma": float("inf"), "relevance": "full"}, "gamma must be >= 0, got inf"),
+        ({"relevance": "half"}, "relevance must be one of full, paper, got 'half'"),
+        ({"form": "rows"}, "form must be one of clusters, embedding, got 'rows'"),
+        ({"momentum": 1.0}, r"momentum must be in 0..1, and not 1 \(0: frozen\), got 1.0"),
+        ({"momentum": -0.1}, "momentum must be in 0..1"),
+        ({"momentum": float("nan")}, "momentum must be in 0..1"),
+        ({"refreshes": 0}, "refreshes must be >= 1, in an epoch, got 0"),
+        ({"ramp_epochs": -1}, "ramp_epochs must be >= 0, got -1"),
         ({"num_clusters": -1}, "num_clusters must be >= 0"),
         ({"warmup_epochs": -1}, "warmup_epochs must be >= 0"),
         ({"bank_size": 0}, "bank_size must be >= 1"),
@@ -167,18 +220,20 @@ def test_settings_are_checked_by_name(change, message):
         RIBLoss(**{"num_classes": 3, **change})
 
 
+@every_kind
 @pytest.mark.parametrize(("warmup", "first"), [(0, 1), (1, 1), (3, 3)])
-def test_starts_after_warm_up(warmup, first):
-    rib, stream = RIBLoss(CLASSES, warmup_epochs=warmup), Stream()
+def test_starts_after_warm_up(warmup, first, kind):
+    rib, stream = RIBLoss(CLASSES, **{**kind, "warmup_epochs": warmup}), Stream()
     for epoch in range(first + 2):
         report = rib.start_epoch(epoch)
         losses = [loss.item() for loss in feed(rib, stream)]
         assert bool(report) == rib.active == (epoch >= first)
-        assert (max(losses) > 0) == (epoch >= first)
+        assert any(losses) == all(losses) == (epoch >= first)
 
 
-def test_zero_before_the_start_is_connected_and_finite():
-    rib = RIBLoss(CLASSES)
+@every_kind
+def test_zero_before_the_start_is_connected_and_finite(kind):
+    rib = RIBLoss(CLASSES, **kind)
     rib.start_epoch(0)
     embeddings = torch.full((4, DIM), float("nan")).half().requires_grad_()
     loss = rib(embeddings, torch.zeros(4, dtype=torch.int64))
@@ -187,8 +242,9 @@ def test_zero_before_the_start_is_connected_and_finite():
     assert embeddings.grad.abs().max() == 0
 
 
-def test_start_epoch_twice_is_once():
-    rib, stream = started()
+@every_kind
+def test_start_epoch_twice_is_once(kind):
+    rib, stream = started(**kind)
     feed(rib, stream)
     before = rib.state_dict()
     assert rib.start_epoch(1) == {}
@@ -197,16 +253,18 @@ def test_start_epoch_twice_is_once():
     assert all(torch.equal(before[k], after[k]) for k in before)
 
 
-def test_an_epoch_without_embeddings_keeps_the_statistics():
-    rib, _ = started()
+@every_kind
+def test_an_epoch_without_embeddings_keeps_the_statistics(kind):
+    rib, _ = started(**kind)
     centroids = rib.centroids.clone()
     assert rib.start_epoch(2) == {}
     assert rib.active
     assert torch.equal(rib.centroids, centroids)
 
 
-def test_only_useless_embeddings_keep_the_statistics(caplog):
-    rib, _ = started()
+@every_kind
+def test_only_useless_embeddings_keep_the_statistics(caplog, kind):
+    rib, _ = started(**kind)
     rib(torch.full((4, DIM), float("nan"), requires_grad=True), torch.zeros(4).long())
     with caplog.at_level(logging.WARNING):
         assert rib.start_epoch(2) == {}
@@ -246,32 +304,41 @@ def test_bank_holds_the_normalised_embeddings_of_the_epoch():
     assert rib.bank.filled == 0
 
 
-def test_passes_without_gradient_or_in_eval_mode_never_enter():
-    rib, stream = started()
+@every_kind
+def test_passes_without_gradient_or_in_eval_mode_never_enter(kind):
+    rib, stream = started(**kind)
+    before = {name: value.clone() for name, value in rib.state_dict().items()}
     with torch.no_grad():
         feed(rib, stream)
     rib.eval()
-    assert feed(rib, stream)[0].item() > 0
+    assert all(loss.item() for loss in feed(rib, stream))
     assert rib.bank.seen == 0
+    after = rib.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_useless_rows_never_enter_the_statistics():
-    clean, dirty = RIBLoss(CLASSES), RIBLoss(CLASSES)
+@every_kind
+def test_useless_rows_never_enter_the_statistics(kind):
+    clean, dirty = RIBLoss(CLASSES, **kind), RIBLoss(CLASSES, **kind)
     stream = Stream()
-    clean.start_epoch(0), dirty.start_epoch(0)
-    for _ in range(5):
-        embeddings, labels = stream.batch()
-        clean(embeddings, labels)
-        bad = torch.stack([torch.full((DIM,), v) for v in (float("nan"), float("inf"), 1.0)])
-        dirty(torch.cat([embeddings, bad]), torch.cat([labels, torch.tensor([0, 1, -1])]))
-    assert dirty.bank.rows.isfinite().all()
-    assert clean.start_epoch(1) == dirty.start_epoch(1)
-    assert torch.equal(clean.centroids, dirty.centroids)
-    assert torch.equal(clean.log_q, dirty.log_q)
+    for epoch in range(3):
+        assert clean.start_epoch(epoch) == pytest.approx(dirty.start_epoch(epoch), abs=1e-6)
+        for _ in range(5):
+            embeddings, labels = stream.batch()
+            clean(embeddings.requires_grad_(), labels)
+            bad = torch.stack([torch.full((DIM,), v) for v in (float("nan"), float("inf"), 1.0)])
+            dirty(torch.cat([embeddings, bad]), torch.cat([labels, torch.tensor([0, 1, -1])]))
+        assert dirty.bank.rows.isfinite().all()
+        mine, theirs = clean.state_dict(), dirty.state_dict()
+        for name in {"centroids", "log_q", "log_p", "mean"} & mine.keys():
+            assert torch.allclose(mine[name], theirs[name], atol=1e-5), name
+    assert "centroids" in mine
 
 
-def test_non_finite_inputs_never_enter_either():
-    rib, stream = RIBLoss(CLASSES), Stream()
+@every_kind
+def test_non_finite_inputs_never_enter_either(kind):
+    rib, stream = RIBLoss(CLASSES, **kind), Stream()
     rib.start_epoch(0)
     for _ in range(5):
         embeddings, labels = stream.batch()
@@ -342,9 +409,13 @@ def test_the_count_of_waits_sees_them():
     assert len(waits.seen) == 4
 
 
+@every_kind
+@pytest.mark.parametrize("entries", [0, 3])
 @pytest.mark.parametrize("bank_size", [1000, 20])
-def test_a_step_never_waits_for_the_device(bank_size):
-    rib, stream = started(bank_size=bank_size)
+def test_a_step_never_waits_for_the_device(bank_size, entries, kind):
+    # One refresh: another one within the epoch is no step.
+    settings = {**kind, "refreshes": 1, "table_entries": entries}
+    rib, stream = started(bank_size=bank_size, **settings)
     with Waits() as waits:
         for loss in feed(rib, stream):
             loss.backward()
@@ -353,9 +424,10 @@ def test_a_step_never_waits_for_the_device(bank_size):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@every_kind
 @pytest.mark.parametrize("bank_size", [1000, 20])
-def test_a_step_never_waits_for_the_gpu(bank_size):
-    rib, stream = started(bank_size=bank_size)
+def test_a_step_never_waits_for_the_gpu(bank_size, kind):
+    rib, stream = started(**{**kind, "bank_size": bank_size, "refreshes": 1})
     rib.cuda()
     batches = [tuple(t.cuda() for t in stream.batch()) for _ in range(8)]
     torch.cuda.set_sync_debug_mode("error")
@@ -364,7 +436,7 @@ def test_a_step_never_waits_for_the_gpu(bank_size):
             rib(embeddings.requires_grad_(), labels).backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert rib.start_epoch(2)["bound"] > 0
+    assert rib.start_epoch(2)["bound"] != 0
 
 
 # The module: refresh
@@ -396,6 +468,50 @@ def test_table_by_hand():
     assert torch.allclose(rib.class_means, torch.tensor([[1.0, 0.0], [0.5, 0.5]]))
 
 
+def test_marginal_by_hand():
+    # As above, of three images of identity 0 at (1, 0) and one of identity 1 at (0, 1).
+    rib = RIBLoss(2, beta=math.log(3) / 2, relevance="full")
+    rib.start_epoch(0)
+    rib(torch.eye(2)[[0, 0, 0, 1]], torch.tensor([0, 0, 0, 1]))
+    report = rib.start_epoch(1)
+    assert torch.allclose(rib.log_q.exp(), torch.tensor([[0.75, 0.25], [0.25, 0.75]]))
+    assert rib.log_p.exp().tolist() == pytest.approx([0.75**2 + 0.25**2, 0.375])
+    # Row for row 3/4 ln 3/4 + 1/4 ln 1/4 less what log P has of it.
+    expected = 0.75 * (0.75 * math.log(1.2) + 0.25 * math.log(2 / 3))
+    expected += 0.25 * (0.25 * math.log(0.4) + 0.75 * math.log(2))
+    assert report["bound"] == pytest.approx(-expected, abs=1e-6)
+    assert report["mutual_information"] == pytest.approx(expected, abs=1e-6)
+    assert report["slack"] == pytest.approx(0, abs=1e-6)
+    # An identity that is absent counts as often as when it was last seen.
+    rib(torch.eye(2)[[1]], torch.tensor([1]))
+    rib.start_epoch(2)
+    assert rib.class_counts.tolist() == [3, 1]
+    assert torch.allclose(rib.log_p, (torch.tensor([0.75, 0.25]) @ rib.log_q.exp()).log())
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ("clusters", -0.75 * math.log(1.2) - 0.25 * math.log(2 / 3)),
+        ("embedding", -math.log(16 / 15)),
+    ],
+)
+def test_centred_by_hand(form, expected):
+    # Centred by (3/4, 1/4) the images lie opposite each other, 4 apart: (3/4, 1/4) at ln(3)/4.
+    rib = RIBLoss(2, beta=math.log(3) / 4, relevance="full", center=True, form=form)
+    rib.start_epoch(0)
+    rib(torch.eye(2)[[0, 0, 0, 1]], torch.tensor([0, 0, 0, 1]))
+    rib.start_epoch(1)
+    assert rib.mean.tolist() == [0.75, 0.25]
+    opposite = 0.5**0.5 * torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
+    assert torch.allclose(rib.centroids, opposite, atol=5e-4)  # float16 in between
+    assert torch.allclose(rib.class_means, opposite, atol=5e-4)
+    assert torch.allclose(rib.log_q.exp(), torch.tensor([[0.75, 0.25], [0.25, 0.75]]), atol=5e-4)
+    # log Q - log P is ln 6/5 and ln 2/3, and 3/4 6/5 + 1/4 2/3 = 16/15.
+    loss = rib(torch.tensor([[7.0, 0.0]]), torch.tensor([0]))
+    assert loss.item() == pytest.approx(expected, abs=1e-3)
+
+
 def test_a_refresh_starts_from_the_previous_centroids():
     rib, stream = started(kmeans_iterations=1)
     previous = rib.centroids.clone()
@@ -409,21 +525,30 @@ def test_a_refresh_starts_from_the_previous_centroids():
     assert not torch.allclose(rib.centroids, fresh.centroids, atol=0.05)
 
 
-def test_report_is_what_a_pass_over_the_bank_gives():
-    rib, stream = started(gamma=0.3, beta=8.0)
+@every_kind
+@pytest.mark.parametrize("entries", [0, 3])
+def test_report_is_what_a_pass_over_the_bank_gives(kind, entries):
+    rib, stream = started(**{**kind, "gamma": 0.3, "beta": 8.0, "table_entries": entries})
     feed(rib, stream, 10)
     rows, labels, _ = rib.bank.content()
     rows, labels = rows.float(), labels.clone()
     report = rib.start_epoch(2)
-    arguments = {"beta": 8.0, "reduction": "mean"}
-    for name, gamma in (("bound", 0.3), ("klb", 1.0)):
-        loss = rib_loss_reference(rows, labels, rib.centroids, rib.log_q, gamma=gamma, **arguments)
-        assert report[name] == pytest.approx(loss.item(), abs=2e-3)
+    loss = rib.eval()(rows, labels)
+    assert report["bound"] == pytest.approx(loss.item(), abs=2e-3)
+    log_q = rib.log_q
+    if entries:
+        log_q = rib.log_q_floor[:, None].repeat(1, CLASSES)
+        log_q.scatter_(1, rib.log_q_index.long(), rib.log_q)
+    rows = rows if rib.mean is None else rows - rib.mean
+    klb = rib_loss_reference(rows, labels, rib.centroids, log_q, beta=8.0, gamma=1.0)
+    assert report["klb"] == pytest.approx(klb.item(), abs=2e-3)
     assert 0 < report["mutual_information"] <= math.log(CLASSES)
+    assert ("slack" in report) == (kind["form"] == "clusters")
 
 
-def test_inputs_are_reported_and_obey_the_bound():
-    rib, stream = RIBLoss(CLASSES, beta=10.0), Stream()
+@every_kind
+def test_inputs_are_reported_and_obey_the_bound(kind):
+    rib, stream = RIBLoss(CLASSES, beta=10.0, **kind), Stream()
     rib.start_epoch(0)
     for _ in range(8):
         embeddings, labels = stream.batch()
@@ -463,11 +588,12 @@ def test_the_floor_keeps_the_loss_finite():
     assert 0 < loss.item() <= -math.log(1e-6) + 1e-4
 
 
+@every_kind
 @pytest.mark.parametrize("clusters", [0, 1, 3, 40])
 @pytest.mark.parametrize("classes", [1, 5])
 @pytest.mark.parametrize("n", [1, 7])
-def test_degenerate_sizes(classes, clusters, n):
-    rib = RIBLoss(classes, num_clusters=clusters, beta=20.0)
+def test_degenerate_sizes(classes, clusters, n, kind):
+    rib = RIBLoss(classes, num_clusters=clusters, beta=20.0, **kind)
     rib.start_epoch(0)
     torch.manual_seed(0)
     embeddings = torch.randn(n, 3)
@@ -481,8 +607,9 @@ def test_degenerate_sizes(classes, clusters, n):
     assert embeddings.grad.isfinite().all()
 
 
-def test_all_embeddings_equal():
-    rib = RIBLoss(CLASSES)
+@every_kind
+def test_all_embeddings_equal(kind):
+    rib = RIBLoss(CLASSES, **kind)
     rib.start_epoch(0)
     rib(torch.ones(12, DIM), torch.arange(12) % CLASSES)
     report = rib.start_epoch(1)
@@ -490,9 +617,11 @@ def test_all_embeddings_equal():
     assert rib(torch.ones(12, DIM), torch.arange(12) % CLASSES).isfinite()
 
 
-def test_equal_runs_are_equal_and_seeds_matter():
+@every_kind
+def test_equal_runs_are_equal_and_seeds_matter(kind):
     def run(seed):
-        rib, stream = RIBLoss(CLASSES, bank_size=40, num_clusters=4, seed=seed), Stream()
+        settings = {**kind, "bank_size": 40, "num_clusters": 4, "seed": seed}
+        rib, stream = RIBLoss(CLASSES, **settings), Stream()
         losses = []
         for epoch in range(3):
             rib.start_epoch(epoch)
@@ -503,14 +632,15 @@ def test_equal_runs_are_equal_and_seeds_matter():
     assert not torch.equal(run(5), run(6))
 
 
-def test_training_with_it_lowers_the_bound():
+@every_kind
+def test_training_with_it_lowers_the_bound(kind):
     torch.manual_seed(0)
     stream = Stream(noise=1.5)
     layer = torch.nn.Linear(DIM, DIM)
-    rib = RIBLoss(CLASSES, beta=10.0)
-    optimizer = torch.optim.SGD(layer.parameters(), lr=0.5)
+    rib = RIBLoss(CLASSES, beta=10.0, **kind)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
     bounds = []
-    for epoch in range(6):
+    for epoch in range(10):
         bounds.append(rib.start_epoch(epoch).get("bound"))
         for _ in range(20):
             embeddings, labels = stream.batch(24)
@@ -518,15 +648,18 @@ def test_training_with_it_lowers_the_bound():
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    assert bounds[-1] < 0.8 * bounds[1]
+    # Of the distance to the least value, which is 0 or, of the full bound, -log C.
+    least = 0 if kind["relevance"] == "paper" else -math.log(CLASSES)
+    assert bounds[-1] - least < 0.8 * (bounds[1] - least)
 
 
-def test_twenty_steps_with_the_kernels_and_in_plain_pytorch_agree():
+@every_kind
+def test_twenty_steps_with_the_kernels_and_in_plain_pytorch_agree(kind):
     losses, weights = {}, {}
-    for backend in ("cpu", "torch"):
+    for backend in (kernels(kind), "torch"):
         torch.manual_seed(0)
         stream, layer = Stream(noise=1.5), torch.nn.Linear(DIM, DIM)
-        rib = RIBLoss(CLASSES, beta=10.0, gamma=0.3, backend=backend)
+        rib = RIBLoss(CLASSES, **{**kind, "beta": 10.0, "gamma": 0.3, "backend": backend})
         optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
         losses[backend] = []
         for epoch in range(3):
@@ -539,9 +672,9 @@ def test_twenty_steps_with_the_kernels_and_in_plain_pytorch_agree():
                 optimizer.step()
                 losses[backend].append(loss.item())
         weights[backend] = layer.weight.detach()
-    assert losses["cpu"] == pytest.approx(losses["torch"], rel=1e-5)
-    assert min(losses["cpu"][20:]) > 0  # the last two epochs of three are RIB's
-    assert torch.allclose(weights["cpu"], weights["torch"], rtol=0, atol=1e-5)
+    assert losses[kernels(kind)] == pytest.approx(losses["torch"], rel=1e-5, abs=1e-5)
+    assert all(losses["torch"][10:])  # the last two epochs of three are RIB's
+    assert torch.allclose(weights[kernels(kind)], weights["torch"], rtol=0, atol=1e-5)
 
 
 def test_statistics_are_kept_where_the_kernels_read_them_fast():
@@ -551,10 +684,11 @@ def test_statistics_are_kept_where_the_kernels_read_them_fast():
     assert "half_norms" not in rib.state_dict()
 
 
-def test_a_report_with_inputs_and_one_without_agree_on_the_features():
+@every_kind
+def test_a_report_with_inputs_and_one_without_agree_on_the_features(kind):
     reports = []
     for with_inputs in (False, True):
-        rib, stream = RIBLoss(CLASSES, beta=5.0), Stream()
+        rib, stream = RIBLoss(CLASSES, beta=5.0, **kind), Stream()
         for epoch in range(2):
             reports.append(rib.start_epoch(epoch))
             for _ in range(8):
@@ -567,11 +701,15 @@ def test_a_report_with_inputs_and_one_without_agree_on_the_features():
     without, with_them = reports[1], reports[3]
     assert set(without) < set(with_them)
     for name, value in without.items():
-        assert with_them[name] == pytest.approx(value, rel=1e-5)
+        # Without a floor that raised Q the slack is that of rounding.
+        assert with_them[name] == pytest.approx(value, rel=1e-5, abs=1e-6)
 
 
-def test_several_losses_in_one_model_do_not_collide():
-    model = torch.nn.ModuleDict({"a": RIBLoss(CLASSES), "b": RIBLoss(CLASSES, num_clusters=3)})
+@every_kind
+def test_several_losses_in_one_model_do_not_collide(kind):
+    model = torch.nn.ModuleDict(
+        {"a": RIBLoss(CLASSES, **kind), "b": RIBLoss(CLASSES, **kind, num_clusters=3)}
+    )
     stream = Stream()
     for epoch in range(2):
         for rib in model.values():
