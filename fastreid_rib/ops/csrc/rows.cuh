@@ -280,6 +280,7 @@ __global__ void __launch_bounds__(kMaxThreads) bound_rows(rib_bound_args p) {
         store_gradient<FORM, V>(row + a, x, q, log_p, means, p.gamma);
     }
     if (last < K) {
+        load_marginal<1>(p.log_p, last, last_p);  // again, which spares a register meanwhile
         store_gradient<FORM, 1>(row + last, last_x, last_q, last_p, means, p.gamma);
     }
 }
