@@ -514,6 +514,16 @@ void check_limits(Draw& draw) {
         test.expect(rib_bound(&call.bound) == RIB_OK, "room, and yet refused");
     }
     {
+        // Column 0 has all of phi and the ratio e^-59, so that e^40 over u is infinite in float32.
+        Case test("a large ratio where phi is 0");
+        SmallCall call;
+        call.bound.form = RIB_EMBEDDING, call.bound.scale = 4000.f;
+        call.products[0] = 2.f, call.log_q[0] = -60.f, call.log_p[1] = -41.f;
+        test.expect(rib_bound(&call.bound) == RIB_OK, "refused");
+        test.expect(fabsf(call.loss[0] - 59.f) < 1e-4f, "loss %g", call.loss[0]);
+        for (float value : call.products) test.expect(fabsf(value) < 1e-5f, "gradient %g", value);
+    }
+    {
         Case test("a device that is not there");
         SmallCall call;
         call.bound.device = call.table_args.device = 1;

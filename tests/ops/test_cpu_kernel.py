@@ -180,6 +180,7 @@ def check_against_definition(problem, loss, gradient):
         error_of_loss = relative * mean_size
         flushed = 2 * torch.finfo(torch.float32).tiny
         error = (phi * relative[:, None] + flushed) * (size + mean_size[:, None])
+        error += flushed  # what comes out may be
         if joint is not None:
             # Of the posterior, which the logarithm of the ratio is rounded in besides the logit.
             posterior, ratio = joint.softmax(1), (joint - log_phi).abs()

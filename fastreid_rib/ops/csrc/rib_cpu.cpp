@@ -119,6 +119,14 @@ struct Zeros {
     RIB_INLINE float operator[](int64_t) const { return 0.f; }
 };
 
+// A row that nobody reads. (A null pointer instead would be a branch in the loop that writes it.)
+struct Nowhere {
+    struct Nothing {
+        RIB_INLINE void operator=(float) const {}
+    };
+    RIB_INLINE Nothing operator[](int64_t) const { return {}; }
+};
+
 // Columns begin..end-1 of a row of log Q as float32, at their places in what is returned: where
 // they are, or `into`. A loop of its own, since inside a longer one it is not vectorised.
 RIB_INLINE const float* unpacked(const float* log_q, float*, int64_t, int64_t) { return log_q; }
@@ -165,12 +173,12 @@ struct Average {
     }
 };
 
-// Also writes weights_a = exp(logit_a - max) and, unless they are null, scores_a = weights_a s_a
-// and ratios_a = weights_a Q_a / P_a. `scores` may be x.products and `weights` may be `log_q`: a
-// column is read before it is written.
-template <rib_form form, typename LogQ, typename LogP>
+// Also writes weights_a = exp(logit_a - max), scores_a = weights_a s_a and, of RIB_EMBEDDING only,
+// ratios_a = weights_a Q_a / P_a.
+// `scores` may be x.products and `weights` may be `log_q`: a column is read before it is written.
+template <rib_form form, typename LogQ, typename LogP, typename Scores>
 RIB_INLINE Average average(const Logits x, const LogQ log_q, const LogP log_p, int64_t K,
-                           float gamma, float* weights, float* scores, float* ratios) {
+                           float gamma, float* weights, const Scores scores, float* ratios) {
     // A float32 sum over 100,000 columns would lose a digit; one over a chunk does not.
     constexpr int64_t kChunk = 1024;
     const float gamma_bits = gamma * 0.693147181f;
@@ -189,8 +197,8 @@ RIB_INLINE Average average(const Logits x, const LogQ log_q, const LogP log_p, i
             const Column<form> column(bits, q[a], log_p[a], gamma_bits);
             const float score = weight * column.score, ratio = weight * column.ratio;
             weights[a] = weight;
-            if (scores) scores[a] = score;
-            if (ratios) ratios[a] = ratio;
+            scores[a] = score;
+            if (form == RIB_EMBEDDING) ratios[a] = ratio;
             weight_sum += weight;
             score_sum += score;
             ratio_sum += ratio;
@@ -246,7 +254,7 @@ RIB_INLINE float table_row(const float* products, float* sums, float* weights,
     const int64_t K = p.K;
     const Logits x(products, p.half_norms, p.scale);
     const Average total =
-        average<RIB_CLUSTERS>(x, Zeros(), Zeros(), K, 1.f, weights, nullptr, nullptr);
+        average<RIB_CLUSTERS>(x, Zeros(), Zeros(), K, 1.f, weights, Nowhere(), nullptr);
     const float inverse = total.inverse();
 #pragma omp simd
     for (int64_t a = 0; a < K; ++a) sums[a] += inverse * weights[a];

@@ -231,8 +231,10 @@ __device__ inline bool skip_row(const rib_bound_args& p, float* row, int64_t lab
 // shared memory between the passes, so both are read from global memory once (log P, which all rows
 // share, comes out of the GPU's own caches). A thread reads back only what it wrote, so the cache
 // needs no barrier.
+// The bounds' 1 asks for room for one block of that size. Without it, ptxas takes 32 registers for
+// some GPUs, to have room for two, and spills.
 template <typename T, rib_form FORM, int V, bool CACHED>
-__global__ void __launch_bounds__(kMaxThreads) bound_rows(rib_bound_args p) {
+__global__ void __launch_bounds__(kMaxThreads, 1) bound_rows(rib_bound_args p) {
     RIB_SHARED(float, scratch);
     const int K = (int)p.K, wide = K / V * V;
     float* const cached_x = scratch + kScratchFloats;
@@ -294,7 +296,7 @@ __device__ inline float correction_of(float q, float floor, float p) {
 // With a sparse table: every column counts as `floor` first, and the m listed ones are corrected.
 // The corrections wait in shared memory, since the row they belong to is overwritten meanwhile.
 template <typename T, rib_form FORM, int V>
-__global__ void __launch_bounds__(kMaxThreads) sparse_bound_rows(rib_bound_args p) {
+__global__ void __launch_bounds__(kMaxThreads, 1) sparse_bound_rows(rib_bound_args p) {
     RIB_SHARED(float, scratch);
     const int K = (int)p.K, m = (int)p.m, wide = K / V * V;
     float* const corrections = scratch + kScratchFloats;
