@@ -21,6 +21,7 @@ def move(
     *,
     beta: float,
     momentum: float,
+    smoothing: float,
     q_floor: float,
 ) -> Statistics:
     """Moves centroids, class table and marginal towards a batch: exponential averages.
@@ -40,6 +41,7 @@ def move(
         labels: (n,), int64, < C; rows with a negative label are left out.
         beta: sharpness of the soft assignment.
         momentum: weight of a row, in (0, 1).
+        smoothing: share of the marginal in each row of Q, see ``refresh``; 0 where there is none.
         q_floor: least value in Q.
 
     Returns:
@@ -59,6 +61,9 @@ def move(
 
     identities = labels.clamp(min=0)
     mean, step, share = _of_group(identities, known, log_phi.exp(), momentum)
+    if smoothing:
+        assert statistics.log_p is not None
+        mean = mean.lerp(statistics.log_p.exp(), smoothing)
     log_q, index, floor = statistics.log_q, statistics.log_q_index, statistics.log_q_floor
     if index is None or floor is None:
         before = log_q[identities].exp()

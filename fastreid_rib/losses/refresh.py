@@ -58,6 +58,7 @@ def refresh(
     center: bool,
     relevance: str,
     form: str,
+    smoothing: float,
     q_floor: float,
     table_entries: int,
     iterations: int,
@@ -80,6 +81,7 @@ def refresh(
         center: whether the mean of the rows is taken off before they are clustered.
         relevance: "full" or "paper": with the marginal of the clusters or without.
         form: "clusters" or "embedding", see ``ops.bound``.
+        smoothing: share of the clusters' marginal in each row of Q, 0 <= smoothing < 1.
         q_floor: least value in Q.
         table_entries: entries m kept in each row of Q; 0 or >= K: all.
         iterations: of K-means.
@@ -110,9 +112,12 @@ def refresh(
         # From scratch each time: the inputs do not drift, and the checkpoint stays smaller.
         input_centroids = kmeans(inputs, spread_seeds(inputs, num_clusters, draw), iterations)
 
+    marginal = None
+    if smoothing:
+        marginal = _marginal(rows, labels, counts, means, centroids, beta)
     table, tables = _class_table(
-        rows, labels, inputs, counts, means, centroids, input_centroids,
-        beta=beta, q_floor=q_floor, entries=table_entries, backend=backend,
+        rows, labels, inputs, counts, means, centroids, input_centroids, marginal,
+        beta=beta, smoothing=smoothing, q_floor=q_floor, entries=table_entries, backend=backend,
     )  # fmt: skip
     log_p = None
     if relevance == "full":
@@ -147,6 +152,27 @@ def _mean(rows: Tensor) -> Tensor:
     total = own.sum(dim=0)
     ranks.sum_over_ranks(total)
     return ranks.copy_from_first(total / len(rows))
+
+
+def _marginal(
+    rows: Tensor, labels: Tensor, counts: Tensor, means: Tensor, centroids: Tensor, beta: float
+) -> Tensor:
+    """P(a) = sum_y p(y) Q(a|y) of rows of Q that are not smoothed: (K,), sums to one.
+
+    A pass of its own in front of the table's: no matrix of identities by clusters is kept.
+    """
+    total = torch.zeros(len(centroids), dtype=torch.float64, device=rows.device)
+    share = ranks.own_slice(len(rows))
+    for chunk in chunks(share.stop - share.start, len(centroids)):
+        part = rows[share.start + chunk.start : share.start + chunk.stop].float()
+        total += soft_assignment(part, centroids, beta).double().sum(dim=0)
+    ranks.sum_over_ranks(total)
+    shown = torch.bincount(labels, minlength=len(counts)) > 0
+    absent = (~shown & (counts > 0)).nonzero().squeeze(1)
+    for chunk in chunks(len(absent), len(centroids)):
+        some = absent[chunk]
+        total += counts[some].double() @ soft_assignment(means[some], centroids, beta).double()
+    return (total / counts.sum()).float()
 
 
 def _losses(
@@ -197,8 +223,10 @@ def _class_table(
     means: Tensor,
     centroids: Tensor,
     input_centroids: Optional[Tensor],
+    marginal: Optional[Tensor],
     *,
     beta: float,
+    smoothing: float,
     q_floor: float,
     entries: int,
     backend: str,
@@ -246,6 +274,8 @@ def _class_table(
             tables.images.add_(len(images))
             tables.feature_negentropy.add_(negentropy.double().sum())
         q = _class_rows(sums, counts[block], means[block], centroids, beta)
+        if marginal is not None:
+            q.lerp_(marginal, smoothing)
         made = q_table(q, entries, q_floor)
         information.add_identities_(
             tables, sums, sum_of_logs(sums, made), weighted_sum(counts[block], made, num_clusters)

@@ -165,6 +165,10 @@ class RIBLoss(nn.Module):
         relevance: "full": with the clusters' marginal, which makes collapse the worst value of the
             bound. "paper": without, where it is the best one.
         form: "clusters" or "embedding": see ``ops.bound``.
+        smoothing: share of the clusters' marginal P in each row of Q, 0 <= smoothing < 1. Ours. An
+            identity has a dozen images, and of clusters that they missed Q would be all but
+            certain; images of the next epoch pay for it. With P in it log(Q / P) is at least log
+            smoothing. Any Q that sums to one gives a bound.
         momentum: in 0..1 (1 excluded): weight of an image in the statistics, which then follow the
             embeddings from batch to batch between the refreshes. 0: they are frozen, as in the
             paper.
@@ -211,6 +215,7 @@ class RIBLoss(nn.Module):
         center: bool = True,
         relevance: str = "full",
         form: str = "clusters",
+        smoothing: float = 0.1,
         momentum: float = 0.0,
         refreshes: int = 1,
         num_clusters: int = 0,
@@ -231,6 +236,12 @@ class RIBLoss(nn.Module):
             if value not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
         _check_gamma(gamma, relevance == "full")
+        _check_range("smoothing", smoothing, 0 <= smoothing < 1, "in 0..1, and not 1 (0: none)")
+        if momentum and smoothing and relevance != "full":
+            raise ValueError(
+                "momentum with smoothing needs the marginal of the clusters, got relevance "
+                f"{relevance!r}; write relevance='full', or 0 for one of the two"
+            )
         _check_range("momentum", momentum, 0 <= momentum < 1, "in 0..1, and not 1 (0: frozen)")
         _check_range("refreshes", refreshes, refreshes >= 1, ">= 1, in an epoch")
         _check_range("ramp_epochs", ramp_epochs, ramp_epochs >= 0, ">= 0")
@@ -249,6 +260,7 @@ class RIBLoss(nn.Module):
         self.center = bool(center)
         self.relevance = relevance
         self.form = form
+        self.smoothing = float(smoothing)
         self.momentum = float(momentum)
         self.refreshes = refreshes
         self.ramp_epochs = ramp_epochs
@@ -430,7 +442,13 @@ class RIBLoss(nn.Module):
         if statistics.mean is not None:
             rows = center_rows(rows, statistics.mean)
         moved = move(
-            statistics, rows, labels, beta=self.beta, momentum=self.momentum, q_floor=self.q_floor
+            statistics,
+            rows,
+            labels,
+            beta=self.beta,
+            momentum=self.momentum,
+            smoothing=self.smoothing,
+            q_floor=self.q_floor,
         )
         self.centroids, self.log_p = moved.centroids, moved.log_p
         self.half_norms = moved.centroids.square().sum(dim=1) / 2
@@ -473,6 +491,7 @@ class RIBLoss(nn.Module):
             center=self.center,
             relevance=self.relevance,
             form=self.form,
+            smoothing=self.smoothing,
             q_floor=self.q_floor,
             table_entries=self.table_entries,
             iterations=self.kmeans_iterations,

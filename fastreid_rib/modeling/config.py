@@ -47,7 +47,7 @@ def add_keys(defaults: Any) -> None:
     _C.MODEL.LOSSES.RIB.GAMMA = 0.0
     # Whether the mean of the embeddings, frozen at each refresh, is taken off (ours). Without it
     # embeddings lie in a cone that is narrower for one backbone than for another, and so no BETA
-    # fits all: runs of 0.1 go on with CENTER False, RELEVANCE "paper", BETA 60.
+    # fits all: runs of 0.1 go on with CENTER False, RELEVANCE "paper", SMOOTHING 0, BETA 60.
     _C.MODEL.LOSSES.RIB.CENTER = True
     # Relevance term: "full" has the marginal of the clusters in it (ours), so that a collapse is
     # its worst value; "paper" has not, and a collapse is its best.
@@ -55,6 +55,9 @@ def add_keys(defaults: Any) -> None:
     # What tells the identity in the bound: "clusters", the cluster of the embedding, as in the
     # paper, or "embedding" itself (ours).
     _C.MODEL.LOSSES.RIB.FORM = "clusters"
+    # Share of the clusters' marginal in each row of the class table, 0..1 (1 excluded; ours): an
+    # identity has too few images to be certain of the clusters that they missed. 0 = none.
+    _C.MODEL.LOSSES.RIB.SMOOTHING = 0.1
     # Weight of an image in centroids and class table, which then follow the embeddings from batch
     # to batch, 0..1 (1 excluded). 0 = frozen between refreshes, as in the paper.
     _C.MODEL.LOSSES.RIB.MOMENTUM = 0.0
@@ -289,6 +292,7 @@ def check(cfg: Any) -> None:
             0 <= rib.GAMMA <= (sys.float_info.max if full else 1),
         ),
         ("FORM", f"one of {', '.join(FORMS)}", rib.FORM in FORMS),
+        ("SMOOTHING", ">= 0 and < 1", 0 <= rib.SMOOTHING < 1),
         ("MOMENTUM", ">= 0 and < 1", 0 <= rib.MOMENTUM < 1),
         ("REFRESHES", ">= 1", rib.REFRESHES >= 1),
         ("NUM_CLUSTERS", ">= 0", rib.NUM_CLUSTERS >= 0),
@@ -306,6 +310,11 @@ def check(cfg: Any) -> None:
         ),
         ("BACKEND", f"one of {', '.join(BACKENDS)}", rib.BACKEND in BACKENDS),
     )
+    if not full and rib.MOMENTUM and rib.SMOOTHING:
+        raise ValueError(
+            "MODEL.LOSSES.RIB.MOMENTUM with SMOOTHING needs RELEVANCE 'full', but it is "
+            f"{rib.RELEVANCE!r}. Write 'full', or 0 for one of the two."
+        )
     for key, expected, holds in ranges:
         if not holds:
             value = f"{rib[key]!r}{hints.get(key, '')}"

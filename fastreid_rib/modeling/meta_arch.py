@@ -96,6 +96,7 @@ class _AddsRIB(torch.nn.Module):
                 center=rib.CENTER,
                 relevance=rib.RELEVANCE,
                 form=rib.FORM,
+                smoothing=rib.SMOOTHING,
                 momentum=rib.MOMENTUM,
                 refreshes=rib.REFRESHES,
                 ramp_epochs=config.ramp_epochs(cfg),
