@@ -242,7 +242,7 @@ OTHER_KINDS = {
     "back to the paper": (MOVING, PAPER, "centred and center=False needs them not centred"),
     "back to its relevance": (
         MOVING,
-        {**MOVING, "relevance": "paper"},
+        {**MOVING, "relevance": "paper", "momentum": 0.0},
         "of the full bound and relevance='paper' needs them of the paper's",
     ),
 }

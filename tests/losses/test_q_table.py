@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kinds import PAPER, every_kind, kernels
+from kinds import MOVING, PAPER, every_kind
 from torch.nn import functional as F
 
 from fastreid_rib import losses
@@ -147,8 +147,8 @@ def test_the_loss_is_that_of_the_table_written_out(backend, gamma):
 def test_entries_are_the_largest_of_the_whole_table(native, with_inputs, kind):
     found = []
     for entries in (0, 4):
-        settings = {**kind, "beta": 60.0, "table_entries": entries}
-        rib = RIBLoss(CLASSES, backend=kernels(kind) if native else "torch", **settings)
+        settings = {**kind, "smoothing": 0.0, "beta": 60.0, "table_entries": entries}
+        rib = RIBLoss(CLASSES, backend="cpu" if native else "torch", **settings)
         stream = Stream()
         for _ in range(8):
             embeddings, labels = stream.batch()
@@ -181,13 +181,29 @@ def test_blocks_of_any_size_give_the_same(monkeypatch, kind):
 
 @every_kind
 def test_an_absent_identity_keeps_its_mean(kind):
-    rib, _, _ = started(epochs=2, table_entries=3, **kind)
+    rib, _, _ = started(epochs=2, table_entries=3, **{**kind, "smoothing": 0.0})
     absent = CLASSES - 2  # came in the first epoch and not in the second
     assert rib.class_counts[absent] > 0
     distances = (rib.class_means[absent] - rib.centroids).square().sum(1)
     expected = (-6.0 * distances).softmax(0).topk(3)
     assert rib.log_q_index[absent].tolist() == expected.indices.tolist()
     assert torch.allclose(rib.log_q[absent].exp(), expected.values, rtol=1e-3)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.7])
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_smoothing_mixes_the_marginal_into_every_row(epochs, gamma):
+    kind = {**MOVING, "form": "clusters", "momentum": 0.0, "gamma": gamma}
+    (sharp, _, before), (smooth, _, after) = (
+        started(epochs=epochs, **{**kind, "smoothing": share}) for share in (0.0, 0.25)
+    )
+    marginal = sharp.log_p.exp()
+    assert torch.allclose(smooth.log_q.exp(), 0.75 * sharp.log_q.exp() + 0.25 * marginal, atol=1e-5)
+    assert torch.allclose(smooth.log_p.exp(), marginal, atol=1e-5)
+    assert (smooth.log_q - smooth.log_p).min() >= math.log(0.25) - 1e-4
+    # What the clusters tell does not depend on Q, and a Q that is off only loosens the bound.
+    assert after["mutual_information"] == pytest.approx(before["mutual_information"])
+    assert after["slack"] > before["slack"] >= -1e-4
 
 
 @every_kind
