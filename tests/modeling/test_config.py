@@ -2,6 +2,7 @@
 
 import pytest
 import yaml
+from fastreid.modeling import build_model
 
 from fastreid_rib.modeling import config
 
@@ -13,8 +14,17 @@ def test_defaults_are_in_fastreid_s_config(make_cfg):
         "SCALE",
         "BETA",
         "GAMMA",
+        "CENTER",
+        "RELEVANCE",
+        "FORM",
+        "SMOOTHING",
+        "MOMENTUM",
+        "REFRESHES",
         "NUM_CLUSTERS",
         "WARMUP_EPOCHS",
+        "WARMUP_SHARE",
+        "RAMP_EPOCHS",
+        "RAMP_SHARE",
         "BANK_SIZE",
         "TABLE_ENTRIES",
         "INPUT",
@@ -31,13 +41,21 @@ def test_defaults_are_in_fastreid_s_config(make_cfg):
         ("SCALE", float("nan"), "> 0"),
         ("BETA", -1.0, "> 0"),
         ("BETA", float("inf"), "> 0"),
-        ("GAMMA", 1.5, "between 0 and 1"),
+        ("GAMMA", -0.5, ">= 0"),
+        ("RELEVANCE", "half", "one of full, paper"),
+        ("FORM", "rows", "one of clusters, embedding"),
+        ("SMOOTHING", 1.0, ">= 0 and < 1"),
+        ("MOMENTUM", 1.0, ">= 0 and < 1"),
+        ("REFRESHES", 0, ">= 1"),
+        ("WARMUP_SHARE", 1.0, ">= 0 and < 1"),
+        ("RAMP_EPOCHS", -1, ">= 0"),
+        ("RAMP_SHARE", 1.5, ">= 0 and <= 1"),
         ("NUM_CLUSTERS", -1, "as many clusters as identities"),
         ("WARMUP_EPOCHS", -1, ">= 0"),
         ("BANK_SIZE", 0, "> 0"),
         ("TABLE_ENTRIES", -1, "0 keeps the whole table"),
         ("INPUT", "images", "'pixels'"),
-        ("EMBEDDING", "behind", "'before' or 'after'"),
+        ("EMBEDDING", "behind", "'before', 'after' or 'neck'"),
         ("BACKEND", "gpu", "one of auto, cuda, cpu, torch"),
     ],
 )
@@ -48,6 +66,41 @@ def test_a_value_out_of_range_names_the_key(make_cfg, key, value, expected):
     assert f"MODEL.LOSSES.RIB.{key}" in str(error.value)
     assert expected in str(error.value)
     assert repr(value) in str(error.value)
+
+
+def test_gamma_has_no_upper_limit_with_the_marginal(make_cfg):
+    changes = {"MODEL.LOSSES.NAME": ("CrossEntropy", "RIB"), "MODEL.LOSSES.RIB.GAMMA": 1.5}
+    config.check(make_cfg(changes))
+    with pytest.raises(ValueError, match="GAMMA must be between 0 and 1"):
+        config.check(make_cfg({**changes, "MODEL.LOSSES.RIB.RELEVANCE": "paper"}))
+
+
+def test_momentum_smooths_towards_a_marginal_that_the_paper_has_not(make_cfg):
+    paper = {
+        "MODEL.LOSSES.NAME": ("CrossEntropy", "RIB"),
+        "MODEL.LOSSES.RIB.RELEVANCE": "paper",
+        "MODEL.LOSSES.RIB.MOMENTUM": 0.2,
+    }
+    with pytest.raises(ValueError, match="MOMENTUM with SMOOTHING needs RELEVANCE 'full'"):
+        config.check(make_cfg(paper))
+    config.check(make_cfg({**paper, "MODEL.LOSSES.RIB.SMOOTHING": 0.0}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "start", "ramp"),
+    [
+        ({}, 2, 0),
+        ({"WARMUP_SHARE": 0.5, "RAMP_SHARE": 0.25}, 10, 5),
+        ({"WARMUP_SHARE": 0.05, "RAMP_SHARE": 0.1, "RAMP_EPOCHS": 3}, 2, 3),
+    ],
+)
+def test_the_later_start_and_the_longer_ramp_count(make_cfg, changes, start, ramp):
+    keys = {f"MODEL.LOSSES.RIB.{key}": value for key, value in changes.items()}
+    names = {"MODEL.LOSSES.NAME": ("CrossEntropy", "RIB"), "SOLVER.MAX_EPOCH": 20}
+    cfg = make_cfg({**names, **keys})
+    assert (config.warmup_epochs(cfg), config.ramp_epochs(cfg)) == (start, ramp)
+    rib = build_model(cfg).rib
+    assert (rib.first_epoch, rib.ramp_epochs) == (start, ramp)
 
 
 def test_keys_of_rib_are_not_checked_where_rib_is_not_named(make_cfg):
