@@ -1,17 +1,19 @@
 """Fed the same embeddings in the same order, 1, 2 and 4 processes hold the same statistics."""
 
+import copy
 import functools
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from kinds import MOVING, PAPER
 
 from fastreid_rib import losses
 from fastreid_rib.losses import ranks
 
 # RIB from the second epoch on, so that tests need no third.
-RIBLoss = functools.partial(losses.RIBLoss, warmup_epochs=1, beta=12.0)
+RIBLoss = functools.partial(losses.RIBLoss, **{**PAPER, "warmup_epochs": 1, "beta": 12.0})
 
 CLASSES, DIM, EPOCHS, STEPS, BATCH = 10, 6, 4, 6, 24
 SIZES = (1, 2, 4)
@@ -28,6 +30,10 @@ CASES = {
     "fewer rows than ranks": ({"bank_size": 3, "num_clusters": 5}, "uneven"),
     "a sparse table": ({"table_entries": 3}, "uneven"),
     "plain PyTorch": ({"backend": "torch"}, "uneven"),
+    "moving": ({**MOVING, "gamma": 0.5}, "uneven"),
+    "moving, one rank has all": ({**MOVING, "refreshes": 3, "num_clusters": 7}, "one"),
+    "moving, the bank is sampled": ({**MOVING, "bank_size": 37}, "uneven"),
+    "moving, a sparse table": ({**MOVING, "table_entries": 3, "form": "clusters"}, "uneven"),
 }
 
 
@@ -69,7 +75,7 @@ def train(case, rank, size):
             losses.append(rib(embeddings.nan_to_num(0.1), labels).item() * count)
             # Not finite: a step that AMP would skip; its rows must mark their places everywhere.
             rib(embeddings, labels)
-        states.append(rib.state_dict())
+        states.append(copy.deepcopy(rib.state_dict()))  # a table that moves does so in place
     reports.append(rib.start_epoch(EPOCHS))
     states.append(rib.state_dict())
     return {"losses": torch.tensor(losses), "reports": reports, "states": states}
@@ -140,6 +146,9 @@ def test_any_number_of_processes_agrees_with_one(outcomes, case, size):
         assert mine.keys() == theirs.keys()
         for key, value in mine.items():
             if value.is_floating_point() and not key.startswith("bank"):
+                if key == "log_q_floor":  # what is left of a row beside its entries: a difference
+                    assert torch.allclose(value.exp(), theirs[key].exp(), atol=1e-6)
+                    continue
                 # log Q is as exact as the logits, whose rounding beta multiplies.
                 atol = 2e-5 if key.startswith("log_q") else 1e-6
                 assert torch.allclose(value, theirs[key], rtol=1e-6, atol=atol), key
@@ -149,7 +158,7 @@ def test_any_number_of_processes_agrees_with_one(outcomes, case, size):
         assert mine == pytest.approx(theirs, rel=1e-6, abs=1e-6)
     losses = sum(outcome[case]["losses"] for outcome in outcomes[size])
     assert torch.allclose(losses, alone["losses"], rtol=1e-5, atol=1e-5)
-    assert alone["losses"][STEPS:].min() > 0
+    assert alone["losses"][STEPS:].abs().min() > 0
 
 
 @pytest.mark.parametrize("size", SIZES[1:])
