@@ -146,6 +146,9 @@ def test_any_number_of_processes_agrees_with_one(outcomes, case, size):
         assert mine.keys() == theirs.keys()
         for key, value in mine.items():
             if value.is_floating_point() and not key.startswith("bank"):
+                if key == "log_q_floor":  # what is left of a row beside its entries: a difference
+                    assert torch.allclose(value.exp(), theirs[key].exp(), atol=1e-6)
+                    continue
                 # log Q is as exact as the logits, whose rounding beta multiplies.
                 atol = 2e-5 if key.startswith("log_q") else 1e-6
                 assert torch.allclose(value, theirs[key], rtol=1e-6, atol=atol), key
