@@ -116,4 +116,4 @@ def test_several_processes_train_on_all_of_two_sets(
     assert states[0]["rib.centroids"].shape[0] == 28
     assert states[0]["rib.log_q"].shape == states[0]["rib.log_q_index"].shape == (28, 5)
     assert states[0]["rib.bank_rows"].isfinite().all()
-    assert logged(tmp_path / "logs", "loss_rib")[-1] > 0
+    assert logged(tmp_path / "logs", "loss_rib")[-1] != 0

@@ -41,7 +41,7 @@ def test_loss_rib_joins_the_losses(make_cfg, name):
     assert set(losses) == stock | {"loss_rib"}
     assert losses["loss_rib"].item() == 0.0 and losses["loss_rib"].requires_grad
     losses = step(model, epoch=1, seed=1)
-    assert losses["loss_rib"].item() > 0
+    assert losses["loss_rib"].item() != 0
     losses["loss_rib"].backward()
     gradients = [p.grad for p in model.backbone.parameters()]
     assert all(g is not None and torch.isfinite(g).all() for g in gradients)
@@ -63,7 +63,7 @@ def test_the_backend_is_the_config_s(make_cfg, backend):
     model = build_model(make_cfg({**RIB, "MODEL.LOSSES.RIB.BACKEND": backend}))
     assert model.rib.backend == backend
     step(model, epoch=0)
-    assert step(model, epoch=1)["loss_rib"].item() > 0
+    assert step(model, epoch=1)["loss_rib"].item() != 0
 
 
 def test_a_backend_that_cannot_work_is_told_when_the_model_is_built(make_cfg, monkeypatch):
@@ -120,7 +120,7 @@ def test_mgn_uses_the_embedding_that_it_retrieves_with(make_cfg):
     assert isinstance(model, MGN)
     assert step(model, epoch=0)["loss_rib"].item() == 0.0
     losses = step(model, epoch=1)
-    assert losses["loss_rib"].item() > 0 and len(losses) == 9
+    assert losses["loss_rib"].item() != 0 and len(losses) == 9
     model.eval()
     with torch.no_grad():
         retrieved = model(batch())
@@ -146,7 +146,7 @@ def test_distiller_student_takes_rib(make_cfg, tmp_path):
     step(model, epoch=0)
     losses = step(model, epoch=1)
     assert set(losses) == {"loss_cls", "loss_jsdiv", "loss_rib"}
-    assert losses["loss_rib"].item() > 0
+    assert losses["loss_rib"].item() != 0
     assert all(not teacher.rib.state_dict() for teacher in model.model_ts), (
         "teachers keep statistics"
     )
