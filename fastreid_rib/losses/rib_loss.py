@@ -405,7 +405,10 @@ class RIBLoss(nn.Module):
         """Settings, as ``print`` shows them."""
         return (
             f"num_classes={self.num_classes}, num_clusters={self.num_clusters}, beta={self.beta}, "
-            f"gamma={self.gamma}, first_epoch={self.first_epoch}, bank_size={self.bank.limit}"
+            f"gamma={self.gamma}, center={self.center}, relevance={self.relevance!r}, "
+            f"form={self.form!r}, smoothing={self.smoothing}, momentum={self.momentum}, "
+            f"refreshes={self.refreshes}, first_epoch={self.first_epoch}, "
+            f"ramp_epochs={self.ramp_epochs}, bank_size={self.bank.limit}"
         )
 
     @torch.no_grad()
