@@ -1,5 +1,6 @@
 """Occluded and free queries apart: numbers by hand, FastReID's evaluation, the list, its errors."""
 
+import importlib
 import json
 import logging
 import os
@@ -17,7 +18,14 @@ from fastreid.data.datasets import DATASET_REGISTRY
 from fastreid.data.datasets.bases import ImageDataset
 from fastreid.data.transforms import build_transforms
 from fastreid.engine import DefaultTrainer
-from fastreid.evaluation import ReidEvaluator, inference_on_dataset, rank, reid_evaluation, testing
+from fastreid.evaluation import (
+    ReidEvaluator,
+    inference_on_dataset,
+    rank,
+    rank_cylib,
+    reid_evaluation,
+    testing,
+)
 from fastreid.utils.checkpoint import Checkpointer
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -131,12 +139,25 @@ BY_HAND = {
 }
 
 
+def rank_by(patch, cython):
+    """Lets FastReID rank by its compiled module, which may be made only now, or in Python."""
+    patch.setattr(rank, "IS_CYTHON_AVAI", cython)
+    if cython:
+        try:
+            from fastreid.evaluation.rank_cylib.rank_cy import evaluate_cy
+        except ImportError:
+            rank_cylib.compile_helper()
+            importlib.invalidate_caches()
+            from fastreid.evaluation.rank_cylib.rank_cy import evaluate_cy
+        patch.setattr(rank, "evaluate_cy", evaluate_cy, raising=False)
+
+
 @pytest.fixture
 def evaluate(make_cfg, monkeypatch):
     """FastReID's evaluator on distances that are given, with the parts, by one of its rankings."""
 
     def run(dist, occluded=OCCLUDED, cython=False, changes=None, pids=Q_PIDS, jaccard=None):
-        monkeypatch.setattr(rank, "IS_CYTHON_AVAI", cython)
+        rank_by(monkeypatch, cython)
         monkeypatch.setattr(
             reid_evaluation,
             "build_dist",
@@ -209,7 +230,7 @@ def test_the_parts_make_up_the_whole(seed, identities, cython):
 
     occluded = rng.rand(12) < 0.5
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rank, "IS_CYTHON_AVAI", cython)
+        rank_by(patch, cython)
         results = occlusion.PartsEvaluator(Inner(), occluded).evaluate()
     for metric in METRICS:
         total = sum(
