@@ -56,7 +56,8 @@ class Epochs:
         return refresh(
             rows, labels, None, self.statistics,
             num_classes=IDENTITIES, num_clusters=IDENTITIES, beta=BETA, gamma=0.0, center=False,
-            relevance="full", form="clusters", smoothing=0.1, q_floor=1e-6, table_entries=0, iterations=ITERATIONS, backend="auto", draw=random.Random(0),
+            relevance="full", form="clusters", smoothing=0.1, q_floor=1e-6, table_entries=0,
+            iterations=ITERATIONS, backend="auto", draw=random.Random(0),
         )  # fmt: skip
 
 

@@ -50,7 +50,8 @@ def compare(name, beta, rows, labels, fresh, fresh_labels):
         statistics, report = refresh(
             rows, labels, None, None,
             num_classes=classes, num_clusters=classes, beta=beta, gamma=0.0, center=False,
-            relevance="paper", form="clusters", smoothing=0.0, q_floor=1e-6, table_entries=entries, iterations=3, backend="auto", draw=random.Random(0),
+            relevance="paper", form="clusters", smoothing=0.0, q_floor=1e-6, table_entries=entries,
+            iterations=3, backend="auto", draw=random.Random(0),
         )  # fmt: skip
         loss, found = gradient(fresh, fresh_labels, statistics, beta)
         if not entries:
