@@ -307,8 +307,10 @@ class RIBLoss(nn.Module):
                 compression term can be reported too. In every step of an epoch or in none.
 
         Returns:
-            Scalar, float32 (float64 for float64 embeddings), nats, unscaled. Before RIB starts a
-            zero that is connected to the graph, also if the embeddings are not finite.
+            Scalar, float32 (float64 for float64 embeddings), nats, unscaled; with the marginal of
+            the clusters below zero where identities are told apart, at least -log num_classes.
+            Before RIB starts a zero that is connected to the graph, also if the embeddings are not
+            finite.
 
         Raises:
             ValueError: a shape or dtype does not fit, or (on the CPU) a label is >= num_classes. On
