@@ -308,8 +308,8 @@ class RIBLoss(nn.Module):
 
         Returns:
             Scalar, float32 (float64 for float64 embeddings), nats, unscaled; with the marginal of
-            the clusters below zero where identities are told apart, at least -log num_classes.
-            Before RIB starts a zero that is connected to the graph, also if the embeddings are not
+            the clusters below zero where identities are told apart, on average at least minus
+            their entropy. Before RIB starts a zero that is connected to the graph, also if the embeddings are not
             finite.
 
         Raises:
