@@ -309,8 +309,8 @@ class RIBLoss(nn.Module):
         Returns:
             Scalar, float32 (float64 for float64 embeddings), nats, unscaled; with the marginal of
             the clusters below zero where identities are told apart, on average at least minus
-            their entropy. Before RIB starts a zero that is connected to the graph, also if the embeddings are not
-            finite.
+            their entropy. Before RIB starts a zero that is connected to the graph, also if the
+            embeddings are not finite.
 
         Raises:
             ValueError: a shape or dtype does not fit, or (on the CPU) a label is >= num_classes. On
