@@ -38,4 +38,4 @@ def test_two_equal_runs_give_equal_numbers(make_cfg, run_script, tmp_path, worke
         results.append(metrics(out))
     assert results[0] == results[1]
     assert results[0] != results[2]
-    assert any(line.get("loss_rib", 0) > 0 for line in results[0])
+    assert any(line.get("rib/bound", 0) for line in results[0])
