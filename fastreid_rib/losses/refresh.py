@@ -148,8 +148,8 @@ def center_rows(rows: Tensor, mean: Tensor) -> Tensor:
 
 
 def _mean(rows: Tensor) -> Tensor:
-    own = rows[ranks.own_slice(len(rows))].float()
-    total = own.sum(dim=0)
+    # Without a copy of the rows in float32.
+    total = rows[ranks.own_slice(len(rows))].sum(dim=0, dtype=torch.float32)
     ranks.sum_over_ranks(total)
     return ranks.copy_from_first(total / len(rows))
 

@@ -373,9 +373,9 @@ class RIBLoss(nn.Module):
         Returns:
             Report of the refresh in nats, empty if there was none: "mutual_information" I(F~;Y),
             "klb", "bound" (what the loss minimises) and, of the form "clusters", "slack": how far
-            it lies above ``gamma I(F~;i) - I(F~;Y)``. Identities that the epoch lacked still count
-            in the marginal, and lower the slack, even below 0. If inputs came, also
-            "input_information" I(F~;X~), "ib", "ibb" and "c0".
+            it lies above ``gamma I(F~;i) - I(F~;Y)``, >= 0 but for rounding; identities that the
+            epoch lacked, and that count in the marginal all the same, are allowed for. If inputs
+            came, also "input_information" I(F~;X~), "ib", "ibb" and "c0".
 
         Raises:
             ValueError: ``epoch`` is negative, or a step had labels >= num_classes.

@@ -6,7 +6,7 @@ the other losses and the retrieval work with. RIB takes either, by ``MODEL.LOSSE
 or what the head's neck makes of it (BNNeck: the vector that classifies and is retrieved with).
 """
 
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +26,7 @@ def keep_pooled(head: nn.Module) -> None:
     Raises:
         ValueError: the head has no ``pool_layer`` to pool with.
     """
-    if not isinstance(getattr(head, "pool_layer", None), nn.Module):
-        raise ValueError(
-            "MODEL.LOSSES.RIB.EMBEDDING is 'before', the map pooled in front of the attention, but "
-            f"{type(head).__name__} has no `pool_layer`. Write 'after', or give it one."
-        )
-    head.register_forward_pre_hook(_pool)
-    head.register_forward_hook(_hand_over)
+    _keep(head, "'before', the map pooled in front of the attention", "pool_layer", _pool)
 
 
 def keep_neck(head: nn.Module) -> None:
@@ -44,13 +38,7 @@ def keep_neck(head: nn.Module) -> None:
     Raises:
         ValueError: the head has no ``bottleneck``.
     """
-    if not isinstance(getattr(head, "bottleneck", None), nn.Module):
-        raise ValueError(
-            "MODEL.LOSSES.RIB.EMBEDDING is 'neck', what the head's neck gives, but "
-            f"{type(head).__name__} has no `bottleneck`. Write 'after', or give it one."
-        )
-    head.register_forward_pre_hook(_watch_neck)
-    head.register_forward_hook(_hand_over)
+    _keep(head, "'neck', what the head's neck gives", "bottleneck", _watch_neck)
 
 
 def embedding_and_labels(args: Tuple[Any, ...]) -> Optional[Tuple[Tensor, Tensor]]:
@@ -78,6 +66,17 @@ def embedding_and_labels(args: Tuple[Any, ...]) -> Optional[Tuple[Tensor, Tensor
     return (features[0] if len(features) == 1 else torch.cat(features, dim=1)), labels
 
 
+def _keep(head: nn.Module, wanted: str, part: str, take: Callable[..., None]) -> None:
+    """Hangs ``take``, which works on a part of the head, and the hand-over on a head."""
+    if not isinstance(getattr(head, part, None), nn.Module):
+        raise ValueError(
+            f"MODEL.LOSSES.RIB.EMBEDDING is {wanted}, but {type(head).__name__} has no `{part}`. "
+            "Write 'after', or give it one."
+        )
+    head.register_forward_pre_hook(take)
+    head.register_forward_hook(_hand_over)
+
+
 def _pool(head: Any, args: Tuple[Any, ...]) -> None:
     if head.training and torch.is_grad_enabled():
         head.for_rib = head.pool_layer(args[0]).flatten(1)
@@ -94,7 +93,7 @@ def _watch_neck(head: Any, args: Tuple[Any, ...]) -> None:
 
 
 def _hand_over(head: Any, args: Any, outputs: Any) -> Optional[Dict[str, Tensor]]:
-    pooled = head.__dict__.pop("for_rib", None)
-    if pooled is None or not isinstance(outputs, dict):
+    for_rib = head.__dict__.pop("for_rib", None)
+    if for_rib is None or not isinstance(outputs, dict):
         return None
-    return {**outputs, FOR_RIB: pooled}
+    return {**outputs, FOR_RIB: for_rib}
