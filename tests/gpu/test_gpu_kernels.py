@@ -217,7 +217,7 @@ def test_training_agrees_with_the_plain_path():
                 optimizer.step()
                 losses[backend].append(loss.detach())
     assert torch.allclose(torch.stack(losses["cuda"]), torch.stack(losses["torch"]), rtol=1e-4)
-    assert losses["cuda"][-1] > 0
+    assert losses["cuda"][-1] != 0
 
 
 def test_too_many_listed_entries_say_so():
