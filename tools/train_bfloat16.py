@@ -8,7 +8,8 @@ rounding would (about a point of mAP in the quick start)::
 
     python tools/train_bfloat16.py --config-file configs/quickstart/rib.yml SEED 10
 
-``STUDY.RIVAL`` adds a loss to compare RIB with, see ``tools/rivals.py``.
+``STUDY.RIVAL`` adds a loss to compare RIB with, see ``tools/rivals.py``; ``STUDY.PICTURES`` and
+``STUDY.WRONG_LABELS`` make the training set worse, see ``tools/worse_data.py``.
 """
 
 import functools
@@ -18,6 +19,7 @@ import fastreid_rib  # noqa: F401  before FastReID, also where the .pth file is 
 # isort: split
 import rivals
 import torch
+import worse_data
 from fastreid.config import CfgNode, get_cfg
 from fastreid.data import common
 from fastreid.engine import DefaultTrainer, default_argument_parser, default_setup
@@ -40,6 +42,13 @@ class Trainer(DefaultTrainer):
         if cfg.STUDY.RIVAL:
             rivals.add(model, cfg.STUDY.RIVAL, cfg.STUDY.RIVAL_SCALE, cfg.MODEL.HEADS.NUM_CLASSES)
         return model
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        """FastReID's loader, perhaps on a worse training set."""
+        if cfg.STUDY.PICTURES or cfg.STUDY.WRONG_LABELS:
+            return worse_data.train_loader(cfg, cfg.STUDY.PICTURES, cfg.STUDY.WRONG_LABELS)
+        return super().build_train_loader(cfg)
 
     @classmethod
     def build_optimizer(cls, cfg, model):
@@ -118,7 +127,7 @@ def main():
     args = default_argument_parser().parse_args()
     torch.set_num_threads(1)
     cfg = get_cfg()
-    cfg.STUDY = CfgNode({"RIVAL": "", "RIVAL_SCALE": 1.0})
+    cfg.STUDY = CfgNode({"RIVAL": "", "RIVAL_SCALE": 1.0, "PICTURES": 0, "WRONG_LABELS": 0.0})
     cfg.merge_from_file(args.config_file)
     cfg.merge_from_list(args.opts)
     cfg.freeze()
