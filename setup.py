@@ -116,7 +116,7 @@ def build_kernels(build):
 
 def version():
     """Reads the version as text: importing the package would need what pip has yet to install."""
-    text = (HERE / "fastreid_rib" / "__init__.py").read_text(encoding="utf-8")
+    text = (HERE / "fastreid_rib" / "base" / "version.py").read_text(encoding="utf-8")
     return re.search(r'^__version__ = "([^"]+)"', text, re.MULTILINE).group(1)
 
 

@@ -8,6 +8,7 @@ runs at every interpreter start where the wheel is installed.
 from __future__ import annotations
 
 from fastreid_rib.activation import arm
+from fastreid_rib.base.version import __version__
 
 TYPE_CHECKING = False  # typing takes longer to import than all the rest here
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
     from fastreid_rib.losses.rib_loss import RIBLoss, rib_loss
 
-__version__ = "0.1.0"
 __all__ = ["RIBLoss", "__version__", "rib_loss"]
 
 

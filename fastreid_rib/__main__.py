@@ -50,16 +50,16 @@ def main(argv: Optional[List[str]] = None) -> int:
     arguments = parser.parse_args(argv)
 
     if arguments.command == "build-kernels":
-        from fastreid_rib import build_kernels
+        from fastreid_rib.commands import build_kernels
 
         return build_kernels.main(arguments.kind, arguments.arch, arguments.into)
 
     if arguments.command == "export":
-        from fastreid_rib.modeling import export
+        from fastreid_rib.commands import export
 
         return export.main(arguments.checkpoint, arguments.output, arguments.config_file)
 
-    from fastreid_rib import doctor
+    from fastreid_rib.commands import doctor
 
     return doctor.main()
 

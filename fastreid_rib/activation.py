@@ -14,8 +14,9 @@ Environment:
 
 from __future__ import annotations
 
-import os
 import sys
+
+from fastreid_rib.base.switches import disabled
 
 TYPE_CHECKING = False  # typing takes longer to import than this whole module
 if TYPE_CHECKING:
@@ -24,25 +25,19 @@ if TYPE_CHECKING:
 
 REGISTRATIONS = {
     # The FastReID module, and what of ours runs once it is loaded: a function that is called with
-    # it, or a module whose import is enough.
-    "fastreid.config.config": "fastreid_rib.modeling.config:keep_dumps_portable",
-    "fastreid.config.defaults": "fastreid_rib.modeling.config:add_keys",
-    "fastreid.data.datasets": "fastreid_rib.data.synthetic",
-    "fastreid.data.data_utils": "fastreid_rib.modeling.seeding:extend_data_loader",
-    "fastreid.engine.defaults": "fastreid_rib.modeling.startup:extend_default_setup",
-    "fastreid.modeling.backbones.build": "fastreid_rib.modeling.placement:extend_backbones",
-    "fastreid.modeling.heads": "fastreid_rib.modeling.heads",
-    "fastreid.modeling.heads.build": "fastreid_rib.modeling.placement:extend_heads",
-    "fastreid.modeling.meta_arch.build": "fastreid_rib.modeling.meta_arch:extend_registry",
-    "fastreid.solver.build": "fastreid_rib.modeling.learning_rate:extend_optimizer",
-    "fastreid.utils.checkpoint": "fastreid_rib.modeling.checkpoints:extend_checkpointer",
+    # it, or a module whose import is enough. Both without the package's own name.
+    "fastreid.config.config": "integration.config:keep_dumps_portable",
+    "fastreid.config.defaults": "integration.config:add_keys",
+    "fastreid.data.datasets": "data.synthetic",
+    "fastreid.data.data_utils": "integration.engine.seeding:extend_data_loader",
+    "fastreid.engine.defaults": "integration.engine.startup:extend_default_setup",
+    "fastreid.modeling.backbones.build": "integration.modeling.placement:extend_backbones",
+    "fastreid.modeling.heads": "integration.modeling.heads",
+    "fastreid.modeling.heads.build": "integration.modeling.placement:extend_heads",
+    "fastreid.modeling.meta_arch.build": "integration.modeling.meta_arch:extend_registry",
+    "fastreid.solver.build": "integration.engine.learning_rate:extend_optimizer",
+    "fastreid.utils.checkpoint": "integration.engine.checkpoints:extend_checkpointer",
 }
-
-
-def disabled() -> frozenset[str]:
-    """What ``FASTREID_RIB_DISABLE`` switches off: names of repairs, ``register``, ``all``."""
-    names = os.environ.get("FASTREID_RIB_DISABLE", "").replace(" ", "").split(",")
-    return frozenset("all" if name == "1" else name for name in names if name not in ("", "0"))
 
 
 def arm() -> None:
@@ -113,6 +108,6 @@ def _register(module: ModuleType) -> None:
     from importlib import import_module
 
     home, _, function = REGISTRATIONS[module.__name__].partition(":")
-    ours = import_module(home)
+    ours = import_module(f"fastreid_rib.{home}")
     if function:
         getattr(ours, function)(module)

@@ -16,7 +16,8 @@ def test_arming_loads_nothing_heavy(run_script):
         "print(sorted(set(sys.modules) - before))"
     )
     loaded = python(run_script, code)
-    allowed = {"fastreid_rib", "fastreid_rib.activation", "__future__"}
+    base = {"fastreid_rib.base", "fastreid_rib.base.switches", "fastreid_rib.base.version"}
+    allowed = {"fastreid_rib", "fastreid_rib.activation", "__future__", *base}
     assert set(eval(loaded)) <= allowed
 
 

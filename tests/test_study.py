@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fastreid_rib.modeling import config
+from fastreid_rib.integration import config
 
 RIB = ["MODEL.LOSSES.NAME", "('CrossEntropy', 'RIB')"]
 TOOLS = Path(__file__).resolve().parent.parent / "tools"

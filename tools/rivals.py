@@ -45,7 +45,6 @@ class ClassMeans(nn.Module):
     """
 
     def __init__(self, classes):
-        """Arguments: see the class."""
         super().__init__()
         self.classes, self.epoch, self.means = classes, 0, None
         self.rows, self.labels = [], []
@@ -86,7 +85,6 @@ class Center(nn.Module):
     """
 
     def __init__(self, classes):
-        """Arguments: see the class."""
         super().__init__()
         self.classes, self.centers = classes, None
 

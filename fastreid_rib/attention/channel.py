@@ -41,7 +41,6 @@ class ChannelGate(nn.Module):
     """
 
     def __init__(self, channels: int, start: str) -> None:
-        """Arguments: see the class."""
         super().__init__()
         check_positive(channels=channels)
         if start not in STARTS:
@@ -119,7 +118,6 @@ class SE(ChannelGate):
         start: str = "identity",
         norm: str = "batch",
     ) -> None:
-        """Arguments: see the class."""
         super().__init__(channels, start)
         self.excite = _bottleneck(channels, reduction, norm)
         self._last(self.excite[-1])
@@ -158,7 +156,6 @@ class ECA(ChannelGate):
         start: str = "identity",
         norm: str = "batch",
     ) -> None:
-        """Arguments: see the class."""
         super().__init__(channels, start)
         if kernel_size < 0 or (kernel_size and kernel_size % 2 == 0):
             raise ValueError(
@@ -203,7 +200,6 @@ class CBAMChannel(ChannelGate):
         start: str = "identity",
         norm: str = "batch",
     ) -> None:
-        """Arguments: see the class."""
         super().__init__(channels, start)
         self.excite = _bottleneck(channels, reduction, norm)
         self._last(self.excite[-1])
@@ -243,7 +239,6 @@ class CAM(nn.Module):
     """
 
     def __init__(self, channels: int) -> None:
-        """Arguments: see the class."""
         super().__init__()
         check_positive(channels=channels)
         self.channels = channels

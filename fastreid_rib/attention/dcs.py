@@ -64,7 +64,6 @@ class DCSMask(nn.Module):
         rank: int = 0,
         groups: int = 1,
     ) -> None:
-        """Arguments: see the class."""
         super().__init__()
         check_positive(
             channels=channels, temperature=temperature, final_temperature=final_temperature
@@ -168,7 +167,6 @@ class DCSAttention(SelfAttention):
         groups: int = 1,
         depthwise: bool = False,
     ) -> None:
-        """Arguments: see the class."""
         super().__init__(
             channels,
             width=width,

@@ -58,7 +58,6 @@ class LowRankLinear(nn.Module):
     """
 
     def __init__(self, inputs: int, outputs: int, rank: int, bias: float) -> None:
-        """Arguments: see the class."""
         super().__init__()
         self.narrow = nn.Linear(inputs, rank, bias=False)
         self.widen = _start(nn.Linear(rank, outputs), bias)
@@ -85,7 +84,6 @@ class GroupedLinear(nn.Module):
     """
 
     def __init__(self, inputs: int, outputs: int, groups: int, bias: float) -> None:
-        """Arguments: see the class."""
         super().__init__()
         # The blocks, transposed: (G, I / G, O / G).
         self.weight = nn.Parameter(torch.zeros(groups, inputs // groups, outputs // groups))

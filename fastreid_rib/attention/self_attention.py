@@ -94,7 +94,6 @@ class SelfAttention(nn.Module):
         groups: int = 1,
         depthwise: bool = False,
     ) -> None:
-        """Arguments: see the class."""
         super().__init__()
         check_positive(channels=channels, cosine_factor=cosine_factor)
         if not 0 <= width <= channels:

@@ -3,7 +3,7 @@
 from types import ModuleType
 from typing import Any, Callable, Iterator, List, Optional, Sequence
 
-from .patching import wrap
+from fastreid_rib.base.patching import wrap
 
 
 def identity_samplers(module: ModuleType) -> None:

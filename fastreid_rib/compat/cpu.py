@@ -8,7 +8,7 @@ import importlib
 from types import ModuleType
 from typing import Any, Callable, Dict, Tuple
 
-from .patching import replace, wrap
+from fastreid_rib.base.patching import replace, wrap
 
 
 def no_cuda() -> bool:

@@ -9,7 +9,7 @@ import tempfile
 from types import ModuleType
 from typing import Any, Callable, Optional
 
-from .patching import overlay, replace, wrap
+from fastreid_rib.base.patching import overlay, replace, wrap
 
 _BUILD = """
 import sys

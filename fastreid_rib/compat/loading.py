@@ -12,7 +12,7 @@ import weakref
 from types import ModuleType
 from typing import Any, Callable
 
-from .patching import overlay, replace, wrap
+from fastreid_rib.base.patching import overlay, replace, wrap
 
 
 def typed_storage_warns() -> bool:

@@ -24,7 +24,7 @@ def keep_flat_gradients(module: ModuleType) -> None:
     Args:
         module: ``fastreid.solver.build``.
     """
-    from .patching import wrap
+    from fastreid_rib.base.patching import wrap
 
     def build_optimizer(stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         optimizer, params = stock(*args, **kwargs)
@@ -67,7 +67,7 @@ def optimizer_that_unpacks(module: ModuleType) -> None:
     Args:
         module: ``fastreid.solver.build``.
     """
-    from .patching import wrap
+    from fastreid_rib.base.patching import wrap
 
     def build_optimizer(stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         optimizer, params = stock(*args, **kwargs)

@@ -6,7 +6,7 @@ import sys
 from types import ModuleType
 from typing import Any, Callable, Dict, List
 
-from .patching import overlay, wrap
+from fastreid_rib.base.patching import overlay, wrap
 
 
 def no_evaluation_after_failure(module: ModuleType) -> None:

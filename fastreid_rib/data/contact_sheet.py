@@ -9,7 +9,7 @@ from typing import List
 import numpy as np
 from PIL import Image
 
-from .synthetic_folder import GALLERY, QUERY, Shot, SyntheticSpec, picture, plan
+from fastreid_rib.data.synthetic_folder import GALLERY, QUERY, Shot, SyntheticSpec, picture, plan
 
 _GAP = 2  # pixels between pictures, before they are enlarged
 _WHITE = 255

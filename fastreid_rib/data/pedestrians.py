@@ -8,7 +8,7 @@ from typing import NamedTuple, Optional, Sequence, TypeVar
 
 import numpy as np
 
-from .canvas import Canvas, Cloth, Colour, Paint, Point
+from fastreid_rib.data.canvas import Canvas, Cloth, Colour, Paint, Point
 
 T = TypeVar("T")
 

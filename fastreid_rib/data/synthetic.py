@@ -14,7 +14,7 @@ from typing import Any, List, Set, Tuple
 from fastreid.data.datasets import DATASET_REGISTRY
 from fastreid.data.datasets.bases import ImageDataset
 
-from .synthetic_folder import (
+from fastreid_rib.data.synthetic_folder import (
     GALLERY,
     QUERY,
     SPEC_FIELDS,

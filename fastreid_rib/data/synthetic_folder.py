@@ -18,10 +18,10 @@ from typing import Dict, List, NamedTuple
 
 import numpy as np
 
-from .canvas import HEIGHTS
-from .pedestrians import Pedestrian, draw_int
-from .png import encode_png
-from .scenes import Camera, photograph
+from fastreid_rib.data.canvas import HEIGHTS
+from fastreid_rib.data.pedestrians import Pedestrian, draw_int
+from fastreid_rib.data.png import encode_png
+from fastreid_rib.data.scenes import Camera, photograph
 
 TRAIN, QUERY, GALLERY = "bounding_box_train", "query", "bounding_box_test"
 MARKER = "synthetic.json"

@@ -6,7 +6,7 @@ from typing import Iterator, Tuple
 import torch
 from torch import Tensor
 
-from fastreid_rib.losses import ranks
+from fastreid_rib.base import ranks
 from fastreid_rib.ops.group_sum import group_sum
 from fastreid_rib.ops.layout import empty_rows
 from fastreid_rib.ops.precision import full_precision

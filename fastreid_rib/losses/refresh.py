@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastreid_rib.losses import information, ranks
+from fastreid_rib.base import ranks
+from fastreid_rib.losses import information
 from fastreid_rib.losses.clustering import chunks, kmeans, spread_seeds
 from fastreid_rib.losses.q_table import (
     QTable,

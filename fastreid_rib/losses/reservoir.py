@@ -27,7 +27,6 @@ class Reservoir(nn.Module):
     inputs: Optional[Tensor]
 
     def __init__(self, limit: int, seed: int) -> None:
-        """Arguments: see the class."""
         super().__init__()
         self.limit = limit
         self.seed = seed

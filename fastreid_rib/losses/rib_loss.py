@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastreid_rib.losses import ranks
+from fastreid_rib.base import ranks
 from fastreid_rib.losses.moving import move
 from fastreid_rib.losses.q_table import kept_entries
 from fastreid_rib.losses.refresh import Statistics, center_rows, centred, refresh
@@ -228,7 +228,6 @@ class RIBLoss(nn.Module):
         kmeans_iterations: int = 10,
         backend: str = "auto",
     ) -> None:
-        """Arguments: see the class."""
         super().__init__()
         _check_range("num_classes", num_classes, num_classes >= 1, ">= 1, the identities")
         _check_range("beta", beta, beta > 0, "> 0")

@@ -16,7 +16,7 @@ from fastreid.engine import DefaultTrainer, default_setup
 from fastreid.engine.hooks import HookBase
 from fastreid.utils.checkpoint import Checkpointer
 
-from fastreid_rib.modeling import output_folder, seeding, startup
+from fastreid_rib.integration.engine import output_folder, seeding, startup
 
 RIB = {"MODEL.LOSSES.NAME": ("CrossEntropy", "RIB"), "MODEL.LOSSES.RIB.WARMUP_EPOCHS": 1}
 TRAINING = argparse.Namespace(eval_only=False)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastreid_rib import losses
-from fastreid_rib.losses import ranks
+from fastreid_rib.base import ranks
 
 # RIB from the second epoch on, so that tests need no third.
 RIBLoss = functools.partial(losses.RIBLoss, warmup_epochs=1, **PAPER)

@@ -10,7 +10,7 @@ import torch.multiprocessing as mp
 from kinds import MOVING, PAPER
 
 from fastreid_rib import losses
-from fastreid_rib.losses import ranks
+from fastreid_rib.base import ranks
 
 # RIB from the second epoch on, so that tests need no third.
 RIBLoss = functools.partial(losses.RIBLoss, **{**PAPER, "warmup_epochs": 1, "beta": 12.0})

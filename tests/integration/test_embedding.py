@@ -7,7 +7,7 @@ import torch
 from fastreid.modeling import build_model
 from fastreid.utils.events import EventStorage
 
-from fastreid_rib.modeling.embedding import embedding_and_labels
+from fastreid_rib.integration.modeling.embedding import embedding_and_labels
 
 RIB = {"MODEL.LOSSES.NAME": ("CrossEntropy", "RIB"), "MODEL.LOSSES.RIB.WARMUP_EPOCHS": 1}
 DCS = {"MODEL.ATTENTION.NAME": "DCS", "MODEL.ATTENTION.WIDTH": 8}

@@ -4,7 +4,7 @@ import pytest
 import yaml
 from fastreid.modeling import build_model
 
-from fastreid_rib.modeling import config
+from fastreid_rib.integration import config
 
 
 def test_defaults_are_in_fastreid_s_config(make_cfg):

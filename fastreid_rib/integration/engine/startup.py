@@ -6,8 +6,9 @@ The check of the config, the output folder, the seed, what the other ranks have,
 import logging
 from typing import Any, Callable
 
-from fastreid_rib.compat.patching import wrap
-from fastreid_rib.modeling import agreement, config, occlusion, output_folder, seeding
+from fastreid_rib.base.patching import wrap
+from fastreid_rib.integration import config, occlusion
+from fastreid_rib.integration.engine import agreement, output_folder, seeding
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,8 @@ def summary(cfg: Any) -> str:
     import fastreid
     import torch
 
-    from fastreid_rib import __version__, compat
+    from fastreid_rib import compat
+    from fastreid_rib.base.version import __version__
     from fastreid_rib.ops import backends
 
     backend = "not in use"

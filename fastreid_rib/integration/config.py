@@ -4,7 +4,7 @@ import difflib
 import sys
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
-from fastreid_rib.compat.patching import wrap
+from fastreid_rib.base.patching import wrap
 
 SHORT_NAMES = {
     "CrossEntropy": "CrossEntropyLoss",
@@ -266,7 +266,7 @@ def check(cfg: Any) -> None:
         # NumPy takes 32 bits, and every rank adds its number.
         raise ValueError(f"SEED must be -1 (no seed) or 0 .. 4294901759, but is {cfg.SEED}.")
     if cfg.TEST.OCCLUDED:
-        from fastreid_rib.modeling.occlusion import listed  # not at the top: it loads torch
+        from fastreid_rib.integration.occlusion import listed  # not at the top: it loads torch
 
         listed(cfg)
     if not names_rib(cfg):

@@ -11,9 +11,9 @@ import logging
 import time
 from typing import Any, Callable, Dict, List, Optional
 
-from fastreid_rib.compat.patching import wrap
-from fastreid_rib.losses.ranks import rank_and_size
-from fastreid_rib.modeling import config
+from fastreid_rib.base.patching import wrap
+from fastreid_rib.base.ranks import rank_and_size
+from fastreid_rib.integration import config
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def settings(cfg: Any) -> Dict[str, Any]:
     Args:
         cfg: a FastReID config.
     """
-    from fastreid_rib import __version__
+    from fastreid_rib.base.version import __version__
 
     found: Dict[str, Any] = {"fastreid-rib": __version__}
     for path in ("MODEL.LOSSES.NAME", "MODEL.HEADS.NAME", "MODEL.HEADS.NUM_CLASSES", "SEED"):

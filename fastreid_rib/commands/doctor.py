@@ -7,7 +7,10 @@ import sys
 from importlib import util
 from typing import Callable, List, NamedTuple, Tuple
 
-from fastreid_rib import __version__, activation, compat
+import fastreid_rib
+from fastreid_rib import compat
+from fastreid_rib.base.switches import disabled
+from fastreid_rib.base.version import __version__
 
 
 class Finding(NamedTuple):
@@ -38,8 +41,12 @@ def _run(check: Callable[[], List[Finding]]) -> List[Finding]:
 
 def plugin() -> List[Finding]:
     """The plugin itself, and how it is activated."""
-    findings = [Finding("ok", "fastreid-rib", f"{__version__} from {os.path.dirname(__file__)}")]
-    off = activation.disabled()
+    findings = [
+        Finding(
+            "ok", "fastreid-rib", f"{__version__} from {os.path.dirname(fastreid_rib.__file__)}"
+        )
+    ]
+    off = disabled()
     if "all" in off:
         text = "FASTREID_RIB_DISABLE switches the plugin off: RIB in a config has no effect"
         return [*findings, Finding("FAIL", "activation", text)]
@@ -101,7 +108,7 @@ def fastreid() -> List[Finding]:
             text = f"does not load: {error}; what FastReID needs comes with fastreid-rib[fastreid]"
             return [*findings, Finding("FAIL", module, text)]
     active = compat.active()
-    off = activation.disabled()
+    off = disabled()
     for repair in compat.REPAIRS:
         if repair.name in active:
             findings.append(Finding("ok", "repaired", f"{repair.name}: {repair.defect}"))

@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, List
 
 from torch import nn
 
-from fastreid_rib.compat.patching import wrap
+from fastreid_rib.base.patching import wrap
 
 _FACTOR = "attention_lr_factor"
 

@@ -2,7 +2,7 @@
 
 from typing import Any, Callable
 
-from fastreid_rib.compat.patching import wrap
+from fastreid_rib.base.patching import wrap
 
 _seeded = False
 

@@ -7,7 +7,7 @@ their keys one by one is left to one line that says whether it matters.
 import logging
 from typing import Any, Callable, List, Sequence, Tuple
 
-from fastreid_rib.compat.patching import wrap
+from fastreid_rib.base.patching import wrap
 from fastreid_rib.losses import RIBLoss
 
 logger = logging.getLogger(__name__)

@@ -6,9 +6,10 @@ from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import torch
 
-from fastreid_rib.compat.checkpoint import checked, read_safely, written_whole
-from fastreid_rib.modeling import config
-from fastreid_rib.modeling.checkpoints import is_rib
+from fastreid_rib.base.safe_reads import checked, read_safely
+from fastreid_rib.base.whole_files import written_whole
+from fastreid_rib.integration import config
+from fastreid_rib.integration.engine.checkpoints import is_rib
 
 CONFIG_NAME = "config.yaml"
 """What FastReID calls the config in an output folder."""

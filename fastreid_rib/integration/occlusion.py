@@ -23,7 +23,7 @@ from typing import Any, Callable, Dict, FrozenSet, Iterator, List, Optional, Seq
 import numpy as np
 from fastreid.evaluation.evaluator import DatasetEvaluator
 
-from fastreid_rib.compat.patching import wrap
+from fastreid_rib.base.patching import wrap
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from fastreid.modeling.heads import REID_HEADS_REGISTRY, EmbeddingHead
 
-from fastreid_rib.modeling import placement
+from fastreid_rib.integration.modeling import placement
 
 
 class _AttentionHead(EmbeddingHead):

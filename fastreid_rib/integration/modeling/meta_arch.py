@@ -13,10 +13,11 @@ from typing import Any, Callable, Dict, Optional
 import torch
 import torch.nn.functional as F
 
-from fastreid_rib.compat.patching import wrap
+from fastreid_rib.base.patching import wrap
+from fastreid_rib.integration import config
+from fastreid_rib.integration.modeling import placement
+from fastreid_rib.integration.modeling.embedding import embedding_and_labels
 from fastreid_rib.losses import RIBLoss
-from fastreid_rib.modeling import config, placement
-from fastreid_rib.modeling.embedding import embedding_and_labels
 from fastreid_rib.ops import backends
 
 logger = logging.getLogger(__name__)

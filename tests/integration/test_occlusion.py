@@ -30,10 +30,10 @@ from fastreid.utils.checkpoint import Checkpointer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastreid_rib.commands.export import _without_rib
 from fastreid_rib.data.synthetic import SyntheticReIDTiny
 from fastreid_rib.data.synthetic_folder import QUERY, plan
-from fastreid_rib.modeling import config, occlusion
-from fastreid_rib.modeling.export import _without_rib
+from fastreid_rib.integration import config, occlusion
 
 METRICS = ["Rank-1", "Rank-5", "Rank-10", "mAP", "mINP"]
 STOCK = [*METRICS, "metric"]

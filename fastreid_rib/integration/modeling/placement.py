@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from fastreid_rib.attention import ATTENTIONS, DCSMask, build_attention
-from fastreid_rib.compat.patching import wrap
-from fastreid_rib.modeling import config, embedding, learning_rate
+from fastreid_rib.base.patching import wrap
+from fastreid_rib.integration import config
+from fastreid_rib.integration.engine import learning_rate
+from fastreid_rib.integration.modeling import embedding
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from fastreid.utils.events import EventStorage
 from torch import nn
 
 from fastreid_rib.attention import DCSAttention, DCSMask
-from fastreid_rib.modeling import placement
+from fastreid_rib.integration.modeling import placement
 
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
 BACKBONES = {

@@ -1,0 +1,200 @@
+"""Checkpoints read without running code, and errors that say what to load instead.
+
+Torch's loader (weights_only) refuses code in pickles from 2.6 on; before that `read_safely` does.
+"""
+
+import contextlib
+import os
+import pickle
+import zipfile
+from typing import IO, Any, Callable, Iterator, List, Optional
+
+from fastreid_rib.base.patching import Overlay
+
+
+class CodeInCheckpointError(pickle.UnpicklingError):
+    """A file that names more than tensors and plain values, so that loading it could run code."""
+
+
+def loads_weights_only() -> bool:
+    """Torch 2.6 made ``weights_only=True`` the default of ``torch.load``; 2.5 can be told to."""
+    import torch
+
+    return hasattr(torch.serialization, "safe_globals")
+
+
+def read_safely(path: str) -> Any:
+    """What ``torch.load`` gives for a file that holds tensors, NumPy numbers and plain values.
+
+    Args:
+        path: a local file.
+
+    Returns:
+        The object, its tensors on the CPU.
+
+    Raises:
+        CodeInCheckpointError: the file names anything else. Nothing of it was called.
+        Exception: whatever torch raises for a file that is damaged or none of its own.
+    """
+    import torch
+
+    try:
+        if loads_weights_only():
+            with torch.serialization.safe_globals(_numpy_globals()):
+                return torch.load(path, map_location="cpu", weights_only=True)
+        # torch 1.13 has weights_only too, but knows neither NumPy's numbers nor the counter in the
+        # state of a MultiStepLR: FastReID's own checkpoints would not load.
+        with _plain_pickle():
+            return torch.load(path, map_location="cpu", weights_only=False)
+    except pickle.UnpicklingError as error:
+        if not _is_pickle(path) or os.path.getsize(path) < 8 or "truncated" in str(error):
+            raise
+        raise CodeInCheckpointError(
+            f"{path} holds more than tensors and numbers, and loading it could run code that "
+            f"somebody put there. If you trust its origin, write it anew with "
+            f"`torch.save({{'model': torch.load(path, weights_only=False)['model']}}, path)`. "
+            f"({error})"
+        ) from error
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Finds tensors and plain values only."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if f"{module}.{name}" not in _PLAIN_NAMES and not _is_torch_type(module, name):
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
+        return super().find_class(module, name)
+
+
+@contextlib.contextmanager
+def _plain_pickle() -> Iterator[None]:
+    """Lets ``torch.load`` unpickle with `_PlainUnpickler`.
+
+    It has an argument for that, which torch 1.13.1 takes and then ignores.
+    """
+    from torch import serialization
+
+    def load(file: IO[bytes], **kwargs: Any) -> Any:
+        return _PlainUnpickler(file, **kwargs).load()
+
+    stock = serialization.pickle
+    vars(serialization)["pickle"] = Overlay(stock, Unpickler=_PlainUnpickler, load=load)
+    try:
+        yield
+    finally:
+        vars(serialization)["pickle"] = stock
+
+
+_PLAIN_NAMES = frozenset(
+    f"{module}.{name}"
+    for module, names in {
+        "collections": ("OrderedDict", "Counter"),
+        "_codecs": ("encode",),  # how protocol 2 writes bytes
+        "builtins": ("set", "frozenset", "bytearray", "complex"),
+        "__builtin__": ("set", "frozenset", "bytearray", "complex"),
+        "torch": ("Size", "device"),
+        "torch.nn.parameter": ("Parameter",),
+        "torch._utils": ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter"),
+        "numpy": ("ndarray", "dtype"),
+        "numpy.core.multiarray": ("scalar", "_reconstruct"),
+        "numpy._core.multiarray": ("scalar", "_reconstruct"),
+    }.items()
+    for name in names
+)
+
+
+def _is_torch_type(module: str, name: str) -> bool:
+    """Whether it is a dtype of torch or one of its storages, as in ``torch.FloatStorage``."""
+    import torch
+
+    found = getattr(torch, name, None) if module == "torch" else None
+    return isinstance(found, torch.dtype) or (isinstance(found, type) and name[-7:] == "Storage")
+
+
+def _is_pickle(path: str) -> bool:
+    """Whether a file begins as torch writes it: a zip archive, or a pickle from before 1.6."""
+    with open(path, "rb") as file:
+        first = file.read(4)
+    return not first or first[:1] == b"\x80" or b"PK\x03\x04".startswith(first)
+
+
+def _numpy_globals() -> List[Any]:
+    import numpy as np
+
+    rebuild: Any = [np.ndarray, np.dtype]
+    dtypes = getattr(np, "dtypes", None)
+    rebuild += [type(np.dtype(c)) for c in "?bBhHiIlLqQefd"] if dtypes else []
+    for path in ("numpy.core.multiarray", "numpy._core.multiarray"):
+        # Pickles of NumPy 1 and of NumPy 2 name the same two functions differently.
+        for name in ("scalar", "_reconstruct"):
+            rebuild.append((getattr(_multiarray(), name), f"{path}.{name}"))
+    return rebuild
+
+
+def _multiarray() -> Any:
+    import importlib
+
+    import numpy as np
+
+    core = "numpy._core" if hasattr(np, "_core") else "numpy.core"
+    return importlib.import_module(f"{core}.multiarray")
+
+
+def checked(path: str, read: Callable[[], Any]) -> Any:
+    """What `read` gives for a checkpoint of FastReID; other files are errors that say so.
+
+    Args:
+        path: the file.
+        read: reads it.
+
+    Returns:
+        A dict, its entry "model" a dict.
+
+    Raises:
+        ValueError: it is truncated, or something else than a checkpoint.
+        CodeInCheckpointError: see `read_safely`.
+        OSError: it cannot be opened.
+    """
+    what = "is truncated or damaged" if _is_pickle(path) else "is no checkpoint"
+    try:
+        checkpoint = read()
+    except (MemoryError, CodeInCheckpointError):
+        raise
+    except Exception as error:  # a damaged pickle raises whatever it stumbles over
+        raise ValueError(
+            f"{path} {what} ({os.path.getsize(path)} bytes; {type(error).__name__}). "
+            f"{what_to_load(path)}"
+        ) from error
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
+        holds = type(checkpoint).__name__
+        if isinstance(checkpoint, dict):
+            holds = f"dict with the keys {sorted(map(str, checkpoint))[:5]}"
+        raise ValueError(
+            f"{path} is no checkpoint of FastReID: expected a dict with a state_dict under 'model',"
+            f" got a {holds}. A bare state_dict becomes one by "
+            "`torch.save({'model': state_dict}, path)`."
+        )
+    return checkpoint
+
+
+def what_to_load(path: str) -> str:
+    """A sentence on the newest whole checkpoint beside one that cannot be read."""
+    folder = os.path.dirname(path)
+    newest = newest_whole(folder, other_than=path)
+    if newest is None:
+        return "There is no whole checkpoint beside it: start anew, without --resume."
+    return (
+        f"The newest whole checkpoint beside it is {newest}: to resume from that, write its name "
+        f"into {os.path.join(folder, 'last_checkpoint')}."
+    )
+
+
+def newest_whole(folder: str, other_than: str = "") -> Optional[str]:
+    """Name of the newest checkpoint of a folder that was written to its end; None without one."""
+    found = []
+    for name in os.listdir(folder or ".") if os.path.isdir(folder or ".") else ():
+        path = os.path.join(folder, name)
+        # The table of contents of a zip archive comes last: a truncated one has none.
+        if name.endswith(".pth") and path != other_than and zipfile.is_zipfile(path):
+            found.append((os.path.getmtime(path), name))
+    return max(found)[1] if found else None

@@ -1,0 +1,1 @@
+"""The commands of ``python -m fastreid_rib``."""

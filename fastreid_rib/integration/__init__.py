@@ -1,0 +1,1 @@
+"""FastReID's side, in folders named as FastReID's: what its registries and hooks find of us."""

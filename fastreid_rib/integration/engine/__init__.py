@@ -1,0 +1,1 @@
+"""What surrounds the training: start, seeds, ranks that agree, output folder, checkpoints."""

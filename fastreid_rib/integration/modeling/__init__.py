@@ -1,0 +1,1 @@
+"""Meta-architectures and heads with RIB, and attention in backbones."""

@@ -1,1 +1,0 @@
-"""FastReID's side: configuration keys, and RIB in FastReID's meta-architectures."""
