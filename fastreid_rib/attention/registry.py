@@ -1,14 +1,14 @@
 """Attention modules by name."""
 
-import difflib
 import inspect
-from typing import Any, Dict, Iterable, Type
+from typing import Any, Dict, Type
 
 from torch import nn
 
 from fastreid_rib.attention.channel import CAM, ECA, SE, CBAMChannel
 from fastreid_rib.attention.dcs import DCSAttention
 from fastreid_rib.attention.self_attention import SelfAttention
+from fastreid_rib.base.spelling import did_you_mean
 
 ATTENTIONS: Dict[str, Type[nn.Module]] = {
     "DCS": DCSAttention,
@@ -39,7 +39,7 @@ def build_attention(name: str, channels: int, **settings: Any) -> nn.Module:
     for setting in settings:
         if setting not in known:
             raise TypeError(
-                f"attention '{name}' has no setting '{setting}'.{_hint(setting, known)} It has "
+                f"attention '{name}' has no setting '{setting}'.{did_you_mean(setting, known)} It has "
                 f"{', '.join(known) or 'none'}."
             )
     return ATTENTIONS[name](channels, **settings)
@@ -56,14 +56,8 @@ def attention_settings(name: str) -> Dict[str, Any]:
     """
     if name not in ATTENTIONS:
         raise KeyError(
-            f"no attention is called '{name}'.{_hint(name, ATTENTIONS)} There are "
+            f"no attention is called '{name}'.{did_you_mean(name, ATTENTIONS)} There are "
             f"{', '.join(ATTENTIONS)}."
         )
     parameters = inspect.signature(ATTENTIONS[name]).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-
-
-def _hint(written: str, known: Iterable[str]) -> str:
-    by_case = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(str(written).lower(), list(by_case), n=1)
-    return f" Did you mean '{by_case[close[0]]}'?" if close else ""

@@ -1,10 +1,10 @@
 """The plugin's configuration keys, their validation, and the names of losses."""
 
-import difflib
 import sys
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from fastreid_rib.base.patching import wrap
+from fastreid_rib.base.spelling import did_you_mean
 
 SHORT_NAMES = {
     "CrossEntropy": "CrossEntropyLoss",
@@ -213,9 +213,7 @@ def loss_names(cfg: Any) -> Tuple[str, ...]:
 
 def _unknown_loss(written: str, architecture: str, known: Tuple[str, ...]) -> str:
     short = [name for name in SHORT_NAMES if SHORT_NAMES[name] in known]
-    by_case = {name.lower(): name for name in (*short, *known)}
-    close = difflib.get_close_matches(str(written).lower(), list(by_case), n=1, cutoff=0.5)
-    hint = f" Did you mean '{by_case[close[0]]}'?" if close else ""
+    hint = did_you_mean(written, (*short, *known))
     return (
         f"MODEL.LOSSES.NAME holds '{written}', which {architecture} does not know and would "
         f"leave out in silence.{hint} It knows {', '.join(known)}, and the short forms "

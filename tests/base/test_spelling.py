@@ -1,0 +1,19 @@
+"""The guess at what was meant."""
+
+import pytest
+
+from fastreid_rib.base.spelling import did_you_mean
+
+
+@pytest.mark.parametrize(
+    ("written", "hint"),
+    [
+        ("CrossEntropyLos", " Did you mean 'CrossEntropyLoss'?"),
+        ("crossentropyloss", " Did you mean 'CrossEntropyLoss'?"),
+        ("dcs", " Did you mean 'DCS'?"),
+        ("nothing of the kind", ""),
+        (7, ""),
+    ],
+)
+def test_a_close_name_or_none(written, hint):
+    assert did_you_mean(written, ("CrossEntropyLoss", "DCS", "RIB")) == hint
