@@ -39,8 +39,8 @@ def build_attention(name: str, channels: int, **settings: Any) -> nn.Module:
     for setting in settings:
         if setting not in known:
             raise TypeError(
-                f"attention '{name}' has no setting '{setting}'.{did_you_mean(setting, known)} It has "
-                f"{', '.join(known) or 'none'}."
+                f"attention '{name}' has no setting '{setting}'.{did_you_mean(setting, known)} "
+                f"It has {', '.join(known) or 'none'}."
             )
     return ATTENTIONS[name](channels, **settings)
 
