@@ -8,12 +8,12 @@ runs at every interpreter start where the wheel is installed.
 from __future__ import annotations
 
 from fastreid_rib.activation import arm
-from fastreid_rib.base.version import __version__
 
 TYPE_CHECKING = False  # typing takes longer to import than all the rest here
 if TYPE_CHECKING:
     from typing import Any
 
+    from fastreid_rib.base.version import __version__
     from fastreid_rib.losses.rib_loss import RIBLoss, rib_loss
 
 __all__ = ["RIBLoss", "__version__", "rib_loss"]
@@ -24,6 +24,10 @@ def __getattr__(name: str) -> Any:
         from fastreid_rib import losses
 
         return getattr(losses, name)
+    if name == "__version__":
+        from fastreid_rib.base import version
+
+        return version.__version__
     raise AttributeError(f"module 'fastreid_rib' has no attribute {name!r}")
 
 
