@@ -132,6 +132,7 @@ def test_what_is_no_study(study, tmp_path, text, message):
 
 @pytest.mark.parametrize("path", sorted((TOOLS / "studies").glob("*.yml")), ids=lambda p: p.stem)
 def test_a_study_names_what_exists(study, path):
+    import train_bfloat16
     from fastreid.config import CfgNode, get_cfg
     from fastreid.data.datasets import DATASET_REGISTRY
 
@@ -139,7 +140,7 @@ def test_a_study_names_what_exists(study, path):
     assert (TOOLS.parent / found["base"]).exists()
     for changes in found["rows"].values():
         cfg = get_cfg()
-        cfg.STUDY = CfgNode({"RIVAL": ""})  # of tools/train_bfloat16.py
+        cfg.STUDY = CfgNode(train_bfloat16.STUDY)
         cfg.merge_from_list([str(part) for part in found["all"] + changes])  # unknown keys raise
         assert all(DATASET_REGISTRY.get(name) for name in cfg.DATASETS.TESTS)
         config.check(cfg)

@@ -27,6 +27,10 @@ from PIL import Image
 from torch.nn import functional as F
 
 
+STUDY = {"RIVAL": "", "RIVAL_SCALE": 1.0, "PICTURES": 0, "WRONG_LABELS": 0.0}
+"""The keys of studies, with their defaults."""
+
+
 class Trainer(DefaultTrainer):
     """FastReID's trainer with a faster model and optimizer; everything else is its own."""
 
@@ -127,7 +131,7 @@ def main():
     args = default_argument_parser().parse_args()
     torch.set_num_threads(1)
     cfg = get_cfg()
-    cfg.STUDY = CfgNode({"RIVAL": "", "RIVAL_SCALE": 1.0, "PICTURES": 0, "WRONG_LABELS": 0.0})
+    cfg.STUDY = CfgNode(STUDY)
     cfg.merge_from_file(args.config_file)
     cfg.merge_from_list(args.opts)
     cfg.freeze()
