@@ -26,7 +26,6 @@ from fastreid.engine import DefaultTrainer, default_argument_parser, default_set
 from PIL import Image
 from torch.nn import functional as F
 
-
 STUDY = {"RIVAL": "", "RIVAL_SCALE": 1.0, "PICTURES": 0, "WRONG_LABELS": 0.0}
 """The keys of studies, with their defaults."""
 
