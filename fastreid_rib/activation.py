@@ -5,11 +5,8 @@ therefore installs a ``.pth`` file that calls :func:`arm` at interpreter start. 
 until a module of FastReID is loaded; then the repairs of :mod:`fastreid_rib.compat` for that module
 act around its execution, and the registration for it, if any, right after.
 
-Only ``sys`` and ``os`` may be imported here: every interpreter start pays for this file.
-
-Environment:
-    FASTREID_RIB_DISABLE: a comma-separated list. ``1`` (or ``all``) switches the plugin off,
-        ``register`` leaves only the repairs at work, the name of a repair switches that one off.
+Only ``sys`` and the switches (:mod:`fastreid_rib.base.switches`: ``FASTREID_RIB_DISABLE``) may be
+imported here: every interpreter start pays for this file.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What every room may use, and that uses none: switches, patching, safe files, ranks."""
+"""What every room may use, and that uses none: see the names of the files."""

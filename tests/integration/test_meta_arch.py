@@ -130,18 +130,8 @@ def test_mgn_uses_the_embedding_that_it_retrieves_with(make_cfg):
         assert all(p.grad is not None for p in branch.parameters())
 
 
-def test_distiller_student_takes_rib(make_cfg, tmp_path):
-    teacher_cfg = make_cfg(RIB)
-    teacher = build_model(teacher_cfg)
-    torch.save({"model": teacher.state_dict()}, tmp_path / "teacher.pth")
-    (tmp_path / "teacher.yml").write_text(teacher_cfg.dump())
-    changes = {
-        "MODEL.META_ARCHITECTURE": "Distiller",
-        "KD.MODEL_CONFIG": [str(tmp_path / "teacher.yml")],
-        "KD.MODEL_WEIGHTS": [str(tmp_path / "teacher.pth")],
-        "KD.EMA.ENABLED": True,
-    }
-    model = build_model(make_cfg({**RIB, **changes}))
+def test_distiller_student_takes_rib(make_cfg, distill):
+    model = build_model(make_cfg({**RIB, **distill(RIB)}))
     assert isinstance(model, Distiller)
     step(model, epoch=0)
     losses = step(model, epoch=1)

@@ -366,17 +366,8 @@ def test_mgn_gets_one_for_each_branch(make_cfg):
     check(model, cfg, height=96)
 
 
-def test_distiller_and_its_moving_average(make_cfg, tmp_path):
-    teacher_cfg = make_cfg(attend("layer2", name="SE"))
-    torch.save({"model": build_model(teacher_cfg).state_dict()}, tmp_path / "teacher.pth")
-    (tmp_path / "teacher.yml").write_text(teacher_cfg.dump())
-    changes = {
-        "MODEL.META_ARCHITECTURE": "Distiller",
-        "KD.MODEL_CONFIG": [str(tmp_path / "teacher.yml")],
-        "KD.MODEL_WEIGHTS": [str(tmp_path / "teacher.pth")],
-        "KD.EMA.ENABLED": True,
-        "KD.EMA.MOMENTUM": 0.5,
-    }
+def test_distiller_and_its_moving_average(make_cfg, distill):
+    changes = {**distill(attend("layer2", name="SE")), "KD.EMA.MOMENTUM": 0.5}
     cfg = make_cfg({**changes, **attend("layer3", "head"), **WITH_RIB, **GROUPS})
     model = build_model(cfg)
     average, teacher = model.model_ts
