@@ -60,7 +60,7 @@ def run_script():
         command = [str(SCRIPTS / args[0]), *args[1:]] if str(args[0]).endswith(".py") else args
         result = subprocess.run(
             [sys.executable, *[str(part) for part in command]],
-            env=dict(os.environ, **(env or {})),
+            env=dict(os.environ, PYTHONFAULTHANDLER="1", **(env or {})),  # says where one died
             cwd=cwd,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

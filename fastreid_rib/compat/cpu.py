@@ -142,8 +142,14 @@ def gloo_worker(
         group = dist.new_group(list(range(first, first + processes_per_machine)))
         if machine == machine_rank:
             comm._LOCAL_PROCESS_GROUP = group
+    del group
     comm.synchronize()
     main_func(*args)
+    # The groups' threads may hold tensors of the last collective. One that lets go of them while
+    # the interpreter shuts down ends the process with SIGABRT, after all its work.
+    comm._LOCAL_PROCESS_GROUP = None
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def ddp_on_cpu(module: ModuleType) -> None:

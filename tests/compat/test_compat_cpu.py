@@ -83,6 +83,32 @@ def test_two_processes_train_and_evaluate_over_gloo(run_script, market, tmp_path
     assert "launch raised: rank 1 cannot go on" in done.stdout
 
 
+LAUNCH = """
+import fastreid_rib, atexit, os
+from fastreid.engine import launch
+from fastreid.utils import comm
+import torch.distributed as dist
+
+def main():
+    atexit.register(lambda: say(f"in a group at exit: {dist.is_initialized()}"))
+    say(f"ranks {comm.all_gather(comm.get_rank())}")
+
+def say(line):
+    os.write(1, f"{line}\\n".encode())  # whole: two processes write here
+
+if __name__ == "__main__":
+    launch(main, 2, dist_url="auto")
+"""
+
+
+def test_processes_leave_their_group_before_they_end(run_script, tmp_path):
+    script = tmp_path / "launch.py"
+    script.write_text(LAUNCH)
+    done = run_script(str(script))
+    assert done.stdout.count("ranks [0, 1]") == 2
+    assert done.stdout.count("in a group at exit: False") == 2
+
+
 EXIT = """
 import fastreid_rib, sys
 sys.path.insert(0, sys.argv[1])
