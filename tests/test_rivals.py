@@ -25,7 +25,7 @@ def at(epoch, rival, features, labels):
 
 
 def test_class_means_are_those_of_the_epoch_before_in_the_centred_space(rivals):
-    rival = rivals.ClassMeans(2)
+    rival = rivals.ClassMeans(2, 7.0)
     # Normalised they are (1, 0) and (0, 1); the mean of both is (1/2, 1/2), so that centred and
     # normalised again they are (1, -1) / sqrt(2) and (-1, 1) / sqrt(2).
     features, labels = torch.tensor([[3.0, 0], [0, 0.5]]), torch.tensor([0, 1])
@@ -33,10 +33,10 @@ def test_class_means_are_those_of_the_epoch_before_in_the_centred_space(rivals):
         assert at(epoch, rival, features, labels).item() == 0, "before its first epoch"
     # Squared distances 0 from the own mean and 4 from the other's.
     loss = at(2, rival, features.clone().requires_grad_(), labels)
-    assert loss.item() == pytest.approx(math.log(1 + math.exp(-rivals.SHARPNESS * 4)), abs=1e-7)
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(-7.0 * 4)), abs=1e-7)
     # A picture halfway between the two, off the mean in a third direction that neither has.
     halfway = torch.tensor([[1.0, 1.0, 0.0]])
-    rival = rivals.ClassMeans(2)
+    rival = rivals.ClassMeans(2, 7.0)
     wide = torch.tensor([[1.0, 0, 0], [0, 1, 0]])
     for epoch in (0, 1, 2):
         at(epoch, rival, wide, labels)
@@ -57,7 +57,7 @@ def test_a_rival_is_added_to_the_losses(rivals, make_cfg, name):
     from fastreid.modeling import build_model
 
     model = build_model(make_cfg()).train()
-    rivals.add(model, name, 2.0, 8)
+    rivals.add(model, name, 2.0, 8, 10.0)
     batch = {"images": torch.rand(8, 3, 64, 32) * 255, "targets": torch.arange(8) // 2}
     with EventStorage() as storage:
         for storage.epoch in (0, 1, 2):
@@ -65,4 +65,4 @@ def test_a_rival_is_added_to_the_losses(rivals, make_cfg, name):
     assert losses["loss_rival"].item() > 0
     sum(losses.values()).backward()
     with pytest.raises(KeyError):
-        rivals.add(model, "none", 1.0, 8)
+        rivals.add(model, "none", 1.0, 8, 10.0)

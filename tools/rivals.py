@@ -2,7 +2,7 @@
 
 - ``class-means``: cross-entropy against the means of the identities, frozen for an epoch, in the
   centred space of RIB (mean of the normalised embeddings taken off, normalised again), with logits
-  ``-10 |F - m_y|^2``. What RIB would be without clusters, table and bound.
+  ``-BETA |F - m_y|^2``. What RIB would be without clusters, table and bound.
 - ``center``: center loss (Wen et al. 2016), half the squared distance to a learnt centre of each
   identity, which moves by half of what its images in the batch say.
 """
@@ -12,11 +12,10 @@ from fastreid.utils.events import get_event_storage
 from torch import nn
 from torch.nn import functional as F
 
-SHARPNESS = 10.0
 FIRST_EPOCH = 2
 
 
-def add(model, name, scale, classes):
+def add(model, name, scale, classes, beta):
     """Adds a rival to the losses of a meta-architecture, under the key ``loss_rival``.
 
     Args:
@@ -24,8 +23,9 @@ def add(model, name, scale, classes):
         name: "class-means" or "center".
         scale: weight.
         classes: number of identities.
+        beta: sharpness of "class-means", > 0.
     """
-    rival = {"class-means": ClassMeans, "center": Center}[name](classes)
+    rival = {"class-means": ClassMeans(classes, beta), "center": Center(classes)}[name]
     stock = model.losses
 
     def losses(outputs, labels):
@@ -42,10 +42,12 @@ class ClassMeans(nn.Module):
 
     Args:
         classes: number of identities.
+        beta: sharpness, > 0.
     """
 
-    def __init__(self, classes):
+    def __init__(self, classes, beta):
         super().__init__()
+        self.beta = beta
         self.classes, self.epoch, self.means = classes, 0, None
         self.rows, self.labels = [], []
 
@@ -63,7 +65,7 @@ class ClassMeans(nn.Module):
             return features.sum() * 0
         centred = F.normalize(rows - self.mean, dim=1)
         logits = 2 * centred @ self.means.t() - self.means.square().sum(dim=1)
-        return F.cross_entropy(SHARPNESS * logits, labels)
+        return F.cross_entropy(self.beta * logits, labels)
 
     def _refresh(self):
         rows, labels = torch.cat(self.rows), torch.cat(self.labels)

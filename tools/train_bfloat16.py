@@ -26,7 +26,7 @@ from fastreid.engine import DefaultTrainer, default_argument_parser, default_set
 from PIL import Image
 from torch.nn import functional as F
 
-STUDY = {"RIVAL": "", "RIVAL_SCALE": 1.0, "PICTURES": 0, "WRONG_LABELS": 0.0}
+STUDY = {"RIVAL": "", "RIVAL_SCALE": 1.0, "RIVAL_BETA": 10.0, "PICTURES": 0, "WRONG_LABELS": 0.0}
 """The keys of studies, with their defaults."""
 
 
@@ -43,7 +43,9 @@ class Trainer(DefaultTrainer):
             if isinstance(module, torch.nn.Conv2d) and module.groups > 1:
                 module.forward = functools.partial(depthwise, module)
         if cfg.STUDY.RIVAL:
-            rivals.add(model, cfg.STUDY.RIVAL, cfg.STUDY.RIVAL_SCALE, cfg.MODEL.HEADS.NUM_CLASSES)
+            rival = cfg.STUDY
+            classes = cfg.MODEL.HEADS.NUM_CLASSES
+            rivals.add(model, rival.RIVAL, rival.RIVAL_SCALE, classes, rival.RIVAL_BETA)
         return model
 
     @classmethod
