@@ -14,13 +14,15 @@ if TYPE_CHECKING:
     from typing import Any
 
     from fastreid_rib.base.version import __version__
-    from fastreid_rib.losses.rib_loss import RIBLoss, rib_loss
+    from fastreid_rib.losses.functional import rib_loss
+    from fastreid_rib.losses.rib_loss import RIBLoss
+    from fastreid_rib.settings.rib import RIBSettings
 
-__all__ = ["RIBLoss", "__version__", "rib_loss"]
+__all__ = ["RIBLoss", "RIBSettings", "__version__", "rib_loss"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("RIBLoss", "rib_loss"):
+    if name in ("RIBLoss", "RIBSettings", "rib_loss"):
         from fastreid_rib import losses
 
         return getattr(losses, name)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 REGISTRATIONS = {
     # The FastReID module, and what of ours runs once it is loaded: a function that is called with
     # it, or a module whose import is enough. Both without the package's own name.
-    "fastreid.config.config": "integration.config:keep_dumps_portable",
-    "fastreid.config.defaults": "integration.config:add_keys",
+    "fastreid.config.config": "integration.keys:keep_dumps_portable",
+    "fastreid.config.defaults": "integration.keys:add_keys",
     "fastreid.data.datasets": "data.synthetic",
     "fastreid.data.data_utils": "integration.engine.seeding:extend_data_loader",
     "fastreid.engine.defaults": "integration.engine.startup:extend_default_setup",

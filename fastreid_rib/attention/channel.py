@@ -24,9 +24,8 @@ from fastreid_rib.attention.attend import at_least_float32, attend, attention_we
 from fastreid_rib.attention.inputs import check_channels, check_positive
 from fastreid_rib.attention.norm import build_norm
 from fastreid_rib.ops.precision import full_precision
-
-STARTS = ("identity", "published")
-"""Gate of 2 sigmoid(0) = 1, or sigmoid of a random initialisation."""
+from fastreid_rib.settings.attention import AttentionSettings
+from fastreid_rib.settings.declaration import check
 
 
 class ChannelGate(nn.Module):
@@ -43,8 +42,7 @@ class ChannelGate(nn.Module):
     def __init__(self, channels: int, start: str) -> None:
         super().__init__()
         check_positive(channels=channels)
-        if start not in STARTS:
-            raise ValueError(f"start must be one of {', '.join(STARTS)}, got {start!r}")
+        check(AttentionSettings, start=start)
         self.channels = channels
         self.start = start
 
@@ -114,9 +112,9 @@ class SE(ChannelGate):
         self,
         channels: int,
         *,
-        reduction: int = 16,
-        start: str = "identity",
-        norm: str = "batch",
+        reduction: int = AttentionSettings.reduction,
+        start: str = AttentionSettings.start,
+        norm: str = AttentionSettings.norm,
     ) -> None:
         super().__init__(channels, start)
         self.excite = _bottleneck(channels, reduction, norm)
@@ -152,15 +150,12 @@ class ECA(ChannelGate):
         self,
         channels: int,
         *,
-        kernel_size: int = 0,
-        start: str = "identity",
-        norm: str = "batch",
+        kernel_size: int = AttentionSettings.kernel_size,
+        start: str = AttentionSettings.start,
+        norm: str = AttentionSettings.norm,
     ) -> None:
         super().__init__(channels, start)
-        if kernel_size < 0 or (kernel_size and kernel_size % 2 == 0):
-            raise ValueError(
-                f"kernel_size must be odd, or 0 for the paper's choice, got {kernel_size}"
-            )
+        check(AttentionSettings, kernel_size=kernel_size)
         # As in the authors' code: truncated, and made odd upwards.
         size = kernel_size or int((math.log2(channels) + 1) / 2) | 1
         self.norm = build_norm(norm, channels)
@@ -196,9 +191,9 @@ class CBAMChannel(ChannelGate):
         self,
         channels: int,
         *,
-        reduction: int = 16,
-        start: str = "identity",
-        norm: str = "batch",
+        reduction: int = AttentionSettings.reduction,
+        start: str = AttentionSettings.start,
+        norm: str = AttentionSettings.norm,
     ) -> None:
         super().__init__(channels, start)
         self.excite = _bottleneck(channels, reduction, norm)

@@ -14,6 +14,8 @@ from fastreid_rib.attention.attend import at_least_float32
 from fastreid_rib.attention.inputs import check_positive
 from fastreid_rib.attention.linear import build_linear
 from fastreid_rib.attention.self_attention import SelfAttention
+from fastreid_rib.settings.attention import AttentionSettings
+from fastreid_rib.settings.declaration import check
 
 # Keeps the noise finite: torch.rand gives 0 once in 2^24 draws.
 _LEAST_CHANCE = 1e-7
@@ -58,21 +60,20 @@ class DCSMask(nn.Module):
         self,
         channels: int,
         *,
-        temperature: float = 1.0,
-        final_temperature: float = 0.5,
-        mask_bias: float = 1.0,
-        rank: int = 0,
-        groups: int = 1,
+        temperature: float = AttentionSettings.temperature,
+        final_temperature: float = AttentionSettings.final_temperature,
+        mask_bias: float = AttentionSettings.mask_bias,
+        rank: int = AttentionSettings.rank,
+        groups: int = AttentionSettings.groups,
     ) -> None:
         super().__init__()
-        check_positive(
-            channels=channels, temperature=temperature, final_temperature=final_temperature
+        check_positive(channels=channels)
+        check(
+            AttentionSettings,
+            temperature=temperature,
+            final_temperature=final_temperature,
+            mask_bias=mask_bias,
         )
-        if not abs(mask_bias) <= 20:
-            raise ValueError(
-                f"mask_bias must be in -20..20 (a share of sigmoid(mask_bias) is kept), "
-                f"got {mask_bias}"
-            )
         self.logits = build_linear(channels, channels, rank=rank, groups=groups, bias=mask_bias)
         self.first_temperature = float(temperature)
         self.final_temperature = float(final_temperature)
@@ -156,16 +157,16 @@ class DCSAttention(SelfAttention):
         self,
         channels: int,
         *,
-        width: int = 0,
-        temperature: float = 1.0,
-        final_temperature: float = 0.5,
-        mask_bias: float = 0.0,
-        scale: str = "cosine",
-        cosine_factor: float = 4.0,
-        norm: str = "batch",
-        rank: int = 0,
-        groups: int = 1,
-        depthwise: bool = False,
+        width: int = AttentionSettings.width,
+        temperature: float = AttentionSettings.temperature,
+        final_temperature: float = AttentionSettings.final_temperature,
+        mask_bias: float = AttentionSettings.mask_bias,
+        scale: str = AttentionSettings.scale,
+        cosine_factor: float = AttentionSettings.cosine_factor,
+        norm: str = AttentionSettings.norm,
+        rank: int = AttentionSettings.rank,
+        groups: int = AttentionSettings.groups,
+        depthwise: bool = AttentionSettings.depthwise,
     ) -> None:
         super().__init__(
             channels,

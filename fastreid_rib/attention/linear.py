@@ -10,9 +10,16 @@ Legend: I inputs, O outputs, R rank, G groups.
 import torch
 from torch import Tensor, nn
 
+from fastreid_rib.settings.attention import AttentionSettings
+
 
 def build_linear(
-    inputs: int, outputs: int, *, rank: int = 0, groups: int = 1, bias: float = 0.0
+    inputs: int,
+    outputs: int,
+    *,
+    rank: int = AttentionSettings.rank,
+    groups: int = AttentionSettings.groups,
+    bias: float = 0.0,
 ) -> nn.Module:
     """A layer (..., I) -> (..., O) that gives its bias at first, whatever it is given.
 

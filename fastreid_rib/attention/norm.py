@@ -11,8 +11,8 @@ it can do what they would.
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-NORMS = ("batch", "layer", "none")
-"""Each feature over the batch (and its tokens), each image or token over its features, or not."""
+from fastreid_rib.settings.attention import AttentionSettings
+from fastreid_rib.settings.declaration import check
 
 
 def build_norm(norm: str, features: int) -> nn.Module:
@@ -24,10 +24,9 @@ def build_norm(norm: str, features: int) -> nn.Module:
         features: D, >= 1.
 
     Raises:
-        ValueError: not one of :data:`NORMS`.
+        ValueError: none of these.
     """
-    if norm not in NORMS:
-        raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
+    check(AttentionSettings, norm=norm)
     if norm == "batch":
         return _BatchNorm(features)
     return nn.LayerNorm(features, elementwise_affine=False) if norm == "layer" else nn.Identity()

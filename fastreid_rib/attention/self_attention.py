@@ -13,9 +13,8 @@ from fastreid_rib.attention.attend import attend, attention_weights
 from fastreid_rib.attention.inputs import check_channels, check_positive
 from fastreid_rib.attention.linear import build_linear
 from fastreid_rib.attention.norm import build_norm
-
-SCALES = ("sqrt", "cosine")
-"""How affinities are scaled: dot product over sqrt(D), or cosine similarity times a number."""
+from fastreid_rib.settings.attention import AttentionSettings
+from fastreid_rib.settings.declaration import check
 
 # The least norm that a token is divided by. A mask can leave a token empty; its gradient is then
 # multiplied by at most a thousand (times the number), and not by the 1e12 of torch's default.
@@ -86,20 +85,19 @@ class SelfAttention(nn.Module):
         self,
         channels: int,
         *,
-        width: int = 0,
-        scale: str = "cosine",
-        cosine_factor: float = 4.0,
-        norm: str = "batch",
-        rank: int = 0,
-        groups: int = 1,
-        depthwise: bool = False,
+        width: int = AttentionSettings.width,
+        scale: str = AttentionSettings.scale,
+        cosine_factor: float = AttentionSettings.cosine_factor,
+        norm: str = AttentionSettings.norm,
+        rank: int = AttentionSettings.rank,
+        groups: int = AttentionSettings.groups,
+        depthwise: bool = AttentionSettings.depthwise,
     ) -> None:
         super().__init__()
-        check_positive(channels=channels, cosine_factor=cosine_factor)
+        check_positive(channels=channels)
+        check(AttentionSettings, scale=scale, cosine_factor=cosine_factor)
         if not 0 <= width <= channels:
             raise ValueError(f"width must be in 0..{channels}, the channels (0: all), got {width}")
-        if scale not in SCALES:
-            raise ValueError(f"scale must be one of {', '.join(SCALES)}, got {scale!r}")
         self.channels = channels
         self.width = width or channels
         self.scale = scale

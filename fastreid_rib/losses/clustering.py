@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fastreid_rib.base import ranks
+from fastreid_rib.ops.assignment import half_squared_norms
 from fastreid_rib.ops.group_sum import group_sum
 from fastreid_rib.ops.layout import empty_rows
 from fastreid_rib.ops.precision import full_precision
@@ -97,7 +98,7 @@ def _squared_distances(rows: Tensor, similarity: Tensor) -> Tensor:
 
 def _nearest(rows: Tensor, centroids: Tensor) -> Tuple[Tensor, Tensor]:
     """Nearest centroid of each row (ties: the first), and ``F.C - |C|^2 / 2`` for it: (N,) both."""
-    half_norms = 0.5 * centroids.square().sum(dim=1)
+    norms = half_squared_norms(centroids)
     index = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
     similarity = rows.new_empty(len(rows))
     for chunk in chunks(len(rows), len(centroids)):
@@ -105,7 +106,7 @@ def _nearest(rows: Tensor, centroids: Tensor) -> Tuple[Tensor, Tensor]:
         scores = empty_rows(rows, chunk.stop - chunk.start, len(centroids))
         with full_precision(rows.device):
             torch.mm(rows[chunk], centroids.t(), out=scores)
-        similarity[chunk], index[chunk] = scores.sub_(half_norms).max(dim=1)
+        similarity[chunk], index[chunk] = scores.sub_(norms).max(dim=1)
     return index, similarity
 
 

@@ -8,22 +8,14 @@ from typing import Tuple
 import torch
 from torch import Tensor
 
-from fastreid_rib.losses.refresh import Statistics
+from fastreid_rib.losses.statistics import Statistics
 from fastreid_rib.ops.assignment import log_soft_assignment
 from fastreid_rib.ops.precision import full_precision
+from fastreid_rib.settings.rib import RIBSettings
 
 
 @torch.no_grad()
-def move(
-    statistics: Statistics,
-    rows: Tensor,
-    labels: Tensor,
-    *,
-    beta: float,
-    momentum: float,
-    smoothing: float,
-    q_floor: float,
-) -> Statistics:
+def move(statistics: Statistics, rows: Tensor, labels: Tensor, settings: RIBSettings) -> Statistics:
     """Moves centroids, class table and marginal towards a batch: exponential averages.
 
     A centroid moves towards the mean of the rows that are nearest to it (online K-means), the row
@@ -39,10 +31,7 @@ def move(
             (autograd keeps the centroids of the step, and not the table).
         rows: (n, D), float32, as clustered: centred if there is a mean, L2-normalised.
         labels: (n,), int64, < C; rows with a negative label are left out.
-        beta: sharpness of the soft assignment.
-        momentum: weight of a row, in (0, 1).
-        smoothing: share of the marginal in each row of Q, see ``refresh``; 0 where there is none.
-        q_floor: least value in Q.
+        settings: of the loss; its momentum is above 0.
 
     Returns:
         The statistics after the batch.
@@ -52,22 +41,22 @@ def move(
     known = labels >= 0
     rows = rows.masked_fill(~known[:, None], 0)
     centroids = statistics.centroids
-    log_phi = log_soft_assignment(rows, centroids, beta)
+    log_phi = log_soft_assignment(rows, centroids, settings.beta)
 
     nearest = log_phi.argmax(dim=1)
-    mean, step, _ = _of_group(nearest, known, rows, momentum)
+    mean, step, _ = _of_group(nearest, known, rows, settings.momentum)
     moved = torch.lerp(centroids[nearest], mean, step)
     centroids = centroids.index_copy(0, nearest, moved)
 
     identities = labels.clamp(min=0)
-    mean, step, share = _of_group(identities, known, log_phi.exp(), momentum)
-    if smoothing:
+    mean, step, share = _of_group(identities, known, log_phi.exp(), settings.momentum)
+    if settings.smoothing:
         assert statistics.log_p is not None
-        mean = mean.lerp(statistics.log_p.exp(), smoothing)
+        mean = mean.lerp(statistics.log_p.exp(), settings.smoothing)
     log_q, index, floor = statistics.log_q, statistics.log_q_index, statistics.log_q_floor
     if index is None or floor is None:
         before = log_q[identities].exp()
-        after = torch.lerp(before, mean, step).clamp_(min=q_floor)
+        after = torch.lerp(before, mean, step).clamp_(min=settings.q_floor)
         log_q.index_copy_(0, identities, after.log())
     else:
         # The listed clusters stay the same ones; the others go on sharing what is left of the row.
@@ -76,7 +65,7 @@ def move(
         before = shared.expand_as(mean).scatter(1, columns, log_q[identities].exp())
         listed = torch.lerp(before.gather(1, columns), mean.gather(1, columns), step)
         rest = (1 - listed.sum(dim=1, keepdim=True)) / (mean.shape[1] - columns.shape[1])
-        listed, rest = listed.clamp_(min=q_floor), rest.clamp_(min=q_floor)
+        listed, rest = listed.clamp_(min=settings.q_floor), rest.clamp_(min=settings.q_floor)
         after = rest.expand_as(mean).scatter(1, columns, listed)
         log_q.index_copy_(0, identities, listed.log())
         floor.index_copy_(0, identities, rest.squeeze(1).log())
@@ -85,7 +74,7 @@ def move(
     if log_p is not None:
         counts = statistics.class_counts
         weights = counts[identities] / counts.sum().clamp(min=1) * share
-        log_p = (log_p.exp() + weights @ (after - before)).clamp_(min=q_floor).log()
+        log_p = (log_p.exp() + weights @ (after - before)).clamp_(min=settings.q_floor).log()
     return statistics._replace(centroids=centroids, log_p=log_p)
 
 

@@ -4,7 +4,7 @@ Legend: N rows in the reservoir, D dimensions, K clusters, C identities, P input
 """
 
 import random
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Dict, List, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -20,30 +20,11 @@ from fastreid_rib.losses.q_table import (
     sum_of_logs,
     weighted_sum,
 )
+from fastreid_rib.losses.statistics import Statistics
 from fastreid_rib.ops import add_soft_assignments_, bound
-from fastreid_rib.ops.assignment import log_soft_assignment, soft_assignment
+from fastreid_rib.ops.assignment import half_squared_norms, log_soft_assignment, soft_assignment
 from fastreid_rib.ops.group_sum import group_sum
-
-
-class Statistics(NamedTuple):
-    """What the loss compares with during an epoch; the same on every rank."""
-
-    centroids: Tensor
-    """(K, D), float32."""
-    log_q: Tensor
-    """(C, K), float32: log of the floored Q(a|y), nats; (C, m) if only m entries are kept."""
-    log_q_index: Optional[Tensor]
-    """(C, m), int32: the cluster of each entry; None: the table is whole. See ``q_table``."""
-    log_q_floor: Optional[Tensor]
-    """(C,), float32: log Q of the clusters that are not listed; None with ``log_q_index``."""
-    log_p: Optional[Tensor]
-    """(K,), float32: log of the marginal P(a) = sum_y p(y) Q(a|y), nats; None: not asked for."""
-    mean: Optional[Tensor]
-    """(D,), float32: what embeddings are centred by; None: they are not."""
-    class_counts: Tensor
-    """(C,), int64: rows behind the mean of each identity, when last seen; 0: never seen."""
-    class_means: Tensor
-    """(C, D), float32: mean (centred) embedding of each identity, when last seen."""
+from fastreid_rib.settings.rib import RIBSettings
 
 
 def refresh(
@@ -51,19 +32,9 @@ def refresh(
     labels: Tensor,
     inputs: Optional[Tensor],
     previous: Optional[Statistics],
+    settings: RIBSettings,
     *,
     num_classes: int,
-    num_clusters: int,
-    beta: float,
-    gamma: float,
-    center: bool,
-    relevance: str,
-    form: str,
-    smoothing: float,
-    q_floor: float,
-    table_entries: int,
-    iterations: int,
-    backend: str,
     draw: random.Random,
 ) -> Tuple[Statistics, Dict[str, float]]:
     """Cluster the rows, and build Q from them under the new centroids.
@@ -75,25 +46,16 @@ def refresh(
         labels: (N,), int64, 0..C-1.
         inputs: (N, P), centred and L2-normalised, or None.
         previous: statistics of the last refresh, from which K-means starts; None: the first time.
+        settings: of the loss.
         num_classes: number of identities C.
-        num_clusters: number of clusters K.
-        beta: sharpness of the soft assignment.
-        gamma: weight of the compression in the bound.
-        center: whether the mean of the rows is taken off before they are clustered.
-        relevance: "full" or "paper": with the marginal of the clusters or without.
-        form: "clusters" or "embedding", see ``ops.bound``.
-        smoothing: share of the clusters' marginal in each row of Q, 0 <= smoothing < 1.
-        q_floor: least value in Q.
-        table_entries: entries m kept in each row of Q; 0 or >= K: all.
-        iterations: of K-means.
-        backend: of the class table, see ``ops.backends.choose``.
         draw: source of all chance, in the same state on every rank.
 
     Returns:
         The statistics, and a report in nats, see ``RIBLoss.start_epoch``.
     """
+    num_clusters, beta = settings.num_clusters or num_classes, settings.beta
     mean = None
-    if center:
+    if settings.center:
         mean = _mean(rows)
         rows = center_rows(rows, mean)
     counts, means = _class_means(rows, labels, num_classes, previous)
@@ -106,28 +68,29 @@ def refresh(
         start[missing] = rows[torch.tensor(picked, dtype=torch.int64, device=rows.device)].float()
     else:
         start = spread_seeds(rows, num_clusters, draw)
-    centroids = kmeans(rows, start, iterations)
+    centroids = kmeans(rows, start, settings.kmeans_iterations)
 
     input_centroids = None
     if inputs is not None:
         # From scratch each time: the inputs do not drift, and the checkpoint stays smaller.
-        input_centroids = kmeans(inputs, spread_seeds(inputs, num_clusters, draw), iterations)
+        spread = spread_seeds(inputs, num_clusters, draw)
+        input_centroids = kmeans(inputs, spread, settings.kmeans_iterations)
 
     marginal = None
-    if smoothing:
+    if settings.smoothing:
         marginal = _marginal(rows, labels, counts, means, centroids, beta)
     table, tables = _class_table(
-        rows, labels, inputs, counts, means, centroids, input_centroids, marginal,
-        beta=beta, smoothing=smoothing, q_floor=q_floor, entries=table_entries, backend=backend,
-    )  # fmt: skip
+        rows, labels, inputs, counts, means, centroids, input_centroids, marginal, settings
+    )
     log_p = None
-    if relevance == "full":
-        log_p = (tables.marginal / counts.sum()).clamp(min=q_floor).log().float()
+    if settings.relevance == "full":
+        log_p = (tables.marginal / counts.sum()).clamp(min=settings.q_floor).log().float()
     statistics = Statistics(centroids, *table, log_p, mean, counts, means)
     losses = None
-    if form == "embedding":
-        losses = _losses(rows, labels, statistics, beta, gamma, form, backend)
-    report = _report(tables, gamma, log_p, counts.sum(), losses, with_inputs=inputs is not None)
+    if settings.form == "embedding":
+        losses = _losses(rows, labels, statistics, settings)
+    with_inputs = inputs is not None
+    report = _report(tables, settings.gamma, log_p, counts.sum(), losses, with_inputs=with_inputs)
     return statistics, report
 
 
@@ -176,24 +139,16 @@ def _marginal(
     return (total / counts.sum()).float()
 
 
-def _losses(
-    rows: Tensor,
-    labels: Tensor,
-    statistics: Statistics,
-    beta: float,
-    gamma: float,
-    form: str,
-    backend: str,
-) -> Tensor:
+def _losses(rows: Tensor, labels: Tensor, statistics: Statistics, settings: RIBSettings) -> Tensor:
     """What the loss would be on the rows themselves, float64, the same on every rank."""
     total = torch.zeros((), dtype=torch.float64, device=rows.device)
     share = ranks.own_slice(len(rows))
     for chunk in chunks(share.stop - share.start, len(statistics.centroids)):
         part = slice(share.start + chunk.start, share.start + chunk.stop)
         losses, _ = bound(
-            rows[part].float(), statistics.centroids, statistics.log_q, labels[part], beta, gamma,
-            form=form, log_p=statistics.log_p, index=statistics.log_q_index,
-            floor=statistics.log_q_floor, backend=backend,
+            rows[part].float(), statistics.centroids, statistics.log_q, labels[part],
+            settings.beta, settings.gamma, form=settings.form, log_p=statistics.log_p,
+            index=statistics.log_q_index, floor=statistics.log_q_floor, backend=settings.backend,
         )  # fmt: skip
         total += losses.double().sum()
     ranks.sum_over_ranks(total)
@@ -225,25 +180,20 @@ def _class_table(
     centroids: Tensor,
     input_centroids: Optional[Tensor],
     marginal: Optional[Tensor],
-    *,
-    beta: float,
-    smoothing: float,
-    q_floor: float,
-    entries: int,
-    backend: str,
+    settings: RIBSettings,
 ) -> Tuple[QTable, information.Tables]:
     """Q and the sums for the report: block by block of identities, each rank its share of them.
 
     Only one block at a time has a row of K numbers for each identity.
     """
-    num_classes, num_clusters = len(counts), len(centroids)
+    num_classes, num_clusters, beta = len(counts), len(centroids), settings.beta
     in_rows = torch.bincount(labels, minlength=num_classes)
     order = labels.sort(stable=True).indices
     ends: List[int] = in_rows.cumsum(0).tolist()
     # An identity costs its images, and its row of the table.
     share = ranks.own_share(in_rows + 1)
 
-    width = kept_entries(entries, num_clusters)
+    width = kept_entries(settings.table_entries, num_clusters)
     own = share.stop - share.start
     table = QTable(centroids.new_zeros(own, width), None, None)
     if width < num_clusters:
@@ -252,7 +202,7 @@ def _class_table(
     tables = information.empty_tables(
         num_clusters, 0 if input_centroids is None else len(input_centroids), centroids.device
     )
-    half_norms = centroids.square().sum(dim=1) / 2
+    norms = half_squared_norms(centroids)
     for part in chunks(own, num_clusters):
         block = slice(share.start + part.start, share.start + part.stop)
         begin = ends[block.start - 1] if block.start else 0
@@ -270,14 +220,14 @@ def _class_table(
                 continue
             negentropy = add_soft_assignments_(
                 sums, embeddings, centroids, identities, beta,
-                half_norms=half_norms, deterministic=True, backend=backend,
+                half_norms=norms, deterministic=True, backend=settings.backend,
             )  # fmt: skip
             tables.images.add_(len(images))
             tables.feature_negentropy.add_(negentropy.double().sum())
         q = _class_rows(sums, counts[block], means[block], centroids, beta)
         if marginal is not None:
-            q.lerp_(marginal, smoothing)
-        made = q_table(q, entries, q_floor)
+            q.lerp_(marginal, settings.smoothing)
+        made = q_table(q, settings.table_entries, settings.q_floor)
         information.add_identities_(
             tables, sums, sum_of_logs(sums, made), weighted_sum(counts[block], made, num_clusters)
         )

@@ -1,15 +1,11 @@
 """Tensor operations: no modules, no state, no toolkit."""
 
-from fastreid_rib.ops.backends import BACKENDS
 from fastreid_rib.ops.bound import bound
 from fastreid_rib.ops.class_table import add_soft_assignments_
 from fastreid_rib.ops.layout import aligned_rows
 from fastreid_rib.ops.reference import rib_loss_reference
-from fastreid_rib.ops.rows import FORMS
 
 __all__ = [
-    "BACKENDS",
-    "FORMS",
     "add_soft_assignments_",
     "aligned_rows",
     "bound",

@@ -6,6 +6,11 @@ from torch import Tensor
 from fastreid_rib.ops.precision import full_precision
 
 
+def half_squared_norms(centroids: Tensor) -> Tensor:
+    """``|C_a|^2 / 2``: (K, D) -> (K,), what is left of the distances besides the products."""
+    return centroids.square().sum(dim=1) / 2
+
+
 def assignment_logits(embeddings: Tensor, centroids: Tensor, beta: float) -> Tensor:
     """Logits of the soft assignment, up to a constant in each row.
 
@@ -20,7 +25,7 @@ def assignment_logits(embeddings: Tensor, centroids: Tensor, beta: float) -> Ten
     Returns:
         (n, K), dtype of ``embeddings``.
     """
-    bias = -beta * centroids.square().sum(dim=1)
+    bias = -2 * beta * half_squared_norms(centroids)
     with full_precision(embeddings.device):
         return torch.addmm(bias, embeddings, centroids.t(), alpha=2 * beta)
 

@@ -6,11 +6,9 @@ from typing import Dict
 import torch
 
 from fastreid_rib.ops import native
+from fastreid_rib.settings.rib import BACKENDS
 
 logger = logging.getLogger(__name__)
-
-BACKENDS = ("auto", "cuda", "cpu", "torch")
-"""``auto``: the library for the tensors' device, PyTorch if there is none that works."""
 
 _given_up: Dict[str, str] = {}  # kind of library -> why this process does without it
 

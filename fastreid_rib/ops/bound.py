@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from fastreid_rib.ops import backends
+from fastreid_rib.ops.assignment import half_squared_norms
 from fastreid_rib.ops.layout import empty_rows
 from fastreid_rib.ops.precision import full_precision
-from fastreid_rib.ops.rows import FORMS, bound_rows_
+from fastreid_rib.ops.rows import bound_rows_
 from fastreid_rib.ops.tracing import is_compiling
+from fastreid_rib.settings.rib import FORMS
 
 
 def bound(
@@ -102,7 +104,7 @@ def bound(
     if centroids.dtype != dtype:
         centroids = centroids.to(dtype)
     if half_norms is None:
-        half_norms = centroids.detach().square().sum(dim=1) / 2
+        half_norms = half_squared_norms(centroids.detach())
     if half_norms.dtype != dtype:
         half_norms = half_norms.to(dtype)
     if form not in FORMS:

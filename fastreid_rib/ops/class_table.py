@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastreid_rib.ops import backends
+from fastreid_rib.ops.assignment import half_squared_norms
 from fastreid_rib.ops.layout import empty_rows
 from fastreid_rib.ops.precision import full_precision
 from fastreid_rib.ops.rows import table_rows_
@@ -61,7 +62,7 @@ def add_soft_assignments_(
         deterministic = torch.are_deterministic_algorithms_enabled()
     embeddings, centroids = embeddings.to(dtype), centroids.to(dtype)
     if half_norms is None:
-        half_norms = centroids.square().sum(dim=1) / 2
+        half_norms = half_squared_norms(centroids)
     kind = backends.choose(backend, embeddings.device, dtype)
     rows = empty_rows(embeddings, len(embeddings), len(centroids))
     with full_precision(embeddings.device):

@@ -12,12 +12,10 @@ from torch import Tensor
 from fastreid_rib.ops import backends, native
 from fastreid_rib.ops.group_sum import group_sum
 from fastreid_rib.ops.layout import pitch, with_contiguous_rows
+from fastreid_rib.settings.rib import FORMS
 
 ClassTable = Tuple[Tensor, Optional[Tensor], Optional[Tensor]]
 """log Q (C, K) alone, or entries (C, m), their columns (C, m) and a floor (C,): see ``bound``."""
-
-FORMS = ("clusters", "embedding")
-"""What the bound is of, see ``bound``; the order is that of ``rib_form`` in rib.h."""
 
 _DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # enum rib_dtype of rib.h
 

@@ -49,13 +49,13 @@ def test_defaults_are_in_fastreid_s_config(make_cfg):
         ("REFRESHES", 0, ">= 1"),
         ("WARMUP_SHARE", 1.0, ">= 0 and < 1"),
         ("RAMP_EPOCHS", -1, ">= 0"),
-        ("RAMP_SHARE", 1.5, ">= 0 and <= 1"),
-        ("NUM_CLUSTERS", -1, "as many clusters as identities"),
+        ("RAMP_SHARE", 1.5, "between 0 and 1"),
+        ("NUM_CLUSTERS", -1, "0: as many as identities"),
         ("WARMUP_EPOCHS", -1, ">= 0"),
         ("BANK_SIZE", 0, "> 0"),
-        ("TABLE_ENTRIES", -1, "0 keeps the whole table"),
-        ("INPUT", "images", "'pixels'"),
-        ("EMBEDDING", "behind", "'before', 'after' or 'neck'"),
+        ("TABLE_ENTRIES", -1, "0: the whole table"),
+        ("INPUT", "images", "one of '', pixels"),
+        ("EMBEDDING", "behind", "one of after, before, neck"),
         ("BACKEND", "gpu", "one of auto, cuda, cpu, torch"),
     ],
 )
@@ -81,7 +81,7 @@ def test_momentum_smooths_towards_a_marginal_that_the_paper_has_not(make_cfg):
         "MODEL.LOSSES.RIB.RELEVANCE": "paper",
         "MODEL.LOSSES.RIB.MOMENTUM": 0.2,
     }
-    with pytest.raises(ValueError, match="MOMENTUM with SMOOTHING needs RELEVANCE 'full'"):
+    with pytest.raises(ValueError, match="RELEVANCE must be 'full' where both MOMENTUM"):
         config.check(make_cfg(paper))
     config.check(make_cfg({**paper, "MODEL.LOSSES.RIB.SMOOTHING": 0.0}))
 
@@ -227,13 +227,13 @@ def test_the_attention_that_a_config_asks_for(make_cfg):
         ("TEMPERATURE", 0.0, "> 0"),
         ("FINAL_TEMPERATURE", float("nan"), "> 0"),
         ("MASK_BIAS", 30.0, "between -20 and 20"),
-        ("SCALE", "sqr", "'sqrt' or 'cosine'"),
+        ("SCALE", "sqr", "one of cosine, sqrt"),
         ("COSINE_FACTOR", 0.0, "> 0"),
-        ("NORM", "bn", "'batch', 'layer' or 'none'"),
+        ("NORM", "bn", "one of batch, layer, none"),
         ("LR_FACTOR", 0.0, "> 0"),
         ("REDUCTION", 0, ">= 1"),
         ("KERNEL_SIZE", 4, "odd"),
-        ("START", "zero", "'identity' or 'published'"),
+        ("START", "zero", "one of identity, published"),
     ],
 )
 def test_a_key_of_attention_out_of_range(make_cfg, key, value, expected):

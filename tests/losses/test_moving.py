@@ -14,7 +14,8 @@ from fastreid_rib import losses
 from fastreid_rib.losses import rib_loss
 from fastreid_rib.losses.moving import move
 from fastreid_rib.losses.q_table import q_table, weighted_sum
-from fastreid_rib.losses.refresh import Statistics
+from fastreid_rib.losses.statistics import Statistics
+from fastreid_rib.settings import RIBSettings
 
 # RIB from the second epoch on, so that tests need no third.
 RIBLoss = functools.partial(losses.RIBLoss, warmup_epochs=1, **MOVING)
@@ -56,7 +57,10 @@ def written_out(statistics):
     return shared.scatter(1, statistics.log_q_index.long(), statistics.log_q).exp()
 
 
-step = functools.partial(move, beta=5.0, momentum=0.2, smoothing=0.0, q_floor=1e-6)
+def step(statistics, rows, labels, **changes):
+    """A move under settings that are simple to compute with."""
+    plain = {"beta": 5.0, "momentum": 0.2, "smoothing": 0.0}
+    return move(statistics, rows, labels, RIBSettings(**{**plain, **changes}))
 
 
 def assert_close(mine, theirs, atol=1e-5):
@@ -72,7 +76,7 @@ def test_one_row_by_hand():
     before = statistics_of(centroids, q, torch.tensor([1, 3]))
     assert before.log_p.exp().tolist() == pytest.approx([0.8, 0.2])
     rows, labels = torch.tensor([[1.0, 0.0]]), torch.tensor([0])
-    after = move(before, rows, labels, beta=math.log(3), momentum=0.2, smoothing=0.0, q_floor=1e-6)
+    after = step(before, rows, labels, beta=math.log(3))
     assert after.centroids.flatten().tolist() == pytest.approx([0.6, 0, 0, 0.5])
     assert after.log_q.exp().flatten().tolist() == pytest.approx([0.55, 0.45, 0.9, 0.1])
     assert after.log_p.exp().tolist() == pytest.approx([0.8125, 0.1875])
@@ -85,7 +89,7 @@ def test_one_row_by_hand_in_a_sparse_table():
     before = statistics_of(centroids, torch.tensor([[0.25, 0.5, 0.25]]), torch.tensor([4]), 1)
     assert before.log_q_index.tolist() == [[1]]
     rows, labels = torch.tensor([[1.0, 0.0]]), torch.tensor([0])
-    after = move(before, rows, labels, beta=math.log(2), momentum=0.2, smoothing=0.0, q_floor=1e-6)
+    after = step(before, rows, labels, beta=math.log(2))
     # The listed entry moves from 1/2 towards 1/4, and the others share the rest.
     assert after.log_q_index.tolist() == [[1]]
     assert after.log_q.exp().item() == pytest.approx(0.45)
@@ -99,9 +103,7 @@ def test_the_mean_of_a_group_counts_as_many_times_as_it_has_rows():
     centroids = torch.tensor([[0.5, 0.0], [-0.5, 0.0]])
     before = statistics_of(centroids, torch.full((1, 2), 0.5), torch.tensor([1]))
     rows = torch.tensor([[0.6, 0.8], [0.6, -0.8]])
-    after = move(
-        before, rows, torch.tensor([0, 0]), beta=1.0, momentum=0.2, smoothing=0.0, q_floor=1e-6
-    )
+    after = step(before, rows, torch.tensor([0, 0]), beta=1.0)
     assert after.centroids.flatten().tolist() == pytest.approx([0.5 + 0.36 * 0.1, 0, -0.5, 0])
     # Distances 0.01 + 0.64 and 1.21 + 0.64 for both.
     phi = 1 / (1 + math.exp(-1.2))
@@ -171,9 +173,7 @@ def test_smoothing_by_hand():
     q = torch.full((1, 2), 0.5)
     before = statistics_of(centroids, q, torch.tensor([4]))
     rows = torch.tensor([[1.0, 0.0]])
-    after = move(
-        before, rows, torch.tensor([0]), beta=math.log(3), momentum=0.2, smoothing=0.5, q_floor=1e-6
-    )
+    after = step(before, rows, torch.tensor([0]), beta=math.log(3), smoothing=0.5)
     expected = torch.tensor([[0.5 + 0.2 * 0.125, 0.5 - 0.2 * 0.125]])
     assert torch.allclose(after.log_q.exp(), expected)
     assert torch.allclose(after.log_p.exp(), expected[0]), "one identity: P is its Q"
@@ -278,9 +278,7 @@ def test_they_move_as_the_reservoir_holds_the_rows():
     rib(embeddings, labels)
     rows = F.normalize(embeddings.detach(), dim=1).half().float()
     rows = F.normalize(rows - before.mean, dim=1)
-    expected = move(
-        before, rows, labels, beta=rib.beta, momentum=0.2, smoothing=0.1, q_floor=rib.q_floor
-    )
+    expected = move(before, rows, labels, rib.settings)
     assert_close(rib._statistics(), expected, atol=1e-6)
     assert torch.allclose(rib.half_norms, expected.centroids.square().sum(1) / 2)
 

@@ -166,7 +166,7 @@ def test_autocast_changes_nothing(kind):
         ({"log_q": torch.zeros(4, 6)}, r"log_q must be \(C, 5\)"),
         ({"beta": 0.0}, "beta must be > 0, got 0.0"),
         ({"beta": float("inf")}, "beta must be > 0, got inf"),
-        ({"gamma": 1.5}, "gamma must be in 0..1 .*without the marginal.*, got 1.5"),
+        ({"gamma": 1.5}, "gamma must be in 0..1 .*without log_p.*, got 1.5"),
         ({"gamma": -1.0, "log_p": torch.zeros(5)}, "gamma must be >= 0, got -1.0"),
         ({"form": "rows"}, "form must be one of clusters, embedding, got 'rows'"),
         ({"log_p": torch.zeros(1)}, r"log_p must be \(5,\), got \(1,\)"),
@@ -197,23 +197,26 @@ def test_function_names_what_is_wrong(change, message):
         ({"num_classes": 0}, "num_classes must be >= 1"),
         ({"beta": -1.0}, "beta must be > 0"),
         ({"beta": float("nan")}, "beta must be > 0"),
-        ({"gamma": -0.1}, "gamma must be in 0..1 .*without the marginal"),
-        ({"gamma": 1.1}, "gamma must be in 0..1 .*without the marginal"),
+        ({"gamma": -0.1}, "gamma must be >= 0, got -0.1"),
+        ({"gamma": 1.1}, "gamma must be between 0 and 1 .* where relevance is 'paper', got 1.1"),
         ({"gamma": -0.1, "relevance": "full"}, "gamma must be >= 0, got -0.1"),
         ({"gamma": float("inf"), "relevance": "full"}, "gamma must be >= 0, got inf"),
-        ({"smoothing": 1.0}, "smoothing must be in 0..1"),
-        ({"smoothing": 0.1, "momentum": 0.1}, "momentum with smoothing needs the marginal"),
+        ({"smoothing": 1.0}, "smoothing must be >= 0 and < 1 .0: none., got 1.0"),
+        (
+            {"smoothing": 0.1, "momentum": 0.1},
+            "relevance must be .full. where both momentum and",
+        ),
         ({"relevance": "half"}, "relevance must be one of full, paper, got 'half'"),
         ({"form": "rows"}, "form must be one of clusters, embedding, got 'rows'"),
-        ({"momentum": 1.0}, r"momentum must be in 0..1, and not 1 \(0: frozen\), got 1.0"),
-        ({"momentum": -0.1}, "momentum must be in 0..1"),
-        ({"momentum": float("nan")}, "momentum must be in 0..1"),
-        ({"refreshes": 0}, "refreshes must be >= 1, in an epoch, got 0"),
+        ({"momentum": 1.0}, r"momentum must be >= 0 and < 1 \(0: frozen\), got 1.0"),
+        ({"momentum": -0.1}, "momentum must be >= 0 and < 1"),
+        ({"momentum": float("nan")}, "momentum must be >= 0 and < 1"),
+        ({"refreshes": 0}, "refreshes must be >= 1, got 0"),
         ({"ramp_epochs": -1}, "ramp_epochs must be >= 0, got -1"),
         ({"num_clusters": -1}, "num_clusters must be >= 0"),
         ({"warmup_epochs": -1}, "warmup_epochs must be >= 0"),
-        ({"bank_size": 0}, "bank_size must be >= 1"),
-        ({"q_floor": 0.0}, "q_floor must be in"),
+        ({"bank_size": 0}, "bank_size must be > 0"),
+        ({"q_floor": 0.0}, "q_floor must be > 0 and < 1"),
         ({"kmeans_iterations": 0}, "kmeans_iterations must be >= 1"),
     ],
 )
@@ -727,7 +730,7 @@ def test_several_losses_in_one_model_do_not_collide(kind):
 
 
 def test_repr_shows_the_settings():
-    assert "num_classes=6, num_clusters=6, beta=5.0" in repr(RIBLoss(6, beta=5))
+    assert "num_classes=6, beta=5.0, " in repr(RIBLoss(6, beta=5.0))
 
 
 @pytest.mark.parametrize("spread, warned", [(1e-3, 1), (1.0, 0)])

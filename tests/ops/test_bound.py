@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastreid_rib.losses import rib_loss
-from fastreid_rib.ops import FORMS, rib_loss_reference
 from fastreid_rib.ops import bound as bound_and_gradient
+from fastreid_rib.ops import rib_loss_reference
 from fastreid_rib.ops.assignment import assignment_logits, log_soft_assignment, soft_assignment
+from fastreid_rib.settings.rib import FORMS
 
 # Squared distances 0 and 2 from (1, 0): at this beta the soft assignment is (3/4, 1/4).
 AXES = torch.eye(2, dtype=torch.float64)

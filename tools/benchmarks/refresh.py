@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from fastreid_rib.losses.clustering import chunks, kmeans
 from fastreid_rib.losses.refresh import refresh
+from fastreid_rib.settings import RIBSettings
 
 IMAGES, DIMENSIONS, IDENTITIES = 12936, 2048, 751
 ITERATIONS, EPOCHS = 10, 4  # of our K-means in a refresh; before the refresh that is measured
@@ -55,9 +56,8 @@ class Epochs:
         """Statistics and report after these rows."""
         return refresh(
             rows, labels, None, self.statistics,
-            num_classes=IDENTITIES, num_clusters=IDENTITIES, beta=BETA, gamma=0.0, center=False,
-            relevance="full", form="clusters", smoothing=0.1, q_floor=1e-6, table_entries=0,
-            iterations=ITERATIONS, backend="auto", draw=random.Random(0),
+            RIBSettings(beta=BETA, center=False, kmeans_iterations=ITERATIONS),
+            num_classes=IDENTITIES, draw=random.Random(0),
         )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from fastreid_rib.losses import rib_loss
 from fastreid_rib.losses.refresh import refresh
+from fastreid_rib.settings import RIBSettings
 
 IDENTITIES, IMAGES, DIMENSIONS, FRESH = 1000, 16000, 256, 1024
 # The distance of images from their identity, which has length 1, and beta.
@@ -49,9 +50,11 @@ def compare(name, beta, rows, labels, fresh, fresh_labels):
     for entries in ENTRIES:
         statistics, report = refresh(
             rows, labels, None, None,
-            num_classes=classes, num_clusters=classes, beta=beta, gamma=0.0, center=False,
-            relevance="paper", form="clusters", smoothing=0.0, q_floor=1e-6, table_entries=entries,
-            iterations=3, backend="auto", draw=random.Random(0),
+            RIBSettings(
+                beta=beta, center=False, relevance="paper", smoothing=0.0, table_entries=entries,
+                kmeans_iterations=3,
+            ),
+            num_classes=classes, draw=random.Random(0),
         )  # fmt: skip
         loss, found = gradient(fresh, fresh_labels, statistics, beta)
         if not entries:

@@ -90,24 +90,7 @@ class _AddsRIB(torch.nn.Module):
         if cfg.MODEL.HEADS.NUM_CLASSES > 0:  # 0 in an evaluation that was not told
             # What is wrong with a backend that was asked for shows here, not at the first step.
             backends.choose(rib.BACKEND, torch.device(cfg.MODEL.DEVICE))
-            self.rib = RIBLoss(
-                cfg.MODEL.HEADS.NUM_CLASSES,
-                beta=rib.BETA,
-                gamma=rib.GAMMA,
-                center=rib.CENTER,
-                relevance=rib.RELEVANCE,
-                form=rib.FORM,
-                smoothing=rib.SMOOTHING,
-                momentum=rib.MOMENTUM,
-                refreshes=rib.REFRESHES,
-                ramp_epochs=config.ramp_epochs(cfg),
-                num_clusters=rib.NUM_CLUSTERS,
-                warmup_epochs=config.warmup_epochs(cfg),
-                bank_size=rib.BANK_SIZE,
-                table_entries=rib.TABLE_ENTRIES,
-                seed=max(cfg.SEED, 0),
-                backend=rib.BACKEND,
-            )
+            self.rib = RIBLoss(cfg.MODEL.HEADS.NUM_CLASSES, config.rib_settings(cfg))
         self._rib_pixels: Optional[torch.Tensor] = None
 
     def preprocess_image(self, batched_inputs: Any) -> torch.Tensor:

@@ -1,0 +1,223 @@
+"""The plugin's keys in FastReID's config: where they are, and what they hold.
+
+A key is declared once, here or in :mod:`fastreid_rib.settings`; its name is the field's in capital
+letters. Everything else reads the declaration: FastReID's defaults, the checks at start, and the
+table in docs/guide/configuration.md.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Tuple, Type
+
+from fastreid_rib.base.patching import wrap
+from fastreid_rib.settings.attention import AttentionSettings
+from fastreid_rib.settings.declaration import (
+    Range,
+    SettingError,
+    Settings,
+    above,
+    between,
+    declared,
+    defaults,
+    one_of,
+    setting,
+    share,
+)
+from fastreid_rib.settings.rib import RIBSettings
+
+# NumPy takes 32 bits, and every rank adds its number.
+_MOST_SEED = 2**32 - 2**16 - 1
+
+
+@dataclass(frozen=True)
+class RunKeys(Settings):
+    """Keys at the top of the config."""
+
+    seed: int = setting(
+        -1,
+        Range(f"-1 (no seed) or 0 .. {_MOST_SEED}", lambda value: -1 <= value <= _MOST_SEED),
+        "Seed of every random number of a run: Python, NumPy, torch, samplers, data-loader "
+        "workers, on every rank, and of K-means. -1 leaves FastReID as it is: a new seed for every "
+        "run.",
+    )
+
+
+@dataclass(frozen=True)
+class EvaluationKeys(Settings):
+    """Keys beside FastReID's own of the evaluation."""
+
+    occluded: str = setting(
+        "",
+        Range("the name of a text file, or '' (none)", lambda value: isinstance(value, str)),
+        "A text file with the file name of one occluded query a line: occluded and free queries "
+        'get a row each in the evaluation. `""`: where the data set knows it (SyntheticReID), or '
+        "has a property `occluded_queries`.",
+    )
+
+
+@dataclass(frozen=True)
+class RIBKeys(RIBSettings):
+    """Keys of the loss: its settings, and what FastReID's side does with it."""
+
+    scale: float = setting(
+        1.0,
+        above(0, "to train without RIB, take it out of MODEL.LOSSES.NAME"),
+        "Weight of the bound in the training loss.",
+    )
+    warmup_share: float = setting(
+        0.0,
+        share(),
+        "`warmup_epochs` as a share of SOLVER.MAX_EPOCH; the later of the two counts.",
+    )
+    ramp_share: float = setting(
+        0.0,
+        between(0, 1),
+        "`ramp_epochs` as a share of SOLVER.MAX_EPOCH; the longer of the two counts.",
+    )
+    input: str = setting(
+        "",
+        one_of("", "pixels"),
+        '`"pixels"`: keep small versions of the input images too, so that the information '
+        "bottleneck itself and its bound in nats can be reported (rib/ib, rib/ibb, rib/c0).",
+    )
+    embedding: str = setting(
+        "after",
+        one_of("after", "before", "neck"),
+        "Where RIB's embedding is taken if there is attention at the head: after it, as in the "
+        "paper, or before it, from the same map pooled (RIB then trains the backbone, and the "
+        'other losses the attention besides), which is better with DCS. `"neck"`: what the head\'s '
+        "neck (BNNeck) makes of the embedding, the vector that classifies and is retrieved with.",
+    )
+
+
+@dataclass(frozen=True)
+class AttentionKeys(AttentionSettings):
+    """Keys of attention: the modules' settings, and which of them stands where."""
+
+    name: str = setting(
+        "",
+        Range("a name, or '' (none)", lambda value: isinstance(value, str)),
+        'Attention module: `"DCS"`, `"SelfAttention"` (DCS without its mask), or a channel '
+        'attention, `"SE"`, `"ECA"`, `"CBAM"`, `"CAM"`. `""`: none.',
+    )
+    placement: Tuple[str, ...] = setting(
+        ("head",),
+        Range(
+            'a tuple of places without repetitions, such as ("layer3", "head")',
+            lambda value: (
+                isinstance(value, (tuple, list))
+                and len(value) > 0
+                and all(isinstance(place, str) for place in value)
+                and len(set(value)) == len(value)
+            ),
+        ),
+        'Where it stands, one of its own at each place: `"head"` (on the map before pooling) and '
+        'stages of the backbone, such as `"layer3"`. In a ViT `("blocks",)`, which masks queries '
+        "and keys of every block.",
+    )
+    channel: str = setting(
+        "SE",
+        Range("a name", lambda value: isinstance(value, str)),
+        "What `MODEL.HEADS.NAME: ChannelAttentionHead` holds: a channel attention.",
+    )
+    lr_factor: float = setting(
+        1.0,
+        above(0),
+        "Learning rate of the attention over that of what stands beside it; on top of "
+        "SOLVER.HEADS_LR_FACTOR at the head. 10 ruined SE and CBAM.",
+    )
+
+
+NODES: Dict[str, Type[Settings]] = {
+    "MODEL.LOSSES.RIB": RIBKeys,
+    "MODEL.ATTENTION": AttentionKeys,
+    "TEST": EvaluationKeys,
+    "": RunKeys,
+}
+"""Where in a config which keys are; a node that FastReID lacks is made."""
+
+
+def keys_of(settings: Type[Settings]) -> Dict[str, Any]:
+    """The keys that a class of settings declares, with their defaults, in order."""
+    known = declared(settings)
+    return {
+        name.upper(): default for name, default in defaults(settings).items() if known[name].is_key
+    }
+
+
+def add_keys(defaults: Any) -> None:
+    """Adds the plugin's keys to FastReID's default config.
+
+    Args:
+        defaults: the module ``fastreid.config.defaults``.
+    """
+    root = defaults._C
+    if "ATTENTION" in root.MODEL:
+        return
+    for path, settings in NODES.items():
+        node = root
+        for part in path.split(".") if path else ():
+            if part not in node:
+                node[part] = type(root)()
+            node = node[part]
+        for key, default in keys_of(settings).items():
+            node[key] = default
+
+
+def read(cfg: Any, path: str) -> Any:
+    """What a config says under one of :data:`NODES`.
+
+    Args:
+        cfg: a FastReID config.
+        path: a key of :data:`NODES`.
+
+    Returns:
+        The checked settings, of the class that :data:`NODES` names.
+
+    Raises:
+        ValueError: a key is out of its range; the message names it, what was expected, and the
+            value.
+    """
+    node = _node(cfg, path)
+    try:
+        return NODES[path](**{key.lower(): node[key] for key in keys_of(NODES[path])})
+    except SettingError as error:
+        raise ValueError(error.of_keys(path)) from None
+
+
+def keep_dumps_portable(config: Any) -> None:
+    """Makes ``CfgNode.dump`` leave out plugin keys at their defaults.
+
+    FastReID writes ``config.yaml`` into every output folder; without this, that file could not be
+    loaded where the plugin is not installed.
+
+    Args:
+        config: the module ``fastreid.config.config``.
+    """
+
+    def dump(stock: Callable[..., str], self: Any, **kwargs: Any) -> str:
+        return stock(_without_defaults(self, config.get_cfg()), **kwargs)
+
+    wrap(config.CfgNode, "dump", dump)
+
+
+def _node(cfg: Any, path: str) -> Any:
+    for part in path.split(".") if path else ():
+        cfg = cfg[part]
+    return cfg
+
+
+def _without_defaults(cfg: Any, stock: Any) -> Any:
+    """A copy of ``cfg`` without the plugin's keys that hold their default."""
+    if "ATTENTION" not in cfg.get("MODEL", {}):  # a part of a config, or one of before
+        return cfg
+    cfg = cfg.clone()
+    cfg.defrost()
+    for path, settings in NODES.items():
+        node = _node(cfg, path)
+        for key, default in keys_of(settings).items():
+            if node.get(key, default) == default:
+                node.pop(key, None)
+        parent, _, name = path.rpartition(".")
+        if path and not node:
+            del _node(cfg, parent)[name]
+    return cfg

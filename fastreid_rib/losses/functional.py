@@ -1,0 +1,149 @@
+"""The RIB loss of a batch against given statistics: Wang, Jojic, Yang, arXiv 2505.08961.
+
+Legend: n images of a batch, D dimensions, K clusters, C identities, m entries kept of a row of Q.
+"""
+
+import math
+from typing import Optional
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastreid_rib.ops import bound
+from fastreid_rib.ops.tracing import is_compiling
+
+_REDUCTIONS = ("mean", "sum", "none")
+
+
+def rib_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    centroids: Tensor,
+    log_q: Tensor,
+    *,
+    beta: float,
+    gamma: float = 0.0,
+    form: str = "clusters",
+    log_p: Optional[Tensor] = None,
+    mean: Optional[Tensor] = None,
+    reduction: str = "mean",
+    index: Optional[Tensor] = None,
+    floor: Optional[Tensor] = None,
+    half_norms: Optional[Tensor] = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Bound of the information bottleneck against given statistics.
+
+    ``loss_i = sum_a phi_ia (gamma log phi_ia - log Q(a|y_i) + (1 - gamma) log P(a))`` with ``phi_i
+    = softmax_a(-beta |F_i - C_a|^2)`` and ``F_i`` the L2-normalised embedding, centred by ``mean``
+    and normalised again if there is one. gamma = 0 without P has the gradient of the paper's bound;
+    P and the form "embedding" are ours, see ``ops.bound``, and so is gamma = 1, KLB.
+
+    Args:
+        embeddings: (n, D), any floating dtype, not normalised.
+        labels: (n,), int64, < C. Images with a negative label are ignored.
+        centroids: (K, D), constant.
+        log_q: (C, K), natural logarithms, constant; (C, m) with ``index`` and ``floor``.
+        beta: sharpness of the soft assignment, > 0. Squared distances lie in 0..4.
+        gamma: multiplier of the compression, >= 0; without ``log_p`` at most 1 (beyond it bounds
+            nothing).
+        form: "clusters" bounds -I(F~;Y), "embedding" -I(F;Y): see ``ops.bound``.
+        log_p: (K,), log of the clusters' marginal P(a), nats, constant; None: P = 1.
+        mean: (D,), constant: taken off the normalised embeddings. None: nothing is.
+        reduction: "mean" (over the images that are not ignored), "sum" or "none".
+        index: (C, m), int32: the clusters of the entries of a sparse ``log_q``.
+        floor: (C,), float32: its logarithm for the clusters that are not listed.
+        half_norms: (K,), float32: ``|C_a|^2 / 2``, if it is at hand.
+        backend: "auto", "cuda", "cpu" or "torch": which kernels, see ``ops.backends.choose``.
+
+    Returns:
+        Nats, float32 (float64 for float64 embeddings), whatever autocast says. Scalar, or (n,) for
+        "none". Differentiable once, with respect to ``embeddings``. ``torch.compile`` takes it
+        whole.
+
+    Raises:
+        ValueError: a shape, dtype or value is out of its range. On a GPU, and compiled, a label
+            >= C makes the loss NaN instead: looking at it would make the host wait.
+        native.Unavailable: a backend that was asked for by name cannot be used.
+    """
+    if not 0 < beta < math.inf:
+        raise ValueError(f"beta must be > 0, got {beta}")
+    most = 1.0 if log_p is None else math.inf
+    if not 0 <= gamma <= most or gamma == math.inf:
+        expected = ">= 0" if log_p is not None else "in 0..1 (without log_p more bounds nothing)"
+        raise ValueError(f"gamma must be {expected}, got {gamma}")
+    if reduction not in _REDUCTIONS:
+        raise ValueError(f"reduction must be one of {_REDUCTIONS}, got {reduction!r}")
+    check_batch(embeddings, labels, len(log_q))
+    if centroids.dim() != 2 or centroids.shape[1] != embeddings.shape[1]:
+        raise ValueError(
+            f"centroids must be (K, {embeddings.shape[1]}) as embeddings are "
+            f"{tuple(embeddings.shape)}, got {tuple(centroids.shape)}"
+        )
+    if index is not None and floor is not None:
+        if log_q.dim() != 2 or index.shape != log_q.shape or floor.shape != log_q.shape[:1]:
+            raise ValueError(
+                "log_q and index must be (C, m) and floor (C,), got "
+                f"{tuple(log_q.shape)}, {tuple(index.shape)} and {tuple(floor.shape)}"
+            )
+    elif index is None and floor is None and log_q.shape[1:] != centroids.shape[:1]:
+        raise ValueError(
+            f"log_q must be (C, {len(centroids)}), a column for each centroid, "
+            f"got {tuple(log_q.shape)}"
+        )
+    vectors = (("log_p", log_p, len(centroids)), ("mean", mean, embeddings.shape[1]))
+    for name, vector, length in vectors:  # another shape might broadcast
+        if vector is not None and tuple(vector.shape) != (length,):
+            raise ValueError(f"{name} must be ({length},), got {tuple(vector.shape)}")
+    dtype = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
+    known = (labels >= 0) & (labels < len(log_q))
+    # Taken out before the normalisation: a NaN there would come back as NaN times zero.
+    embeddings = embeddings.to(dtype).masked_fill(~known[:, None], 0)
+    features = F.normalize(embeddings, dim=1)
+    if mean is not None:
+        features = F.normalize(features - mean.to(dtype), dim=1)
+    losses, _ = bound(
+        features, centroids, log_q, labels, beta, gamma, form=form, log_p=log_p,
+        index=index, floor=floor, half_norms=half_norms, backend=backend,
+    )  # fmt: skip
+    if reduction == "none":
+        return losses
+    total = losses.sum()
+    return total if reduction == "sum" else total / known.sum().clamp(min=1)
+
+
+def check_batch(embeddings: Tensor, labels: Tensor, num_classes: int) -> None:
+    """Checks what a step brings, without waiting for a GPU.
+
+    Args:
+        embeddings: (n, D), any floating dtype.
+        labels: (n,), int64.
+        num_classes: what the labels must be below; looked at on the CPU only.
+
+    Raises:
+        ValueError: something does not fit.
+    """
+    if embeddings.dim() != 2 or not embeddings.is_floating_point():
+        raise ValueError(
+            f"embeddings must be (n, D) floating point, got {tuple(embeddings.shape)} "
+            f"{embeddings.dtype}; write embeddings.flatten(1)"
+        )
+    if labels.dtype != torch.int64 or labels.shape != embeddings.shape[:1]:
+        raise ValueError(
+            f"labels must be ({len(embeddings)},) int64, one for each embedding, got "
+            f"{tuple(labels.shape)} {labels.dtype}; write labels.long()"
+        )
+    if labels.device != embeddings.device:
+        raise ValueError(
+            f"labels must be on {embeddings.device} as the embeddings are, got {labels.device}; "
+            "write labels.to(embeddings.device)"
+        )
+    # On a GPU this would make the host wait for it, and a compiled loss has no host to raise.
+    if labels.device.type != "cpu" or is_compiling():
+        return
+    if max(labels.tolist(), default=-1) >= num_classes:
+        raise ValueError(
+            f"labels must be < {num_classes}, the number of identities, got {int(labels.max())}; "
+            "set num_classes to the number of identities"
+        )

@@ -1,0 +1,7 @@
+"""What can be set, declared once: name, default, range, meaning, symbol. Loads no torch."""
+
+from fastreid_rib.settings.attention import AttentionSettings
+from fastreid_rib.settings.declaration import Setting, SettingError, Settings
+from fastreid_rib.settings.rib import RIBSettings
+
+__all__ = ["AttentionSettings", "RIBSettings", "Setting", "SettingError", "Settings"]

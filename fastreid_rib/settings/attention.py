@@ -1,0 +1,106 @@
+"""The settings of the attention modules. Each module takes some of them."""
+
+from dataclasses import dataclass
+from typing import Iterator, Tuple
+
+from fastreid_rib.settings.declaration import (
+    Range,
+    Settings,
+    above,
+    at_least,
+    between,
+    one_of,
+    setting,
+    yes_or_no,
+)
+
+
+@dataclass(frozen=True)
+class AttentionSettings(Settings):
+    """The settings of the modules of :mod:`fastreid_rib.attention`, besides the channels.
+
+    Raises:
+        SettingError: a value is out of its range, or two do not go together.
+    """
+
+    width: int = setting(
+        0,
+        at_least(0, "0: all channels"),
+        "DCS, SelfAttention: channels inside, at most those of the map. All, as in the paper: at "
+        "2048 channels a mask layer of 4.2 million weights; fewer cost less.",
+        symbol="D",
+    )
+    rank: int = setting(
+        0,
+        at_least(0, "0: full matrices"),
+        "DCS, SelfAttention: the mask's layer and the projection are products of two matrices of "
+        "this rank, with all channels inside (ours). This or `groups`.",
+        symbol="R",
+    )
+    groups: int = setting(
+        1,
+        at_least(1, "1: full matrices"),
+        "DCS, SelfAttention: the same, as so many blocks on the diagonal, a divisor of the "
+        "channels (ours).",
+        symbol="G",
+    )
+    depthwise: bool = setting(
+        False,
+        yes_or_no,
+        "DCS, SelfAttention: whether a 3 x 3 convolution of each channel comes first, inside "
+        "(ours). It needs a map, so not in a ViT.",
+    )
+    temperature: float = setting(
+        1.0, above(0), "DCS: temperature of the mask's gradient in the first epoch.", symbol="tau"
+    )
+    final_temperature: float = setting(
+        0.5, above(0), "DCS: the same in the last epoch; in between it falls geometrically."
+    )
+    mask_bias: float = setting(
+        0.0,
+        between(-20, 20),
+        "DCS: where the mask's bias starts. In training a share of sigmoid(this) of the channels "
+        "is kept at first; in evaluation all of them if it is positive, else none. A short "
+        "training from 0 can close some for good, and from 1 none; a ViT, which loses its "
+        "attention with them, wants a positive one.",
+        symbol="b",
+    )
+    scale: str = setting(
+        "cosine",
+        one_of("cosine", "sqrt"),
+        "DCS, SelfAttention: affinities are cosine similarities times `cosine_factor` (ours), or "
+        "dot products over the root of the channels inside; with a `norm` those leave each "
+        "position to itself. In a ViT its own scale stays.",
+    )
+    cosine_factor: float = setting(
+        4.0, above(0), 'DCS, SelfAttention: what `scale` `"cosine"` multiplies them by.'
+    )
+    norm: str = setting(
+        "batch",
+        one_of("batch", "layer", "none"),
+        "All but CAM: what goes into the layer that starts at zero is normalised by the statistics "
+        "of the batch (ours), each image or token by its own, or not, as in the papers. Not in a "
+        "ViT, whose tokens are.",
+    )
+    reduction: int = setting(
+        16, at_least(1), "SE, CBAM: the channels are divided by this between their two layers."
+    )
+    kernel_size: int = setting(
+        0,
+        Range(
+            "odd, or 0 for the paper's choice",
+            lambda value: value == 0 or (value > 0 and value % 2 == 1),
+        ),
+        "ECA: channels that a gate looks at.",
+    )
+    start: str = setting(
+        "identity",
+        one_of("identity", "published"),
+        'SE, ECA, CBAM: gates start at 1 (ours), or as in their papers, near 1/2. `norm` `"none"` '
+        "besides makes them the papers' own.",
+    )
+
+    def conflicts(self) -> Iterator[Tuple[str, str]]:
+        """See :class:`Settings`."""
+        if self.rank and self.groups != 1:
+            yield "rank", f"0 where {{groups}} is {self.groups} (write one of the two; 1: none)"

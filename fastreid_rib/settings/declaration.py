@@ -1,0 +1,168 @@
+"""How a setting is declared, and how its value is checked.
+
+A class of settings is a frozen dataclass whose fields are made by :func:`setting`::
+
+    @dataclass(frozen=True)
+    class RIBSettings(Settings):
+        beta: float = setting(10.0, above(0), "Sharpness of the soft assignment.", symbol="beta")
+
+The checks of constructors, the keys of a config, their checks at start and the table in the
+documentation all read these fields.
+"""
+
+import dataclasses
+import math
+from typing import Any, Callable, Dict, Iterator, NamedTuple, Tuple, Type, TypeVar
+
+
+class Range(NamedTuple):
+    """The values that a setting can have.
+
+    Attributes:
+        text: what stands behind "must be" in an error.
+        holds: whether a value is one of them.
+    """
+
+    text: str
+    holds: Callable[[Any], bool]
+
+
+class Setting(NamedTuple):
+    """What is declared of a setting, besides its name, type and default.
+
+    Attributes:
+        range: its values.
+        meaning: Markdown, for the documentation.
+        symbol: in the paper or in docs/method.md; may be empty.
+        is_key: whether there is a key for it in a config.
+    """
+
+    range: Range
+    meaning: str
+    symbol: str
+    is_key: bool
+
+
+def setting(
+    default: Any, range: Range, meaning: str, *, symbol: str = "", is_key: bool = True
+) -> Any:
+    """A field of a class of settings; the arguments are those of :class:`Setting`."""
+    declared = Setting(range, meaning, symbol, is_key)
+    return dataclasses.field(default=default, metadata={"setting": declared})
+
+
+def above(least: float, note: str = "") -> Range:
+    """Finite numbers above one."""
+    return Range(f"> {least}{_in_brackets(note)}", lambda value: least < value < math.inf)
+
+
+def at_least(least: float, note: str = "") -> Range:
+    """Finite numbers from one on."""
+    return Range(f">= {least}{_in_brackets(note)}", lambda value: least <= value < math.inf)
+
+
+def between(least: float, most: float, note: str = "") -> Range:
+    """Numbers from one to another, both included."""
+    text = f"between {least} and {most}{_in_brackets(note)}"
+    return Range(text, lambda value: least <= value <= most)
+
+
+def share(note: str = "") -> Range:
+    """Numbers from 0 on, and below 1."""
+    return Range(f">= 0 and < 1{_in_brackets(note)}", lambda value: 0 <= value < 1)
+
+
+def one_of(*choices: str, note: str = "") -> Range:
+    """Some words."""
+    words = ", ".join(choice or "''" for choice in choices)
+    return Range(f"one of {words}{_in_brackets(note)}", lambda value: value in choices)
+
+
+yes_or_no = Range("True or False", lambda value: isinstance(value, bool))
+
+
+def _in_brackets(note: str) -> str:
+    return f" ({note})" if note else ""
+
+
+class SettingError(ValueError):
+    """A setting is out of its range.
+
+    Args:
+        name: of the field.
+        expected: what stands behind "must be", with the names of other fields in braces.
+        value: what came.
+        names: of all fields.
+    """
+
+    def __init__(self, name: str, expected: str, value: Any, names: Tuple[str, ...]) -> None:
+        super().__init__(name, expected, value, names)
+        self.name, self.expected, self.value, self.names = name, expected, value, names
+
+    def of_keys(self, node: str) -> str:
+        """The message where the settings are keys of a config.
+
+        Args:
+            node: where the keys are, such as "MODEL.LOSSES.RIB".
+        """
+        expected = self.expected.format(**{name: name.upper() for name in self.names})
+        return f"{node}.{self.name.upper()} must be {expected}, but is {self.value!r}."
+
+    def __str__(self) -> str:
+        """The message where the settings are arguments."""
+        expected = self.expected.format(**{name: name for name in self.names})
+        return f"{self.name} must be {expected}, got {self.value!r}"
+
+
+S = TypeVar("S", bound="Settings")
+
+
+class Settings:
+    """Base of the classes of settings: frozen dataclasses, checked when they are made.
+
+    Raises:
+        SettingError: a value is out of its range.
+    """
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        for name, expected, value in self._problems():
+            raise SettingError(name, expected, value, tuple(declared(type(self))))
+
+    def conflicts(self) -> Iterator[Tuple[str, str]]:
+        """Settings that do not go together: a name, and what it must be beside the others."""
+        return iter(())
+
+    def _problems(self) -> Iterator[Tuple[str, str, Any]]:
+        for name, of in declared(type(self)).items():
+            if not of.range.holds(getattr(self, name)):
+                yield name, of.range.text, getattr(self, name)
+        for name, expected in self.conflicts():
+            yield name, expected, getattr(self, name)
+
+
+def declared(settings: Type[Settings]) -> Dict[str, Setting]:
+    """What is declared of each setting of a class, in order."""
+    fields = dataclasses.fields(settings)  # type: ignore[arg-type]
+    return {field.name: field.metadata["setting"] for field in fields}
+
+
+def defaults(settings: Type[Settings]) -> Dict[str, Any]:
+    """The default of each setting of a class, in order."""
+    return {field.name: field.default for field in dataclasses.fields(settings)}  # type: ignore[arg-type]
+
+
+def check(settings: Type[Settings], **values: Any) -> None:
+    """Checks some settings each by itself, for what takes only those.
+
+    Args:
+        settings: the class that declares them.
+        values: by name.
+
+    Raises:
+        SettingError: a value is out of its range.
+    """
+    known = declared(settings)
+    for name, value in values.items():
+        if not known[name].range.holds(value):
+            raise SettingError(name, known[name].range.text, value, tuple(known))

@@ -1,0 +1,94 @@
+"""A setting is declared once, and is then found everywhere."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from fastreid_rib import RIBLoss, RIBSettings
+from fastreid_rib.integration import config, keys
+from fastreid_rib.settings import AttentionSettings, SettingError
+from fastreid_rib.settings.declaration import above, check, declared, defaults, setting
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclasses.dataclass(frozen=True)
+class _More(keys.RIBKeys):
+    warmth: float = setting(0.25, above(0, "0.25, for example"), "How warm it is.")
+
+
+def test_a_new_key_is_one_declaration(monkeypatch):
+    from types import SimpleNamespace
+
+    from fastreid.config import get_cfg
+
+    monkeypatch.setitem(keys.NODES, "MODEL.LOSSES.RIB", _More)
+    stock = get_cfg()
+    stock.MODEL.pop("ATTENTION")
+    stock.MODEL.LOSSES.pop("RIB")
+    keys.add_keys(SimpleNamespace(_C=stock))
+    assert stock.MODEL.LOSSES.RIB.WARMTH == 0.25
+
+    stock.MODEL.LOSSES.NAME = ("CrossEntropyLoss", "RIBLoss")
+    config.check(stock)
+    assert config.rib_settings(stock).warmth == 0.25
+    assert RIBLoss(3, config.rib_settings(stock)).settings.warmth == 0.25
+    stock.MODEL.LOSSES.RIB.WARMTH = -1.0
+    expected = r"MODEL.LOSSES.RIB.WARMTH must be > 0 \(0.25, for example\), but is -1.0."
+    with pytest.raises(ValueError, match=expected):
+        config.check(stock)
+    from fastreid_rib.integration.key_list import markdown
+
+    entry = "- **`MODEL.LOSSES.RIB.WARMTH`**, default `0.25`, > 0 (0.25, for example). How warm it"
+    assert entry in markdown()
+
+
+@pytest.mark.parametrize("settings", [*keys.NODES.values(), RIBSettings, AttentionSettings])
+def test_every_declaration_is_complete(settings):
+    settings()  # its defaults are in their ranges
+    values = defaults(settings)
+    for name, of in declared(settings).items():
+        assert of.range.holds(values[name])
+        assert of.range.text and not of.range.text.endswith(".")
+        assert of.meaning.endswith("."), name
+
+
+def test_of_two_that_do_not_go_together_each_side_is_named_its_way():
+    with pytest.raises(SettingError) as error:
+        RIBSettings(relevance="paper", gamma=2.0)
+    assert str(error.value).endswith("where relevance is 'paper', got 2.0")
+    told = error.value.of_keys("MODEL.LOSSES.RIB")
+    assert told.startswith("MODEL.LOSSES.RIB.GAMMA must be between 0 and 1")
+    assert told.endswith("where RELEVANCE is 'paper', but is 2.0.")
+    with pytest.raises(SettingError, match="rank must be 0 where groups is 2"):
+        AttentionSettings(rank=1, groups=2)
+
+
+def test_a_setting_by_itself():
+    check(AttentionSettings, norm="layer", reduction=1)
+    with pytest.raises(SettingError, match="reduction must be >= 1, got 0"):
+        check(AttentionSettings, norm="layer", reduction=0)
+    with pytest.raises(KeyError):
+        check(AttentionSettings, nothing=1)
+
+
+def test_rib_takes_settings_and_changes_to_them():
+    settings = RIBSettings(beta=3.0, num_clusters=7)
+    rib = RIBLoss(5, settings, gamma=0.5)
+    assert (rib.beta, rib.gamma, rib.num_clusters) == (3.0, 0.5, 7)
+    assert RIBLoss(5).num_clusters == 5
+    with pytest.raises(TypeError, match="no setting 'betta'. Did you mean 'beta'"):
+        RIBLoss(5, betta=1.0)
+    with pytest.raises(AttributeError):
+        rib.beta = 4.0
+    rib.settings = dataclasses.replace(rib.settings, beta=4.0)
+    assert rib.beta == 4.0
+
+
+def test_the_page_of_keys_is_written_from_the_declarations(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import write_lists
+
+    page = write_lists.PAGE.read_text()
+    assert write_lists.written(page) == page, "run tools/write_lists.py"
