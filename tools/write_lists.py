@@ -2,8 +2,8 @@
 
     python tools/write_lists.py
 
-Between ``<!-- keys -->`` and ``<!-- end of keys -->`` stands every key with its default, range and
-meaning, from the declarations in ``fastreid_rib/settings`` and ``fastreid_rib/integration/keys.py``.
+Between ``<!-- keys -->`` and ``<!-- end of keys -->`` stands every key with default, range and
+meaning, from the declarations in ``fastreid_rib/settings`` and in ``integration/keys.py``.
 """
 
 import re
