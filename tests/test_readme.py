@@ -13,3 +13,7 @@ def test_every_file_that_the_readme_names_is_there():
     assert links and commands
     missing = [name for name in links + commands if not (ROOT / name).exists()]
     assert missing == []
+
+
+def test_it_can_be_read_in_five_minutes():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 120

@@ -5,6 +5,7 @@
 #   bash tools/make_env.sh today            .venv: FastReID beside a current torch
 #   bash tools/make_env.sh published        .venv-published: FastReID with the versions it pins
 #   bash tools/make_env.sh KIND tests       the same, and what tools/run_tests.sh needs
+#   bash tools/make_env.sh today site       the same, and what tools/build_site.sh needs
 #
 # PYTHON names the interpreter to build on; otherwise PATH and pyenv are searched for one.
 # Exit status 3: there is none that would do.
@@ -15,7 +16,7 @@ case ${1:-} in
     today) env=.venv versions="3.11 3.12 3.13 3.10 3.9" ;;
     published) env=.venv-published versions="3.9 3.8" ;;
     *)
-        echo "usage: bash tools/make_env.sh today|published [tests]" >&2
+        echo "usage: bash tools/make_env.sh today|published [tests|site]" >&2
         exit 2
         ;;
 esac
@@ -96,11 +97,17 @@ if [[ $env == .venv && ! -f $env/installed-plugin ]]; then
 fi
 install plugin "$plugin"
 
-if [[ ${2:-} == tests ]]; then
+site() {
+    install site mkdocs==1.6.1 mkdocs-material==9.8.2 "mkdocstrings[python]==1.0.8" L2M4M==1.0.4
+}
+if [[ ${2:-} == site ]]; then
+    site
+elif [[ ${2:-} == tests ]]; then
     install tests pytest pytest-timeout pytest-xdist hypothesis
     if [[ $env == .venv ]]; then
         install onnx onnx onnxruntime  # to run what models are exported to
         install linters ruff==0.17.6 mypy==2.4.1 import-linter==2.16 clang-format==23.1.5
+        site
     fi
 fi
 echo "$env/bin/python"

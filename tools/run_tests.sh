@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# What has to hold before a change goes in: lint, format, types, the import contract, and the tests
-# on today's stack and on FastReID as published (where there is a Python 3.8 or 3.9 for it).
+# What has to hold before a change goes in: lint, format, types, the import contract, the site of
+# the documentation, and the tests on today's stack and on FastReID as published (where there is a
+# Python 3.8 or 3.9 for it).
 #
 #   bash tools/run_tests.sh                      everything
 #   bash tools/run_tests.sh --fast               without FastReID as published
@@ -42,6 +43,7 @@ kernels=$(git ls-files '*.h' '*.cuh' '*.cu' '*.cpp')
 step "$(dirname "$today")/clang-format" --dry-run -Werror $kernels
 step "$today" -m mypy
 step "$(dirname "$today")/lint-imports"
+step bash tools/build_site.sh "$today"
 
 # First, so that the last line of all is the summary of the whole suite.
 if $fast; then

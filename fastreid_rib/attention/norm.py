@@ -3,9 +3,9 @@
 Where that is positive, as all is behind a ReLU, every image pushes the weights of a row of such a
 layer the same way, and Adam moves each by the learning rate whatever the size of its gradient. What
 is learnt first is then the same for every image: one vector added to all tokens (DCS), one scale
-for each channel (channel attention), which tells nobody apart (docs/attention.md). Normalised over
-the batch each feature has mean 0, and that is gone. Ours. No weights of its own: the layer behind
-it can do what they would.
+for each channel (channel attention), which tells nobody apart (docs/reports/attention.md).
+Normalised over the batch each feature has mean 0, and that is gone. Ours. No weights of its own:
+the layer behind it can do what they would.
 """
 
 from torch import Tensor, nn

@@ -65,7 +65,7 @@ class SelfAttention(nn.Module):
         width: D, 0..C; 0: as many as C, as in the paper, and no ``W_r``.
         scale: "cosine": cosine similarities times ``cosine_factor`` (ours); "sqrt": dot products
             over sqrt(D), which is no attention with a ``norm``: a normalised token's product with
-            itself is about D, so it keeps e^sqrt(D) to one for itself (docs/attention.md).
+            itself is about D, so it keeps e^sqrt(D) to one for itself (docs/reports/attention.md).
         cosine_factor: > 0.
         norm: "batch": each channel over the tokens of the batch, by running statistics in eval;
             "layer": each token over its channels; "none".

@@ -1,6 +1,6 @@
 """The table of repairs: every defect of FastReID, where it is and what mends it.
 
-docs/compat.md explains each.
+docs/guide/repairs.md explains each.
 """
 
 from types import ModuleType

@@ -25,7 +25,7 @@ def test_repairs_act_where_their_defect_is_and_nowhere_else():
 def test_the_documentation_lists_exactly_the_repairs():
     from pathlib import Path
 
-    page = (Path(__file__).parents[2] / "docs" / "compat.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "guide" / "repairs.md").read_text()
     listed = [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")]
     assert listed == [repair.name for repair in compat.REPAIRS]
 

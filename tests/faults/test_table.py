@@ -1,4 +1,4 @@
-"""Every row of docs/reliability.md is a test that exists."""
+"""Every row of docs/guide/faults.md is a test that exists."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ ROW = re.compile(
 
 
 def rows():
-    lines = (ROOT / "docs" / "reliability.md").read_text().splitlines()
+    lines = (ROOT / "docs" / "guide" / "faults.md").read_text().splitlines()
     table = [line for line in lines if line.startswith("| ")]
     return [line for line in table if not line.startswith(("| fault |", "| --- |"))]
 

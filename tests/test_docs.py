@@ -1,0 +1,138 @@
+"""The documentation: its examples run, its lines are short, and what it names is there."""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastreid_rib.integration import config
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "fastreid_rib"
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
+
+
+def name(page):
+    return str(page.relative_to(ROOT))
+
+
+def blocks(page, language):
+    return [code for found, code in BLOCK.findall(page.read_text("utf-8")) if found == language]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name)
+def test_the_examples_of_a_page_run_one_after_the_other(page):
+    namespace = {}
+    for code in blocks(page, "python"):
+        exec(compile(code, name(page), "exec"), namespace)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "yaml")], ids=name)
+def test_the_configs_of_a_page_are_configs(page, make_cfg, tmp_path):
+    for text in blocks(page, "yaml"):
+        (tmp_path / "example.yml").write_text(text)
+        cfg = make_cfg()
+        cfg.merge_from_file(str(tmp_path / "example.yml"))
+        config.check(cfg)
+
+
+def test_the_loss_and_each_attention_has_an_example():
+    from fastreid_rib.attention import ATTENTIONS
+
+    pages = [ROOT / "docs" / "method.md", *(ROOT / "docs" / "attention").glob("*.md")]
+    assert all(blocks(page, "python") for page in pages)
+    assert len(pages) - 1 == len({*ATTENTIONS.values()})
+
+
+# Their tables have a test's name or a list of defects in each row.
+LONG_ROWS = ("docs/guide/faults.md", "docs/guide/repairs.md", "docs/reports/mutations.md")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_lines_are_short(page):
+    lines = enumerate(page.read_text("utf-8").splitlines(), 1)
+    rows_may_be_long = name(page) in LONG_ROWS
+    long = [
+        number
+        for number, line in lines
+        if len(line) > 120 and not (rows_may_be_long and line.startswith("|"))
+    ]
+    assert long == []
+
+
+def test_pages_that_are_named_elsewhere_exist():
+    folders = ("fastreid_rib", "tests", "tools", "configs")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*")]
+    files = [path for path in files if path.suffix in (".py", ".sh", ".yml", ".cu", ".h")]
+    found = {
+        (name(path), page)
+        for path in [*files, README, ROOT / "CONTRIBUTING.md"]
+        for page in re.findall(r"\bdocs/[\w/.-]+\.(?:md|svg|png|yml)\b", path.read_text("utf-8"))
+    }
+    assert len(found) > 20
+    assert [pair for pair in found if not (ROOT / pair[1]).exists()] == []
+
+
+def messages(path):
+    """The texts of a source file, with three dots for what is put in, as the questions have it."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.JoinedStr):
+            parts = [getattr(part, "value", None) for part in node.values]
+            yield "".join(part if isinstance(part, str) else "..." for part in parts)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield re.sub(r"%(s|d|r|\.\d+f)", "...", node.value)
+
+
+def says(message, quote):
+    """Whether a quotation is a part of a message, or the message with something put in."""
+    fixed = message.split("...")
+    pattern = ".+".join(re.escape(part) for part in fixed)
+    return quote.strip(". ") in message or (
+        len("".join(fixed)) > 15 and re.fullmatch(pattern, quote.rstrip()) is not None
+    )
+
+
+def test_errors_among_the_questions_are_the_plugins_own():
+    text = (ROOT / "docs" / "guide" / "faq.md").read_text("utf-8")
+    own = text.split("## Errors and warnings of the plugin")[1].split("\n## ")[0]
+    quotes = re.findall(r"^> `(.+)`$", own, re.M)
+    known = [message for path in PACKAGE.rglob("*.py") for message in messages(path)]
+    assert len(quotes) == own.count("**Cause.**") == own.count("**Remedy.**") > 20
+    assert [quote for quote in quotes if not any(says(m, quote) for m in known)] == []
+    assert not any(says(message, "a message that nobody writes") for message in known)
+
+
+def test_the_reference_has_a_page_for_each_room():
+    rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert rooms == {path.stem for path in (ROOT / "docs" / "api").glob("*.md")}
+
+
+@pytest.mark.today_only
+def test_equations_are_understood():
+    """What latex2mathml does not know it leaves in the page as it was written."""
+    from latex2mathml.converter import convert
+
+    formulas = [
+        (name(page), formula)
+        for page in PAGES
+        for text in [BLOCK.sub("", page.read_text("utf-8"))]
+        for formula in re.findall(r"\$\$(.*?)\$\$", text, re.S)
+        + re.findall(r"\$([^$]+)\$", re.sub(r"\$\$.*?\$\$|`[^`\n]*`", "", text, flags=re.S))
+    ]
+    assert len(formulas) > 50
+    assert [pair for pair in formulas if "\\" in convert(pair[1])] == []
+    assert "\\nonsense" in convert(r"\nonsense x")
+
+
+@pytest.mark.today_only
+def test_docstrings_become_markdown(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    from site_docstrings import as_markdown
+
+    assert as_markdown("See :func:`~a.attend`::\n\n    code") == "See `a.attend`:\n\n    code"
+    assert as_markdown("One.\n\n::\n\n    code :: d") == "One.\n\n\n\n    code :: d"
+    assert "griffe" in sys.modules
