@@ -5,6 +5,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from fastreid_rib.base.patching import wrap
 from fastreid_rib.base.spelling import did_you_mean
+from fastreid_rib.integration.folder_keys import add_folder_keys
 
 SHORT_NAMES = {
     "CrossEntropy": "CrossEntropyLoss",
@@ -35,6 +36,7 @@ def add_keys(defaults: Any) -> None:
     # A text file with the file name of one occluded query a line: they and the others are evaluated
     # apart besides. "" = only where a data set knows it of itself (SyntheticReID does).
     _C.TEST.OCCLUDED = ""
+    add_folder_keys(_C)
 
     _C.MODEL.LOSSES.RIB = type(_C)()
     # Weight of the bound in the training loss, > 0.
@@ -173,12 +175,14 @@ def _without_defaults(cfg: Any, defaults: Any) -> Any:
         (cfg.TEST, {"OCCLUDED": defaults.TEST.OCCLUDED}),
         (model.LOSSES.RIB, stock.LOSSES.RIB),
         (model.ATTENTION, stock.ATTENTION),
+        (cfg.DATASETS.FOLDER, defaults.DATASETS.FOLDER),
     )
     for node, default in ours:
         for key, value in default.items():
             if node.get(key, value) == value:
                 node.pop(key, None)
-    for parent, name in ((model.LOSSES, "RIB"), (model, "ATTENTION")):
+    nodes = ((model.LOSSES, "RIB"), (model, "ATTENTION"), (cfg.DATASETS, "FOLDER"))
+    for parent, name in nodes:
         if not parent[name]:
             del parent[name]
     return cfg
