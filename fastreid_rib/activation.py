@@ -25,7 +25,7 @@ REGISTRATIONS = {
     # it, or a module whose import is enough. Both without the package's own name.
     "fastreid.config.config": "integration.config:keep_dumps_portable",
     "fastreid.config.defaults": "integration.config:add_keys",
-    "fastreid.data.build": "data.folder:extend_loaders",
+    "fastreid.data.build": "data.folder_settings:extend_loaders",
     "fastreid.data.datasets": "data.registered",
     "fastreid.data.data_utils": "integration.engine.seeding:extend_data_loader",
     "fastreid.engine.defaults": "integration.engine.startup:extend_default_setup",

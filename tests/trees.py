@@ -25,7 +25,9 @@ def write_tree(root, names, size=(16, 32)):
     return str(root)
 
 
-def market_names(identities=range(1, 4), cameras=(1, 2), shots=2, ending=".jpg", form="s1_{:06d}_00"):
+def market_names(
+    identities=range(1, 4), cameras=(1, 2), shots=2, ending=".jpg", form="s1_{:06d}_00"
+):
     """Names as in Market-1501: 0001_c1s1_000000_00.jpg."""
     return [
         f"{identity:04d}_c{camera}{form.format(shot)}{ending}"

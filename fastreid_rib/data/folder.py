@@ -11,12 +11,13 @@ docs/data.md says which layouts are understood. Importing this module registers 
 
 import logging
 import os
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 from fastreid.data.datasets.bases import ImageDataset
 
-from fastreid_rib.base.patching import wrap
 from fastreid_rib.base.pictures import missing
+from fastreid_rib.data import folder_settings
+from fastreid_rib.data.folder_settings import FolderSettings
 from fastreid_rib.data.own_pictures import (
     GALLERY,
     QUERY,
@@ -32,60 +33,6 @@ from fastreid_rib.data.own_tree import read_tree
 from fastreid_rib.data.registering import register
 
 logger = logging.getLogger(__name__)
-
-
-class FolderSettings(NamedTuple):
-    """The keys DATASETS.FOLDER.*, by their names in small letters.
-
-    Attributes:
-        path: a folder, or a CSV file; where it is not absolute it counts from the data root.
-        pattern: see `own_tree.read_tree`; "" takes the layouts that are known there.
-        cameras: whether cameras count. If not, or where none is known, every other picture of an
-            identity is a right answer.
-        test_share: share of the identities that test, 0..1, where nothing says which do.
-    """
-
-    path: str = ""
-    pattern: str = ""
-    cameras: bool = True
-    test_share: float = 0.5
-
-
-_configured = FolderSettings()
-
-
-def configure(cfg: Any) -> None:
-    """Takes the settings of a config: FastReID makes its data sets without one.
-
-    Args:
-        cfg: a FastReID config; one without the keys changes nothing.
-    """
-    global _configured
-    if "FOLDER" in cfg.get("DATASETS", {}):
-        _configured = FolderSettings(**{k.lower(): v for k, v in cfg.DATASETS.FOLDER.items()})
-
-
-def extend_loaders(build: Any) -> None:
-    """Lets FastReID's loaders say which config they are built from.
-
-    Args:
-        build: the module ``fastreid.data.build``.
-    """
-
-    def built(stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        cfg = args[0] if args else kwargs.get("cfg")
-        if hasattr(cfg, "DATASETS"):
-            configure(cfg)
-        return stock(*args, **kwargs)
-
-    def train(stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return built(stock, *args, **kwargs)
-
-    def test(stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return built(stock, *args, **kwargs)
-
-    wrap(build, "build_reid_train_loader", train)
-    wrap(build, "build_reid_test_loader", test)
 
 
 @register
@@ -115,7 +62,7 @@ class FolderReID(ImageDataset):
         self, root: str = "datasets", settings: Optional[FolderSettings] = None, **kwargs: Any
     ) -> None:
         """Read the pictures' places; none is opened."""
-        settings = settings or _configured
+        settings = settings or folder_settings.configured()
         self._place, self._found = _read(root, settings)
         pictures = self._found.pictures
         self._divided = not any(picture.split for picture in pictures)

@@ -3,8 +3,6 @@
 import logging
 from typing import Any, Callable
 
-from fastreid.data.datasets import DATASET_REGISTRY
-
 from fastreid_rib.base.patching import wrap
 
 logger = logging.getLogger(__name__)
@@ -19,16 +17,19 @@ def register(dataset: Any) -> Any:
     Args:
         dataset: a class that FastReID's builders can call.
     """
-    # The registry refuses a second entry: this package's module may have been loaded again.
-    if dataset.__name__ not in DATASET_REGISTRY._obj_map:
-        DATASET_REGISTRY.register(dataset)
-    wrap(DATASET_REGISTRY, "_do_register", _giving_way)
-    return dataset
+    # Not at the top: loading it may be what loads the data sets.
+    from fastreid.data.datasets import DATASET_REGISTRY
 
-
-def _giving_way(stock: Callable[..., None], name: str, dataset: Any) -> None:
     entries = DATASET_REGISTRY._obj_map
-    if getattr(entries.get(name), "__module__", "").startswith("fastreid_rib."):
-        logger.info("%s of %s is taken in place of fastreid-rib's.", name, dataset.__module__)
-        del entries[name]
-    stock(name, dataset)
+
+    def giving_way(stock: Callable[..., None], name: str, dataset: Any) -> None:
+        if getattr(entries.get(name), "__module__", "").startswith("fastreid_rib."):
+            logger.info("%s of %s is taken in place of fastreid-rib's.", name, dataset.__module__)
+            del entries[name]
+        stock(name, dataset)
+
+    # The registry refuses a second entry: this package's module may have been loaded again.
+    if dataset.__name__ not in entries:
+        DATASET_REGISTRY.register(dataset)
+    wrap(DATASET_REGISTRY, "_do_register", giving_way)
+    return dataset
