@@ -204,8 +204,8 @@ def missing_folders(module: ModuleType) -> None:
     wrap(module.Dataset, "check_before_run", check)
 
 
-def empty_training_set(module: ModuleType) -> None:
-    """A training set without a picture is named as such; it was advice that led to an assertion.
+def empty_data_set(module: ModuleType) -> None:
+    """A training or test set without a picture is named as such; it was a bare assertion.
 
     Args:
         module: ``fastreid.data.common``.
@@ -218,10 +218,15 @@ def empty_training_set(module: ModuleType) -> None:
         transform: Any = None,
         relabel: bool = True,
     ) -> None:
-        if relabel and not len(img_items):
+        if not len(img_items):
+            which = (
+                "The training set is empty: no data set of DATASETS.NAMES has training pictures"
+                if relabel
+                else "A test set is empty: a data set of DATASETS.TESTS has no queries, no gallery"
+            )
             raise ValueError(
-                "The training set is empty: no data set of DATASETS.NAMES has training pictures. "
-                "Expected at least one that has; the table of each in the log says what was found."
+                f"{which}. Expected pictures; the tables in the log say what was found. Write "
+                "another data set, or complete this one."
             )
         stock(self, img_items, transform, relabel)
 

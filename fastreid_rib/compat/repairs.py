@@ -310,10 +310,10 @@ REPAIRS: Tuple[Repair, ...] = (
         after=datasets.missing_folders,
     ),
     Repair(
-        "empty-training-set",
-        "a training set without pictures ends in advice that leads to a bare assertion",
+        "empty-data-set",
+        "a training or test set without pictures ends in a bare assertion",
         ("fastreid.data.common",),
-        after=datasets.empty_training_set,
+        after=datasets.empty_data_set,
     ),
     Repair(
         "test-sets",
