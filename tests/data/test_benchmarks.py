@@ -77,6 +77,7 @@ LAYOUTS = {
     ),
 }
 LAYOUTS["PartialREIDOccluded"] = LAYOUTS["PartialREID"]
+UNUSED = {"PartialREID": OCCLUDED, "PartialREIDOccluded": "partial_body_images"}
 TEST_ONLY = ("OccludedREID", "PartialREID", "PartialREIDOccluded")
 OF_OCCLUDED = [name for name in LAYOUTS if not name.startswith("CUHK03")]
 
@@ -91,17 +92,12 @@ def test_the_published_layout(name, tmp_path):
     assert test <= {pid for _, pid, _ in data.gallery}
     assert {camera for *_, camera in data.query} == query_cameras
     assert {camera for *_, camera in data.gallery} == gallery_cameras
-    read = [
-        os.path.relpath(path, str(tmp_path)) for path, *_ in data.train + data.query + data.gallery
-    ]
-    unused = {"PartialREID": OCCLUDED, "PartialREIDOccluded": "partial_body_images"}.get(
-        name, "none"
-    )
-    assert sorted(read) == sorted(path for path in names if unused not in path)
-    numbers = {path: int(re.match(r"\d+", os.path.basename(path)).group()) for path in read}
-    for path, pid, _ in data.train + data.query + data.gallery:
-        relative = os.path.relpath(path, str(tmp_path))
-        assert numbers[relative] == int(str(pid).rpartition("_")[2])
+    items = data.train + data.query + data.gallery
+    read = sorted(os.path.relpath(path, str(tmp_path)) for path, *_ in items)
+    assert read == sorted(path for path in names if UNUSED.get(name, "none") not in path)
+    for path, pid, _ in items:
+        number = re.match(r"\d+", os.path.basename(path)).group()
+        assert int(number) == int(str(pid).rpartition("_")[2])
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -162,9 +158,8 @@ def test_trained_on_market_1501_and_tested_on_another(tmp_path, monkeypatch, mak
 
 def parts_of(name):
     """The folders that a layout needs."""
-    unused = {"PartialREID": OCCLUDED, "PartialREIDOccluded": "partial_body_images"}.get(name, "-")
     places = {re.split(r"/\d+", path)[0] for path in LAYOUTS[name][0]}
-    return sorted(place for place in places if not place.endswith(unused))
+    return sorted(place for place in places if not place.endswith(UNUSED.get(name, "-")))
 
 
 @pytest.mark.parametrize(

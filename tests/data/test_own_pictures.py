@@ -53,7 +53,7 @@ TREES = {
             "query/0001_c16s1_001051_00.png": ("0001", "16", "query"),
             "bounding_box_test/0000_c1s1_000151_01.jpg": ("0000", "1", "bounding_box_test"),
             "bounding_box_test/-1_c1s1_000401_03.jpg": "identity -1: junk, as in Market-1501",
-            "gt_bbox/0001_c1s1_001051_00.jpg": "in none of the folders train, training, bounding_bo",
+            "gt_bbox/0001_c1s1_001051_00.jpg": "in none of the folders train, training,",
         },
         {},
     ),
