@@ -69,9 +69,8 @@ def different(cfg, other):
 
 
 def test_every_model_has_a_config_for_every_benchmark():
-        expected = {f"{data}/{model}.yml" for data in BENCHMARKS for model in MODELS}
+    expected = {f"{data}/{model}.yml" for data in BENCHMARKS for model in MODELS}
     expected |= {f"{data}/{model}.yml" for data in OTHERS for model in OF_OTHERS}
-
     assert expected <= set(FILES)
     assert set(FILES) - expected - set(STEPPED) == set(BASES), "a file that no test steps"
 
@@ -79,9 +78,8 @@ def test_every_model_has_a_config_for_every_benchmark():
 @pytest.mark.parametrize("name", FILES)
 def test_it_loads_and_trains_with_rib(name):
     cfg = load(name)
-        without = Path(name).stem in ("baseline", "bot_R50")
+    without = Path(name).stem in ("baseline", "bot_R50")
     assert ("RIB" in cfg.MODEL.LOSSES.NAME) == (not without)
-
     assert {"CrossEntropy", "Triplet"} <= set(cfg.MODEL.LOSSES.NAME)
     # A path would be one of the machine where the file was written.
     assert cfg.MODEL.BACKBONE.PRETRAIN_PATH == "" and cfg.MODEL.WEIGHTS == ""
@@ -105,8 +103,8 @@ def test_configs_of_a_benchmark_differ_from_those_of_another_in_the_data_alone(d
 def test_occluded_sets_and_cuhk03_have_a_baseline_rib_and_rib_dcs(data):
     for model in OF_OTHERS:
         cfg = load(f"{data}/{model}.yml")
-        assert (cfg.DATASETS.NAMES, cfg.DATASETS.TESTS) == ((OTHERS[data],), (data,))
-        assert cfg.OUTPUT_DIR == f"logs/{data.lower()}/{model}"
+        assert ((OTHERS[data],), (data,)) == (cfg.DATASETS.NAMES, cfg.DATASETS.TESTS)
+        assert f"logs/{data.lower()}/{model}" == cfg.OUTPUT_DIR
         alike = {"DATASETS.NAMES", "DATASETS.TESTS", "OUTPUT_DIR"}
         if model == "bot_R50":
             other = load("Market1501/rib_bot_R50.yml")

@@ -13,6 +13,7 @@ def test_the_table_of_keys_is_complete_and_true(make_cfg):
     cfg = make_cfg(base={})
     expected = {f"MODEL.LOSSES.RIB.{key}": value for key, value in cfg.MODEL.LOSSES.RIB.items()}
     expected.update((f"MODEL.ATTENTION.{key}", value) for key, value in cfg.MODEL.ATTENTION.items())
+    expected.update((f"DATASETS.FOLDER.{key}", v) for key, v in cfg.DATASETS.FOLDER.items())
     expected.update({"TEST.OCCLUDED": cfg.TEST.OCCLUDED, "SEED": cfg.SEED})
     assert documented == expected
 
