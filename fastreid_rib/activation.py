@@ -25,7 +25,8 @@ REGISTRATIONS = {
     # it, or a module whose import is enough. Both without the package's own name.
     "fastreid.config.config": "integration.keys:keep_dumps_portable",
     "fastreid.config.defaults": "integration.keys:add_keys",
-    "fastreid.data.datasets": "data.synthetic",
+    "fastreid.data.build": "data.folder_settings:extend_loaders",
+    "fastreid.data.datasets": "data.registered",
     "fastreid.data.data_utils": "integration.engine.seeding:extend_data_loader",
     "fastreid.engine.defaults": "integration.engine.startup:extend_default_setup",
     "fastreid.modeling.backbones.build": "integration.modeling.placement:extend_backbones",

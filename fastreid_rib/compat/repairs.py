@@ -10,6 +10,7 @@ from fastreid_rib.compat import (
     checkpoint,
     checks,
     cpu,
+    datasets,
     evaluation,
     imports,
     loading,
@@ -282,5 +283,42 @@ REPAIRS: Tuple[Repair, ...] = (
         "the error for a loss that is NaN shows averages over the processes, not whose it was",
         ("fastreid.engine.train_loop",),
         after=training.nan_named,
+    ),
+    Repair(
+        "market-names",
+        "Market1501 reads .jpg alone, one digit of a camera and the names of folders, and asserts "
+        "1501 identities and 6 cameras",
+        ("fastreid.data.datasets.market1501",),
+        after=datasets.market_names,
+    ),
+    Repair(
+        "duke-names",
+        "the same in DukeMTMC, with 8 cameras",
+        ("fastreid.data.datasets.dukemtmcreid",),
+        after=datasets.duke_names,
+    ),
+    Repair(
+        "msmt17-lists",
+        "MSMT17 has bare errors for lists and folders that it cannot read",
+        ("fastreid.data.datasets.msmt17",),
+        after=datasets.msmt17_lists,
+    ),
+    Repair(
+        "missing-folders",
+        "a folder that a data set lacks is an error without a hint",
+        ("fastreid.data.datasets.bases",),
+        after=datasets.missing_folders,
+    ),
+    Repair(
+        "empty-data-set",
+        "a training or test set without pictures ends in a bare assertion",
+        ("fastreid.data.common",),
+        after=datasets.empty_data_set,
+    ),
+    Repair(
+        "test-sets",
+        "a test set that cannot be evaluated is found out after the training",
+        ("fastreid.engine.defaults",),
+        after=datasets.test_sets,
     ),
 )

@@ -22,6 +22,7 @@ from fastreid_rib.settings.declaration import (
     setting,
     share,
 )
+from fastreid_rib.settings.folder import FolderSettings
 from fastreid_rib.settings.rib import RIBSettings
 
 # NumPy takes 32 bits, and every rank adds its number.
@@ -130,6 +131,7 @@ class AttentionKeys(AttentionSettings):
 NODES: Dict[str, Type[Settings]] = {
     "MODEL.LOSSES.RIB": RIBKeys,
     "MODEL.ATTENTION": AttentionKeys,
+    "DATASETS.FOLDER": FolderSettings,
     "TEST": EvaluationKeys,
     "": RunKeys,
 }
