@@ -25,9 +25,12 @@ REGISTRATIONS = {
     # it, or a module whose import is enough. Both without the package's own name.
     "fastreid.config.config": "integration.config:keep_dumps_portable",
     "fastreid.config.defaults": "integration.config:add_keys",
+    "fastreid.data.build": "integration.engine.epoch_pictures:extend_train_loader",
+    "fastreid.data.common": "integration.engine.epoch_pictures:extend_dataset",
     "fastreid.data.datasets": "data.synthetic",
     "fastreid.data.data_utils": "integration.engine.seeding:extend_data_loader",
     "fastreid.engine.defaults": "integration.engine.startup:extend_default_setup",
+    "fastreid.engine.train_loop": "integration.engine.seeding:extend_trainer",
     "fastreid.modeling.backbones.build": "integration.modeling.placement:extend_backbones",
     "fastreid.modeling.heads": "integration.modeling.heads",
     "fastreid.modeling.heads.build": "integration.modeling.placement:extend_heads",
