@@ -14,6 +14,7 @@ from fastreid_rib.compat import (
     imports,
     loading,
     optimizer,
+    resuming,
     training,
 )
 
@@ -282,5 +283,54 @@ REPAIRS: Tuple[Repair, ...] = (
         "the error for a loss that is NaN shows averages over the processes, not whose it was",
         ("fastreid.engine.train_loop",),
         after=training.nan_named,
+    ),
+    Repair(
+        "eval-period",
+        "TEST.EVAL_PERIOD 0 trains to the end and then divides by zero; -1 finds no results",
+        ("fastreid.engine.hooks",),
+        after=training.evaluation_at_the_end,
+    ),
+    Repair(
+        "short-run",
+        "a run of fewer than three steps ends in a division by zero when its last one is logged",
+        ("fastreid.utils.events",),
+        after=training.short_runs,
+    ),
+    Repair(
+        "frozen-resume",
+        "a resumed run freezes MODEL.FREEZE_LAYERS for SOLVER.FREEZE_ITERS once more, in silence",
+        ("fastreid.engine.hooks",),
+        after=resuming.frozen_steps,
+    ),
+    Repair(
+        "frozen-evaluation",
+        "an evaluation within SOLVER.FREEZE_ITERS lets the batch norm of frozen layers learn",
+        ("fastreid.engine.hooks",),
+        after=resuming.frozen_after_evaluation,
+    ),
+    Repair(
+        "finished-run",
+        "--resume of a run that is finished ends in an AttributeError",
+        ("fastreid.engine.defaults",),
+        after=resuming.finished_run,
+    ),
+    Repair(
+        "another-training",
+        "--resume with other identities, another network or optimizer fails at the first step, "
+        "deep inside the optimizer",
+        ("fastreid.utils.checkpoint",),
+        after=resuming.another_training,
+    ),
+    Repair(
+        "best-model",
+        "a resumed run overwrites model_best.pth with a worse model",
+        ("fastreid.engine.hooks",),
+        after=resuming.best_so_far,
+    ),
+    Repair(
+        "whole-state",
+        "checkpoints hold neither the scaler of SOLVER.AMP nor the teacher of KD.EMA",
+        ("fastreid.engine.defaults",),
+        after=resuming.whole_state,
     ),
 )
