@@ -291,6 +291,24 @@ REPAIRS: Tuple[Repair, ...] = (
         after=training.evaluation_at_the_end,
     ),
     Repair(
+        "cosine-warmup",
+        "CosineAnnealingLR with a warm-up as long as the training divides by zero after it",
+        ("fastreid.solver.build",),
+        after=training.annealing_after_warmup,
+    ),
+    Repair(
+        "aqe-gallery",
+        "TEST.AQE with QE_K of as many pictures as there are fails after the training",
+        ("fastreid.evaluation.query_expansion",),
+        after=evaluation.neighbours_in_small_galleries,
+    ),
+    Repair(
+        "rerank-gallery",
+        "TEST.RERANK with K1 beyond the pictures that there are counts the last one instead",
+        ("fastreid.utils.compute_dist",),
+        after=evaluation.reranking_in_small_galleries,
+    ),
+    Repair(
         "short-run",
         "a run of fewer than three steps ends in a division by zero when its last one is logged",
         ("fastreid.utils.events",),

@@ -1,4 +1,4 @@
-"""Runs that go on from a checkpoint (``--resume``): what FastReID forgets, and what it gets wrong."""
+"""Runs that go on from a checkpoint (``--resume``): what FastReID forgets or gets wrong."""
 
 import importlib
 import logging

@@ -44,6 +44,25 @@ def evaluation_at_the_end(module: ModuleType) -> None:
     wrap(module.EvalHook, "__init__", init)
 
 
+def annealing_after_warmup(module: ModuleType) -> None:
+    """CosineAnnealingLR with a warm-up as long as the training ends it without an error.
+
+    The epochs that the warm-up leaves are what the cosine is spread over. Where it leaves none, the
+    step after the last epoch divided by their number.
+
+    Args:
+        module: ``fastreid.solver.build``.
+    """
+
+    def build(stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        schedulers = stock(*args, **kwargs)
+        if getattr(schedulers["lr_sched"], "T_max", 1) < 1:
+            schedulers["lr_sched"].T_max = 1
+        return schedulers
+
+    wrap(module, "build_lr_scheduler", build)
+
+
 def short_runs(module: ModuleType) -> None:
     """A run of fewer than three steps is logged; its printer divided by zero after the last one.
 
