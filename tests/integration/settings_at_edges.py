@@ -177,7 +177,7 @@ WEIGHTED = {"DATALOADER.SAMPLER_TRAIN": "SetReWeightSampler", "DATALOADER.NUM_IN
 rows("DATALOADER.SET_WEIGHT", TOLD, [], [0] * 4, [1, 1], also=WEIGHTED)
 rows("DATALOADER.SET_WEIGHT", FAILS, [-1, 1, 1, 1], also=WEIGHTED)
 rows("DATALOADER.SET_WEIGHT", TRAINS, [], [-1])
-rows("SOLVER.MAX_EPOCH", FAILS, 0, -1)
+rows("SOLVER.MAX_EPOCH", WRONG, 0, -1)  # with the repair "finished-run"
 rows("SOLVER.BASE_LR", TRAINS, 0.0)
 rows("SOLVER.BASE_LR", WRONG, -1e-3)
 for key in ("HEADS_LR_FACTOR", "BIAS_LR_FACTOR"):
@@ -294,7 +294,7 @@ def main(path):
     import fastreid_rib  # noqa: F401  arms the hook
 
     # isort: split
-    import fastreid.engine  # noqa: F401  once, before the forks
+    import fastreid.engine  # once, before the forks
     import fastreid.evaluation.rank  # noqa: F401
     import torch
 
