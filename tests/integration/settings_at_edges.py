@@ -2,7 +2,9 @@
 
 As a script: trains with each, the checks of the plugin left out, and says what came of it as JSON.
 
-    settings_at_edges.py REPORT
+    settings_at_edges.py REPORT [each]
+
+Rows that train share a training where they can; with `each` none does.
 """
 
 import json
@@ -28,7 +30,7 @@ BASE = {
     "DATASETS.TESTS": ("SyntheticReIDTiny",),
     "DATALOADER.NUM_WORKERS": 0,
     "DATALOADER.SAMPLER_TRAIN": "NaiveIdentitySampler",
-    "SOLVER.IMS_PER_BATCH": 16,
+    "SOLVER.IMS_PER_BATCH": 32,
     "SOLVER.MAX_EPOCH": 1,
     "SOLVER.WARMUP_ITERS": 0,
     "SOLVER.CHECKPOINT_PERIOD": 1,
@@ -75,8 +77,8 @@ rows("MODEL.FREEZE_LAYERS", TRAINS, [], ["backbone"], ["unknown"], also={"SOLVER
 rows("MODEL.FREEZE_LAYERS", FAILS, ["backbone", "heads"], also={"SOLVER.FREEZE_ITERS": 2})
 rows("MODEL.FREEZE_LAYERS", TRAINS, ["heads"])
 MOCO = {"MODEL.META_ARCHITECTURE": "MoCo"}
-rows("MODEL.QUEUE_SIZE", FAILS, 0, -16, 8, 24, also=MOCO)
-rows("MODEL.QUEUE_SIZE", TRAINS, 16, 4096, also=MOCO)
+rows("MODEL.QUEUE_SIZE", FAILS, 0, -32, 16, 48, also=MOCO)
+rows("MODEL.QUEUE_SIZE", TRAINS, 32, 4096, also=MOCO)
 rows("MODEL.QUEUE_SIZE", TRAINS, 0, -1)
 rows("MODEL.BACKBONE.LAST_STRIDE", FAILS, 0, -1, also=RESNET)
 rows("MODEL.BACKBONE.LAST_STRIDE", TRAINS, 100, also=RESNET)
@@ -239,6 +241,26 @@ rows("TEST.PRECISE_BN.NUM_ITER", TRAINS, 1, 50, also=PRECISE)
 rows("TEST.PRECISE_BN.NUM_ITER", TRAINS, 0)
 
 
+def together(wanted):
+    """The numbers of rows that can share a training: of the same network, no key in two ways."""
+    groups = []
+    for number, (key, value, _, also) in enumerate(ROWS):
+        if not wanted(ROWS[number]):
+            continue
+        own = {**also, key: value}
+        network = {k: v for k, v in also.items() if not k.startswith(("INPUT.", "TEST."))}
+        for group in groups:
+            if group["network"] == network and all(
+                group["settings"].get(k, v) == v for k, v in own.items()
+            ):
+                group["settings"].update(own)
+                group["rows"].append(number)
+                break
+        else:
+            groups.append({"network": network, "settings": own, "rows": [number]})
+    return [group["rows"] for group in groups]
+
+
 def config(row, folder):
     from fastreid.config import get_cfg
 
@@ -290,26 +312,37 @@ def outcome(row, patience=120):
     return answer.strip() if answer else "dies"
 
 
-def main(path):
+def main(path, each):
     import fastreid_rib  # noqa: F401  arms the hook
 
     # isort: split
     import fastreid.engine  # once, before the forks
-    import fastreid.evaluation.rank  # noqa: F401
+    import fastreid.evaluation.rank
     import torch
+    import torch.utils.tensorboard  # noqa: F401
 
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    report = []
+    report = [None] * len(ROWS)
+    if not each:
+        for numbers in together(lambda row: row[2] == TRAINS):
+            settings = {}
+            for number in numbers:
+                key, value, _, also = ROWS[number]
+                settings.update({**also, key: value})
+            key, value = settings.popitem()
+            if outcome((key, value, TRAINS, settings)) == "":  # or they are tried one by one
+                for number in numbers:
+                    report[number] = ""
     for number, row in enumerate(ROWS):
-        started = time.perf_counter()
-        report.append(outcome(row))
-        if len(sys.argv) > 2:
+        if report[number] is None:
+            started = time.perf_counter()
+            report[number] = outcome(row)
             seconds = time.perf_counter() - started
-            print(number, f"{seconds:.1f}", *row, "->", report[-1][:200], flush=True)
+            print(number, f"{seconds:.1f}", *row, "->", report[number][:200], flush=True)
     with open(path, "w") as file:
         json.dump(report, file)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], each="each" in sys.argv)
