@@ -29,7 +29,7 @@ def frozen_steps(module: ModuleType) -> None:
 
     def before_train(stock: Callable[..., None], self: Any) -> None:
         stock(self)
-        optimizer = getattr(self.trainer, "optimizer", None)
+        optimizer: Any = getattr(self.trainer, "optimizer", None)
         if hasattr(optimizer, "taken"):
             optimizer.taken = self.trainer.start_iter
 

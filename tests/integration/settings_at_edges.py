@@ -7,6 +7,7 @@ As a script: trains with each, the checks of the plugin left out, and says what 
 Rows that train share a training where they can; with `each` none does.
 """
 
+import importlib
 import json
 import os
 import select
@@ -316,11 +317,11 @@ def main(path, each):
     import fastreid_rib  # noqa: F401  arms the hook
 
     # isort: split
-    import fastreid.engine  # once, before the forks
-    import fastreid.evaluation.rank
     import torch
-    import torch.utils.tensorboard  # noqa: F401
 
+    # Once, before the forks.
+    for name in ("fastreid.engine", "fastreid.evaluation.rank", "torch.utils.tensorboard"):
+        importlib.import_module(name)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     report = [None] * len(ROWS)

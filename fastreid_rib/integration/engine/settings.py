@@ -31,6 +31,10 @@ class Rule(NamedTuple):
     instead: str = ""
 
 
+def _some(value: Sequence[Any]) -> bool:
+    return len(value) > 0
+
+
 def _at_least(least: float) -> Callable[[Any], bool]:
     return lambda value: value >= least
 
@@ -89,7 +93,7 @@ RULES: Tuple[Rule, ...] = (
     Rule("MODEL.BACKBONE.ATT_DROP_RATE", "between 0 and 1", _between(0, 1), _VIT),
     Rule("MODEL.BACKBONE.FEAT_DIM", ">= 1", _at_least(1)),
     Rule("MODEL.HEADS.NUM_CLASSES", ">= 0 (0: as the training set has)", _FROM_ZERO),
-    Rule("MODEL.LOSSES.NAME", "at least one loss", len, _architecture(*config.KNOWN_LOSSES)),
+    Rule("MODEL.LOSSES.NAME", "at least one loss", _some, _architecture(*config.KNOWN_LOSSES)),
     Rule("MODEL.LOSSES.CE.SCALE", ">= 0", _FROM_ZERO, _names("CrossEntropyLoss"), _LOSS),
     Rule("MODEL.LOSSES.TRI.SCALE", ">= 0", _FROM_ZERO, _names("TripletLoss"), _LOSS),
     Rule("MODEL.LOSSES.CIRCLE.SCALE", ">= 0", _FROM_ZERO, _names("CircleLoss"), _LOSS),
@@ -127,11 +131,11 @@ RULES: Tuple[Rule, ...] = (
     Rule("INPUT.CJ.HUE", "between 0 and 0.5", _between(0, 0.5), _on("INPUT.CJ")),
     Rule("INPUT.REA.PROB", "between 0 and 1", _between(0, 1), _on("INPUT.REA")),
     Rule("INPUT.REA.VALUE", _COLOURS, lambda value: len(value) in (1, 3), _on("INPUT.REA")),
-    Rule("DATASETS.NAMES", "at least one data set", len),
+    Rule("DATASETS.NAMES", "at least one data set", _some),
     Rule(
         "DATASETS.TESTS",
         "at least one data set",
-        len,
+        _some,
         instead="; FastReID evaluates when it has trained, on one of DATASETS.NAMES if need be",
     ),
     Rule("DATALOADER.NUM_WORKERS", ">= 0 (0: none)", _FROM_ZERO),
