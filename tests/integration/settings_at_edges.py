@@ -249,10 +249,16 @@ def together(wanted):
         if not wanted(ROWS[number]):
             continue
         own = {**also, key: value}
+        if key in ("INPUT.SIZE_TRAIN", "MODEL.PIXEL_STD"):  # what it does is up to the others
+            groups.append({"network": None, "settings": own, "rows": [number]})
+            continue
         network = {k: v for k, v in also.items() if not k.startswith(("INPUT.", "TEST."))}
         for group in groups:
-            if group["network"] == network and all(
-                group["settings"].get(k, v) == v for k, v in own.items()
+            # Few enough that one of them which fails does not cost much.
+            if (
+                len(group["rows"]) < 12
+                and group["network"] == network
+                and all(group["settings"].get(k, v) == v for k, v in own.items())
             ):
                 group["settings"].update(own)
                 group["rows"].append(number)
@@ -332,7 +338,9 @@ def main(path, each):
                 key, value, _, also = ROWS[number]
                 settings.update({**also, key: value})
             key, value = settings.popitem()
-            if outcome((key, value, TRAINS, settings)) == "":  # or they are tried one by one
+            answer = outcome((key, value, TRAINS, settings))
+            print(*numbers, "->", answer[:200], flush=True)
+            if answer == "":  # or they are tried one by one
                 for number in numbers:
                     report[number] = ""
     for number, row in enumerate(ROWS):
