@@ -33,9 +33,9 @@ def extend_default_setup(defaults: Any) -> None:
         announce(cfg)
 
     wrap(defaults, "default_setup", default_setup)
-    agreement.extend_trainer(defaults)
-    occlusion.extend_trainer(defaults)
     settings.extend_trainer(defaults)
+    agreement.extend_trainer(defaults)  # is asked first: the ranks may have other data
+    occlusion.extend_trainer(defaults)
 
 
 def claim_output_folder(cfg: Any, args: Any) -> None:
