@@ -1,6 +1,7 @@
 """Second runs in one folder: what FastReID does of itself, and with its repairs."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -88,9 +89,11 @@ def test_the_teacher_that_follows_is_saved(of_itself, repaired):
 
 
 @pytest.mark.today_only  # a scaler for the CPU came with torch 2.3
-def test_the_scaler_of_amp_is_saved(tmp_path, monkeypatch):
+def test_the_scaler_of_amp_is_saved(tmp_path, monkeypatch, caplog):
     import torch
     from fastreid.engine import defaults
+
+    caplog.set_level(logging.INFO, logger="fastreid")  # or the trainer sets up a log of its own
 
     def trainer(scale):
         class WithScaler(defaults.SimpleTrainer):  # AMPTrainer wants a GPU
@@ -106,6 +109,7 @@ def test_the_scaler_of_amp_is_saved(tmp_path, monkeypatch):
 def test_a_checkpoint_without_the_teacher_says_that_it_starts_anew(tmp_path, caplog):
     import torch
 
+    caplog.set_level(logging.INFO, logger="fastreid")
     distiller = {"MODEL__META_ARCHITECTURE": "Distiller", "KD__EMA__ENABLED": True}
     resumed.make(str(tmp_path), **distiller).train()
     path = tmp_path / "model_final.pth"
