@@ -21,19 +21,25 @@ if TYPE_CHECKING:
     from typing import Any
 
 REGISTRATIONS = {
-    # The FastReID module, and what of ours runs once it is loaded: a function that is called with
-    # it, or a module whose import is enough. Both without the package's own name.
-    "fastreid.config.config": "integration.keys:keep_dumps_portable",
-    "fastreid.config.defaults": "integration.keys:add_keys",
-    "fastreid.data.datasets": "data.synthetic",
-    "fastreid.data.data_utils": "integration.engine.seeding:extend_data_loader",
-    "fastreid.engine.defaults": "integration.engine.startup:extend_default_setup",
-    "fastreid.modeling.backbones.build": "integration.modeling.placement:extend_backbones",
-    "fastreid.modeling.heads": "integration.modeling.heads",
-    "fastreid.modeling.heads.build": "integration.modeling.placement:extend_heads",
-    "fastreid.modeling.meta_arch.build": "integration.modeling.meta_arch:extend_registry",
-    "fastreid.solver.build": "integration.engine.learning_rate:extend_optimizer",
-    "fastreid.utils.checkpoint": "integration.engine.checkpoints:extend_checkpointer",
+    # The FastReID module, and what of ours runs once it is loaded: functions that are called with
+    # it, or modules whose import is enough. All without the package's own name.
+    "fastreid.config.config": ("integration.keys:keep_dumps_portable",),
+    "fastreid.config.defaults": ("integration.keys:add_keys",),
+    "fastreid.data.build": (
+        "data.folder_settings:extend_loaders",
+        "integration.engine.epoch_pictures:extend_train_loader",
+    ),
+    "fastreid.data.common": ("integration.engine.epoch_pictures:extend_dataset",),
+    "fastreid.data.datasets": ("data.registered",),
+    "fastreid.data.data_utils": ("integration.engine.seeding:extend_data_loader",),
+    "fastreid.engine.defaults": ("integration.engine.startup:extend_default_setup",),
+    "fastreid.engine.train_loop": ("integration.engine.seeding:extend_trainer",),
+    "fastreid.modeling.backbones.build": ("integration.modeling.placement:extend_backbones",),
+    "fastreid.modeling.heads": ("integration.modeling.heads",),
+    "fastreid.modeling.heads.build": ("integration.modeling.placement:extend_heads",),
+    "fastreid.modeling.meta_arch.build": ("integration.modeling.meta_arch:extend_registry",),
+    "fastreid.solver.build": ("integration.engine.learning_rate:extend_optimizer",),
+    "fastreid.utils.checkpoint": ("integration.engine.checkpoints:extend_checkpointer",),
 }
 
 
@@ -104,7 +110,8 @@ def _register(module: ModuleType) -> None:
         return
     from importlib import import_module
 
-    home, _, function = REGISTRATIONS[module.__name__].partition(":")
-    ours = import_module(f"fastreid_rib.{home}")
-    if function:
-        getattr(ours, function)(module)
+    for place in REGISTRATIONS[module.__name__]:
+        home, _, function = place.partition(":")
+        ours = import_module(f"fastreid_rib.{home}")
+        if function:
+            getattr(ours, function)(module)

@@ -53,6 +53,30 @@ def make_cfg(tmp_path):
 
 
 @pytest.fixture
+def heard():
+    """``heard(logger)`` is called for the messages that a logger gets from then on.
+
+    Unlike caplog it hears what FastReID's setup has cut off from the root logger.
+    """
+    import logging
+
+    undo = []
+
+    def listen(logger):
+        messages, handler = [], logging.Handler()
+        handler.emit = lambda record: messages.append(record.getMessage())
+        undo.append((logger, handler, logger.level))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        return lambda: messages
+
+    yield listen
+    for logger, handler, level in undo:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+@pytest.fixture
 def run_script():
     """Runs a script of tests/scripts (or code after ``-c``) in a new interpreter."""
 

@@ -30,6 +30,15 @@ OWN_ATTENTION = {
     "rib_bot_S50": ".conv2.fc1.",
     "rib_osnet_x1_0": ".gate.fc1.",
 }
+# Occluded sets and CUHK03: what they train on, and the models that they have, without RIB as well.
+OTHERS = {
+    "CUHK03NP": "CUHK03NP",
+    "OccludedDuke": "OccludedDuke",
+    "OccludedREID": "Market1501",
+    "POccludedDuke": "POccludedDuke",
+    "PartialREID": "Market1501",
+}
+OF_OTHERS = ("bot_R50", "rib_bot_R50", "rib_dcs_bot_R50")
 LABELS = torch.tensor([0, 0, 1, 1])
 STEPPED = [f"Market1501/{model}.yml" for model in MODELS]
 STEPPED += [f"Market1501/{model}.yml" for model in OWN_ATTENTION if model not in MODELS]
@@ -61,6 +70,7 @@ def different(cfg, other):
 
 def test_every_model_has_a_config_for_every_benchmark():
     expected = {f"{data}/{model}.yml" for data in BENCHMARKS for model in MODELS}
+    expected |= {f"{data}/{model}.yml" for data in OTHERS for model in OF_OTHERS}
     assert expected <= set(FILES)
     assert set(FILES) - expected - set(STEPPED) == set(BASES), "a file that no test steps"
 
@@ -68,7 +78,8 @@ def test_every_model_has_a_config_for_every_benchmark():
 @pytest.mark.parametrize("name", FILES)
 def test_it_loads_and_trains_with_rib(name):
     cfg = load(name)
-    assert ("RIB" in cfg.MODEL.LOSSES.NAME) == (name != "quickstart/baseline.yml")
+    without = Path(name).stem in ("baseline", "bot_R50")
+    assert ("RIB" in cfg.MODEL.LOSSES.NAME) == (not without)
     assert {"CrossEntropy", "Triplet"} <= set(cfg.MODEL.LOSSES.NAME)
     # A path would be one of the machine where the file was written.
     assert cfg.MODEL.BACKBONE.PRETRAIN_PATH == "" and cfg.MODEL.WEIGHTS == ""
@@ -86,6 +97,22 @@ def test_configs_of_a_benchmark_differ_from_those_of_another_in_the_data_alone(d
         # The model and all that trains it is the same, so that what is stepped for one is for all.
         assert different(cfg, other) <= {"DATASETS.NAMES", "DATASETS.TESTS", "OUTPUT_DIR"}
     assert folders == {f"logs/{data.lower()}/{model}" for model in MODELS}
+
+
+@pytest.mark.parametrize("data", OTHERS)
+def test_occluded_sets_and_cuhk03_have_a_baseline_rib_and_rib_dcs(data):
+    for model in OF_OTHERS:
+        cfg = load(f"{data}/{model}.yml")
+        assert ((OTHERS[data],), (data,)) == (cfg.DATASETS.NAMES, cfg.DATASETS.TESTS)
+        assert f"logs/{data.lower()}/{model}" == cfg.OUTPUT_DIR
+        alike = {"DATASETS.NAMES", "DATASETS.TESTS", "OUTPUT_DIR"}
+        if model == "bot_R50":
+            other = load("Market1501/rib_bot_R50.yml")
+            assert (*cfg.MODEL.LOSSES.NAME, "RIB") == other.MODEL.LOSSES.NAME
+            alike.add("MODEL.LOSSES.NAME")
+        else:
+            other = load(f"Market1501/{model}.yml")
+        assert different(cfg, other) <= alike
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def as_markdown(text):
 
 
 class AsMarkdown(griffe.Extension):
-    """Applies :func:`as_markdown` to the docstrings of modules, classes, functions and constants."""
+    """Applies :func:`as_markdown` to the docstrings of everything that has one."""
 
     def on_object(self, *, obj, **kwargs):
         """Changes the docstring of an object, if it has one.

@@ -15,13 +15,13 @@ def replace(owner: Any, attribute: str, make: Callable[[Any], Any], key: str = "
             it gets the new object too.
         attribute: the name.
         make: builds the replacement from the object that stood there.
-        key: what makes the second time recognisable; the name of `make` if empty.
+        key: what makes the second time recognisable; the full name of `make` if empty.
     """
     declared = inspect.getattr_static(owner, attribute)
     # A class method is wrapped unbound: it must stay one of the class that it is called on.
     bound = isinstance(declared, classmethod)
     stock = found = declared.__func__ if bound else getattr(owner, attribute)
-    key = key or make.__qualname__
+    key = key or f"{make.__module__}.{make.__qualname__}"
     while hasattr(found, "__stock__"):  # several repairs may have mended the same name
         if found.__repair__ == key:
             return
@@ -49,7 +49,7 @@ def wrap(owner: Any, attribute: str, call: Callable[..., Any]) -> None:
 
         return repaired
 
-    replace(owner, attribute, make, key=call.__qualname__)
+    replace(owner, attribute, make, key=f"{call.__module__}.{call.__qualname__}")
 
 
 class Overlay(ModuleType):

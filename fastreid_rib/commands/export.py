@@ -111,6 +111,7 @@ def _without_rib(cfg: Any) -> Any:
     cfg.MODEL.LOSSES.RIB = defaults.MODEL.LOSSES.RIB
     cfg.SEED = defaults.SEED
     cfg.TEST.OCCLUDED = defaults.TEST.OCCLUDED
+    cfg.DATASETS.FOLDER = defaults.DATASETS.FOLDER
     if config.attention(cfg) is None:
         cfg.MODEL.ATTENTION = defaults.MODEL.ATTENTION
     return cfg

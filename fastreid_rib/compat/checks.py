@@ -122,7 +122,6 @@ def set_reweight_sampler(module: ModuleType) -> None:
     Raises:
         ValueError: if DATALOADER.SET_WEIGHT does not have one weight for each camera.
     """
-    import numpy as np
 
     def init(
         stock: Callable[..., None], self: Any, data_source: Any, *args: Any, **kw: Any
@@ -139,12 +138,13 @@ def set_reweight_sampler(module: ModuleType) -> None:
         stock(self, data_source, *args, **kw)
 
     def indices(stock: Callable[..., Any], self: Any) -> Iterator[int]:
-        np.random.seed(self._seed)
+        draws = module.np.random  # as FastReID's samplers have it
+        draws.seed(self._seed)
         while True:
             batch: List[int] = []
             while len(batch) < self.batch_size:
                 for camera, identities in enumerate(self.set_weight):
-                    chosen = np.random.choice(
+                    chosen = draws.choice(
                         self.cam_pid[camera],
                         identities,
                         replace=False,
@@ -152,8 +152,8 @@ def set_reweight_sampler(module: ModuleType) -> None:
                     )
                     for images in (self.pid_index[identity] for identity in chosen):
                         again = len(images) < self.num_instances
-                        batch += np.random.choice(images, self.num_instances, again).tolist()
-            np.random.shuffle(batch)
+                        batch += draws.choice(images, self.num_instances, again).tolist()
+            draws.shuffle(batch)
             yield from module.reorder_index(batch, self._world_size)
 
     wrap(module.SetReWeightSampler, "__init__", init)

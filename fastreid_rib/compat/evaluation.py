@@ -206,3 +206,43 @@ def rank_small_galleries(module: ModuleType) -> None:
         return stock(distmat, q_pids, g_pids, q_camids, g_camids, max_rank, *args, **kwargs)
 
     wrap(module, "evaluate_rank", evaluate_rank)
+
+
+def neighbours_in_small_galleries(module: ModuleType) -> None:
+    """TEST.AQE.QE_K is at most the pictures that there are to expand a query with.
+
+    Args:
+        module: ``fastreid.evaluation.query_expansion``.
+    """
+
+    def aqe(
+        stock: Callable[..., Any],
+        query_feat: Any,
+        gallery_feat: Any,
+        qe_times: int = 1,
+        qe_k: int = 10,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        pictures = len(query_feat) + len(gallery_feat)
+        return stock(query_feat, gallery_feat, qe_times, min(qe_k, pictures - 1), *args, **kwargs)
+
+    wrap(module, "aqe", aqe)
+
+
+def reranking_in_small_galleries(module: ModuleType) -> None:
+    """TEST.RERANK.K1 is at most the pictures that there are.
+
+    The search fills up with -1, which FastReID takes for the last picture, and a large K1 asks for
+    more memory than there is.
+
+    Args:
+        module: ``fastreid.utils.compute_dist``.
+    """
+
+    def distance(
+        stock: Callable[..., Any], features: Any, k1: int = 20, *args: Any, **kwargs: Any
+    ) -> Any:
+        return stock(features, min(k1, len(features)), *args, **kwargs)
+
+    wrap(module, "compute_jaccard_distance", distance)

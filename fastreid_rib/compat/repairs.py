@@ -10,10 +10,12 @@ from fastreid_rib.compat import (
     checkpoint,
     checks,
     cpu,
+    datasets,
     evaluation,
     imports,
     loading,
     optimizer,
+    resuming,
     training,
 )
 
@@ -282,5 +284,109 @@ REPAIRS: Tuple[Repair, ...] = (
         "the error for a loss that is NaN shows averages over the processes, not whose it was",
         ("fastreid.engine.train_loop",),
         after=training.nan_named,
+    ),
+    Repair(
+        "market-names",
+        "Market1501 reads .jpg alone, one digit of a camera and the names of folders, and asserts "
+        "1501 identities and 6 cameras",
+        ("fastreid.data.datasets.market1501",),
+        after=datasets.market_names,
+    ),
+    Repair(
+        "duke-names",
+        "the same in DukeMTMC, with 8 cameras",
+        ("fastreid.data.datasets.dukemtmcreid",),
+        after=datasets.duke_names,
+    ),
+    Repair(
+        "msmt17-lists",
+        "MSMT17 has bare errors for lists and folders that it cannot read",
+        ("fastreid.data.datasets.msmt17",),
+        after=datasets.msmt17_lists,
+    ),
+    Repair(
+        "missing-folders",
+        "a folder that a data set lacks is an error without a hint",
+        ("fastreid.data.datasets.bases",),
+        after=datasets.missing_folders,
+    ),
+    Repair(
+        "empty-data-set",
+        "a training or test set without pictures ends in a bare assertion",
+        ("fastreid.data.common",),
+        after=datasets.empty_data_set,
+    ),
+    Repair(
+        "test-sets",
+        "a test set that cannot be evaluated is found out after the training",
+        ("fastreid.engine.defaults",),
+        after=datasets.test_sets,
+    ),
+    Repair(
+        "eval-period",
+        "TEST.EVAL_PERIOD 0 trains to the end and then divides by zero; -1 finds no results",
+        ("fastreid.engine.hooks",),
+        after=training.evaluation_at_the_end,
+    ),
+    Repair(
+        "cosine-warmup",
+        "CosineAnnealingLR with a warm-up as long as the training divides by zero after it",
+        ("fastreid.solver.build",),
+        after=training.annealing_after_warmup,
+    ),
+    Repair(
+        "aqe-gallery",
+        "TEST.AQE with QE_K of as many pictures as there are fails after the training",
+        ("fastreid.evaluation.query_expansion",),
+        after=evaluation.neighbours_in_small_galleries,
+    ),
+    Repair(
+        "rerank-gallery",
+        "TEST.RERANK with K1 beyond the pictures that there are counts the last one instead",
+        ("fastreid.utils.compute_dist",),
+        after=evaluation.reranking_in_small_galleries,
+    ),
+    Repair(
+        "short-run",
+        "a run of fewer than three steps ends in a division by zero when its last one is logged",
+        ("fastreid.utils.events",),
+        after=training.short_runs,
+    ),
+    Repair(
+        "frozen-resume",
+        "a resumed run freezes MODEL.FREEZE_LAYERS for SOLVER.FREEZE_ITERS once more, in silence",
+        ("fastreid.engine.hooks",),
+        after=resuming.frozen_steps,
+    ),
+    Repair(
+        "frozen-evaluation",
+        "an evaluation within SOLVER.FREEZE_ITERS lets the batch norm of frozen layers learn",
+        ("fastreid.engine.hooks",),
+        after=resuming.frozen_after_evaluation,
+    ),
+    Repair(
+        "finished-run",
+        "--resume of a run that is finished ends in an AttributeError",
+        ("fastreid.engine.defaults",),
+        after=resuming.finished_run,
+    ),
+    Repair(
+        "another-training",
+        "--resume with other identities, another network or optimizer fails at the first step, "
+        "deep inside the optimizer",
+        ("fastreid.utils.checkpoint",),
+        after=resuming.another_training,
+    ),
+    Repair(
+        "best-model",
+        "a resumed run overwrites model_best.pth with a worse model",
+        ("fastreid.engine.hooks",),
+        after=resuming.best_so_far,
+    ),
+    Repair(
+        "whole-state",
+        "checkpoints hold neither the scaler of SOLVER.AMP nor the teacher of KD.EMA",
+        ("fastreid.engine.defaults",),
+        after=resuming.whole_state,
     ),
 )

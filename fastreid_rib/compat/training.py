@@ -26,6 +26,61 @@ def no_evaluation_after_failure(module: ModuleType) -> None:
     wrap(module.EvalHook, "after_train", after_train)
 
 
+def evaluation_at_the_end(module: ModuleType) -> None:
+    """TEST.EVAL_PERIOD 0, or a negative one, evaluates after the last epoch and at no other time.
+
+    That is what FastReID's hook means to do; it divides by zero when everything is trained, or
+    finds no results.
+
+    Args:
+        module: ``fastreid.engine.hooks``.
+    """
+
+    def init(
+        stock: Callable[..., None], self: Any, eval_period: int, *args: Any, **kw: Any
+    ) -> None:
+        stock(self, eval_period if eval_period > 0 else sys.maxsize, *args, **kw)
+
+    wrap(module.EvalHook, "__init__", init)
+
+
+def annealing_after_warmup(module: ModuleType) -> None:
+    """CosineAnnealingLR with a warm-up as long as the training ends it without an error.
+
+    The epochs that the warm-up leaves are what the cosine is spread over. Where it leaves none, the
+    step after the last epoch divided by their number.
+
+    Args:
+        module: ``fastreid.solver.build``.
+    """
+
+    def build(stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        schedulers = stock(*args, **kwargs)
+        if getattr(schedulers["lr_sched"], "T_max", 1) < 1:
+            schedulers["lr_sched"].T_max = 1
+        return schedulers
+
+    wrap(module, "build_lr_scheduler", build)
+
+
+def short_runs(module: ModuleType) -> None:
+    """A run of fewer than three steps is logged; its printer divided by zero after the last one.
+
+    It writes after the last step and after the epoch, and as long as no step was timed estimates
+    the time of the steps between the two.
+
+    Args:
+        module: ``fastreid.utils.events``.
+    """
+
+    def write(stock: Callable[..., None], self: Any) -> None:
+        if self._last_write and self._last_write[0] == module.get_event_storage().iter:
+            self._last_write = None
+        stock(self)
+
+    wrap(module.CommonMetricPrinter, "write", write)
+
+
 def nan_named(module: ModuleType) -> None:
     """The error for a loss that is NaN or infinite says which term it was, and on which rank.
 

@@ -11,9 +11,9 @@ import os
 from dataclasses import replace
 from typing import Any, List, Set, Tuple
 
-from fastreid.data.datasets import DATASET_REGISTRY
 from fastreid.data.datasets.bases import ImageDataset
 
+from fastreid_rib.data.registering import register
 from fastreid_rib.data.synthetic_folder import (
     GALLERY,
     QUERY,
@@ -29,6 +29,7 @@ from fastreid_rib.data.synthetic_folder import (
 _BASE_ARGUMENTS = ("transform", "mode", "combineall", "verbose")
 
 
+@register
 class SyntheticReID(ImageDataset):
     """Synthetic pedestrians, made on first use in a folder of their own under the data root.
 
@@ -87,6 +88,7 @@ class SyntheticReID(ImageDataset):
         return [(path, f"{name}_{pid}", f"{name}_{cam}") for path, pid, cam in self._items(TRAIN)]
 
 
+@register
 class SyntheticReIDTiny(SyntheticReID):
     """A SyntheticReID that is made in half a second, for tests and smoke runs."""
 
@@ -101,6 +103,7 @@ class SyntheticReIDTiny(SyntheticReID):
     )
 
 
+@register
 class SyntheticReIDLarge(SyntheticReID):
     """SyntheticReID's training pictures, with 400 test identities instead of 60.
 
@@ -111,9 +114,3 @@ class SyntheticReIDLarge(SyntheticReID):
 
     dataset_name = "SyntheticReIDLarge"
     spec = SyntheticSpec(num_test_ids=400, num_distractors=200)
-
-
-for _dataset in (SyntheticReID, SyntheticReIDTiny, SyntheticReIDLarge):
-    # The registry refuses a second entry: this module may have been loaded again.
-    if _dataset.__name__ not in DATASET_REGISTRY._obj_map:
-        DATASET_REGISTRY.register(_dataset)

@@ -118,8 +118,8 @@ def check(cfg: Any) -> None:
             key, what was expected and the value.
     """
     attention(cfg)
-    keys.read(cfg, "")
-    keys.read(cfg, "TEST")
+    for path in ("", "TEST", "DATASETS.FOLDER"):
+        keys.read(cfg, path)
     if cfg.TEST.OCCLUDED:
         from fastreid_rib.integration.occlusion import listed  # not at the top: it loads torch
 

@@ -22,6 +22,7 @@ from fastreid_rib.settings.declaration import (
     setting,
     share,
 )
+from fastreid_rib.settings.folder import FolderSettings
 from fastreid_rib.settings.rib import RIBSettings
 
 # NumPy takes 32 bits, and every rank adds its number.
@@ -36,8 +37,8 @@ class RunKeys(Settings):
         -1,
         Range(f"-1 (no seed) or 0 .. {_MOST_SEED}", lambda value: -1 <= value <= _MOST_SEED),
         "Seed of every random number of a run: Python, NumPy, torch, samplers, data-loader "
-        "workers, on every rank, and of K-means. -1 leaves FastReID as it is: a new seed for every "
-        "run.",
+        "workers, on every rank, and of K-means, so that a run that was killed and resumed is the "
+        "uninterrupted one. -1 leaves FastReID as it is: a new seed for every run.",
     )
 
 
@@ -130,6 +131,7 @@ class AttentionKeys(AttentionSettings):
 NODES: Dict[str, Type[Settings]] = {
     "MODEL.LOSSES.RIB": RIBKeys,
     "MODEL.ATTENTION": AttentionKeys,
+    "DATASETS.FOLDER": FolderSettings,
     "TEST": EvaluationKeys,
     "": RunKeys,
 }

@@ -78,7 +78,8 @@ def which_are_occluded(cfg: Any, dataset: str, queries: Sequence[str]) -> Option
     """
     names, source = listed(cfg), f"{cfg.TEST.OCCLUDED} says"
     keys = [os.path.basename(path) for path in queries]
-    if names.isdisjoint(keys):
+    told_by_itself = names.isdisjoint(keys)
+    if told_by_itself:
         own = _told_by(dataset)
         if own is None:
             if names:
@@ -105,7 +106,9 @@ def which_are_occluded(cfg: Any, dataset: str, queries: Sequence[str]) -> Option
         )
     occluded = np.array([key in names for key in keys])
     if occluded.all() or not occluded.any():
-        logger.warning(
+        # Of some benchmarks all are, and their own row is the one of the occluded.
+        logger.log(
+            logging.INFO if occluded.all() and told_by_itself else logging.WARNING,
             "%s is not evaluated by occlusion: %s of its %d queries are occluded, as %s.",
             dataset,
             "all" if occluded.all() else "none",

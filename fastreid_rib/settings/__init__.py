@@ -2,6 +2,14 @@
 
 from fastreid_rib.settings.attention import AttentionSettings
 from fastreid_rib.settings.declaration import Setting, SettingError, Settings
+from fastreid_rib.settings.folder import FolderSettings
 from fastreid_rib.settings.rib import RIBSettings
 
-__all__ = ["AttentionSettings", "RIBSettings", "Setting", "SettingError", "Settings"]
+__all__ = [
+    "AttentionSettings",
+    "FolderSettings",
+    "RIBSettings",
+    "Setting",
+    "SettingError",
+    "Settings",
+]

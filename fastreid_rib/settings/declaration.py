@@ -4,7 +4,7 @@ A class of settings is a frozen dataclass whose fields are made by :func:`settin
 
     @dataclass(frozen=True)
     class RIBSettings(Settings):
-        beta: float = setting(10.0, above(0), "Sharpness of the soft assignment.", symbol="beta")
+        beta: float = setting(5.0, above(0), "Sharpness of the soft assignment.", symbol="beta")
 
 The checks of constructors, the keys of a config, their checks at start and the table in the
 documentation all read these fields.

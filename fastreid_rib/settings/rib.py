@@ -36,7 +36,7 @@ class RIBSettings(Settings):
     """
 
     beta: float = setting(
-        10.0,
+        5.0,
         above(0),
         "Sharpness of the soft assignment of embeddings to clusters. With `center` it means the "
         "same for every backbone, stride and epoch; without, what fits depends on how close the "

@@ -110,6 +110,33 @@ def small_gallery(**kwargs):
     return [list(map(float, values)) for values in (cmc, precision, penalty)]
 
 
+def expanded_beyond_the_gallery():
+    """Five pictures, each of which is to be averaged with its 99 nearest."""
+    from fastreid.evaluation.query_expansion import aqe
+
+    query, gallery = aqe(torch.eye(5)[:2], torch.eye(5)[2:], 1, 99, 0.0)
+    return [list(query.shape), list(gallery.shape)]
+
+
+def reranked_beyond_the_gallery(k1=20):
+    """Re-ranked distances of six pictures, by their 20 nearest."""
+    from fastreid.utils.compute_dist import compute_jaccard_distance
+
+    features = torch.rand(6, 4, generator=torch.Generator().manual_seed(2))
+    return compute_jaccard_distance(features, k1=k1, k2=2, search_option=3).tolist()
+
+
+def annealed_after_a_long_warm_up():
+    """The learning rate after three epochs of two steps, five of which warm up."""
+    cfg = small_cfg(SCHED="CosineAnnealingLR", WARMUP_ITERS=5, MAX_EPOCH=3)
+    optimizer = build_optimizer(cfg, small_model())[0]
+    schedulers = build_lr_scheduler(cfg, optimizer, 2)
+    for _ in range(6):
+        schedulers["warmup_sched"].step()
+    schedulers["lr_sched"].step()  # as the trainer does after the last epoch
+    return optimizer.param_groups[0]["lr"]
+
+
 def empty_epoch():
     model = small_model()
     cfg = small_cfg(WARMUP_ITERS=10)

@@ -36,6 +36,9 @@ SWITCHED_OFF = (
     "lost-pictures",
     "nan-term",
     "regnet-configs",
+    "aqe-gallery",
+    "rerank-gallery",
+    "cosine-warmup",
 )
 
 
@@ -49,9 +52,11 @@ def main(path):
     from cases import (
         affine,
         amp_trainer,
+        annealed_after_a_long_warm_up,
         bool_of_cuhk03,
         ddp,
         empty_epoch,
+        expanded_beyond_the_gallery,
         iterate_loader,
         killed_writer,
         learned,
@@ -63,6 +68,7 @@ def main(path):
         one_identity,
         pair_as_optimizer,
         regnet,
+        reranked_beyond_the_gallery,
         small_gallery,
         sync_bn,
     )
@@ -136,6 +142,10 @@ def main(path):
         "nan": outcome(nan_of_a_rank),
         "one_identity": outcome(one_identity),
         "regnet": outcome(regnet),
+        "aqe": outcome(expanded_beyond_the_gallery),
+        "rerank_20": outcome(reranked_beyond_the_gallery),
+        "rerank_6": outcome(reranked_beyond_the_gallery, 6),
+        "cosine": outcome(annealed_after_a_long_warm_up),
         "numpy": np.__version__,
         "active": compat.active(),
     }

@@ -132,3 +132,17 @@ def test_evaluate_rank_is_where_the_demo_looks_for_it():
     assert evaluate_rank is original
     with pytest.raises(AttributeError, match="no attribute 'evaluate_rnak'"):
         fastreid.evaluation.evaluate_rnak  # noqa: B018
+
+
+def test_a_query_is_expanded_by_no_more_than_there_is(stock):
+    from cases import expanded_beyond_the_gallery
+
+    assert "out of bounds" in stock["aqe"]
+    assert expanded_beyond_the_gallery() == [[2, 5], [3, 5]]
+
+
+def test_re_ranking_looks_at_no_more_than_there_is(stock):
+    from cases import reranked_beyond_the_gallery
+
+    assert stock["rerank_20"] != stock["rerank_6"], "the last picture was counted many times"
+    assert reranked_beyond_the_gallery(20) == reranked_beyond_the_gallery(6) == stock["rerank_6"]

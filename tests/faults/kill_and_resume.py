@@ -5,10 +5,6 @@
 One process imports everything and forks a child for each run, so that a run costs seconds. A moment
 is a line of Python, of ours, FastReID's or torch's, in a step, in the refresh of an epoch or in the
 writing of a checkpoint. The child that reaches it stands still and is killed with SIGKILL.
-
-FastReID saves neither the state of the random generators nor the place in the data, so "the same
-batches" are made here: generators and loader begin anew with every epoch, from the seed and its
-number.
 """
 
 import hashlib
@@ -29,7 +25,6 @@ from fastreid.engine import DefaultTrainer, default_argument_parser, default_set
 from fastreid.engine.hooks import HookBase
 from fastreid.engine.train_loop import SimpleTrainer
 from fastreid.utils.checkpoint import Checkpointer
-from fastreid.utils.env import seed_all_rng
 
 from fastreid_rib.losses import RIBLoss
 
@@ -72,15 +67,6 @@ class Trainer(DefaultTrainer):
     @classmethod
     def test(cls, cfg, model):
         return {}  # not what is tried here
-
-
-class SameBatches(HookBase):
-    """Generators and loader of an epoch depend on the seed and its number only."""
-
-    def before_epoch(self):
-        trainer = self.trainer
-        seed_all_rng(1000 + trainer.epoch)
-        trainer._trainer._data_loader_iter = iter(trainer.build_train_loader(trainer.cfg))
 
 
 class Diary(HookBase):
@@ -143,7 +129,7 @@ def train(folder, resume):
     args = default_argument_parser().parse_args(["--resume"] if resume else [])
     default_setup(cfg, args)
     trainer = Trainer(cfg)
-    trainer.register_hooks([SameBatches(), Diary(os.path.join(folder, "diary"))])
+    trainer.register_hooks([Diary(os.path.join(folder, "diary"))])
     trainer.resume_or_load(resume=args.resume)
     trainer.train()
 

@@ -131,7 +131,7 @@ class Remove(HookBase):
 def test_a_data_root_that_vanishes(make_cfg, tmp_path, monkeypatch, caplog, seed):
     caplog.set_level(logging.INFO, logger="fastreid")  # or the trainer sets up a log of its own
     monkeypatch.setattr(data_build, "_root", str(tmp_path / "data"))
-    monkeypatch.setattr(seeding, "_seeded", False)  # put back at the end
+    monkeypatch.setattr(seeding, "_value", -1)  # put back at the end
     seeding.seed(seed)
     trainer = DefaultTrainer(
         make_cfg(

@@ -41,7 +41,7 @@ def settings(cfg: Any) -> Dict[str, Any]:
         found[path] = _at(cfg, path)
     for path in ("SOLVER.IMS_PER_BATCH", "SOLVER.MAX_EPOCH", "DATASETS.NAMES"):
         found[path] = _at(cfg, path)
-    for path in ("MODEL.LOSSES.RIB", "MODEL.ATTENTION"):
+    for path in ("MODEL.LOSSES.RIB", "MODEL.ATTENTION", "DATASETS.FOLDER"):
         found.update((f"{path}.{key}", value) for key, value in _at(cfg, path).items())
     return json.loads(json.dumps(found))  # as it will come back: tuples are lists
 

@@ -7,8 +7,9 @@ import logging
 from typing import Any, Callable
 
 from fastreid_rib.base.patching import wrap
+from fastreid_rib.base.ranks import rank_and_size
 from fastreid_rib.integration import config, occlusion
-from fastreid_rib.integration.engine import agreement, output_folder, seeding
+from fastreid_rib.integration.engine import agreement, limits, output_folder, seeding
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +23,7 @@ def extend_default_setup(defaults: Any) -> None:
 
     def default_setup(stock: Callable[..., None], cfg: Any, args: Any) -> None:
         config.check(cfg)
+        limits.check(cfg, rank_and_size()[1], not getattr(args, "eval_only", False))
         claim_output_folder(cfg, args)
         stock(cfg, args)
         # FastReID's handlers hang on its own logger: what this package says goes there too.
@@ -31,7 +33,8 @@ def extend_default_setup(defaults: Any) -> None:
         announce(cfg)
 
     wrap(defaults, "default_setup", default_setup)
-    agreement.extend_trainer(defaults)
+    limits.extend_trainer(defaults)
+    agreement.extend_trainer(defaults)  # is asked first: the ranks may have other data
     occlusion.extend_trainer(defaults)
 
 

@@ -1,0 +1,265 @@
+"""Benchmarks of occluded and partial persons, and CUHK03 with its new protocol.
+
+Each is read in the layout that it was published in. Importing this module registers them with
+FastReID.
+"""
+
+import logging
+import os
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+from fastreid.data.datasets.bases import ImageDataset
+
+from fastreid_rib.data.layouts import Item, named_as_market, named_by_identity
+from fastreid_rib.data.registering import register
+
+logger = logging.getLogger(__name__)
+
+OCCLUDED, WHOLE = "occluded_body_images", "whole_body_images"
+_ZHUO = "ICME2018_Occluded-Person-Reidentification_datasets"  # what its publishers call the folder
+
+
+class Benchmark(ImageDataset):
+    """A published data set, in a folder of its own below the data root.
+
+    Attributes:
+        dataset_name: begins the names of identities in training.
+        folders: where it may be below the data root; the first is what the publishers call it.
+        published: number of pictures of each part. Another one is a warning: results on a part of
+            a benchmark, or on an extended one, do not compare with published ones.
+    """
+
+    dataset_name = ""
+    folders: Tuple[str, ...] = ()
+    published: Dict[str, int] = {}
+
+    @classmethod
+    def folder(cls, root: str) -> str:
+        """Where it is below the data root, or should be."""
+        places = [os.path.join(root, folder) for folder in cls.folders]
+        return next(filter(os.path.isdir, places), places[0])
+
+    def show_train(self) -> None:
+        """Logs FastReID's table, and whether the pictures are as many as published.
+
+        Raises:
+            ValueError: the benchmark has no training pictures.
+        """
+        name = type(self).__name__
+        if "train" not in self.published:
+            raise ValueError(
+                f"{name} is a test set without training pictures, but DATASETS.NAMES holds it. "
+                f"Write DATASETS.NAMES ('Market1501',), as its published results do, and "
+                f"DATASETS.TESTS ('{name}',)."
+            )
+        super().show_train()
+        self._compare("train", self.train)
+
+    def show_test(self) -> None:
+        """Logs FastReID's table, and whether the pictures are as many as published."""
+        super().show_test()
+        self._compare("query", self.query)
+        self._compare("gallery", self.gallery)
+
+    def _compare(self, part: str, items: Sequence[Any]) -> None:
+        if len(items) != self.published[part]:
+            logger.warning(
+                "%s has %d %s pictures here, and %d as published: results do not compare.",
+                type(self).__name__,
+                len(items),
+                part,
+                self.published[part],
+            )
+
+    def _named(self, items: Sequence[Item]) -> List[Tuple[str, str, str]]:
+        # FastReID trains on names, so that identities of several data sets stay apart
+        name = self.dataset_name
+        return [(path, f"{name}_{pid}", f"{name}_{camera}") for path, pid, camera in items]
+
+
+class MarketLayout(Benchmark):
+    """``bounding_box_train``, ``query``, ``bounding_box_test``; identity and camera in the names.
+
+    Args:
+        root: data root.
+        **kwargs: what FastReID's `ImageDataset` takes.
+
+    Raises:
+        RuntimeError: a folder is missing.
+        ValueError: a folder is empty, or the name of a picture says nothing.
+    """
+
+    def __init__(self, root: str = "datasets", **kwargs: Any) -> None:
+        """Read the names."""
+        folder = self.folder(root)
+        parts = [
+            os.path.join(folder, part)
+            for part in ("bounding_box_train", "query", "bounding_box_test")
+        ]
+        self.check_before_run([folder, *parts])
+        name = type(self).__name__
+        train, query, gallery = (named_as_market(part, name) for part in parts)
+        super().__init__(self._named(train), query, gallery, **kwargs)
+
+
+class SidesLayout(Benchmark):
+    """A folder of hidden persons and one of whole ones, which is the gallery; no cameras.
+
+    Pictures stand in a folder for each identity, or directly; their names begin with the number of
+    the identity (``001_02.tif``). The two sides count as two cameras, so that every picture of the
+    gallery is kept.
+
+    Attributes:
+        sides: folders of the queries and of the gallery.
+        train_sides: the same for training; None: a test set.
+
+    Args:
+        root: data root.
+        **kwargs: what FastReID's `ImageDataset` takes.
+
+    Raises:
+        RuntimeError: a folder is missing.
+        ValueError: a folder is empty, or the name of a picture says nothing or something else than
+            its folder.
+    """
+
+    sides: Tuple[str, str] = (OCCLUDED, WHOLE)
+    train_sides: Optional[Tuple[str, str]] = None
+
+    def __init__(self, root: str = "datasets", **kwargs: Any) -> None:
+        """Read the names."""
+        folder = self.folder(root)
+        places = [os.path.join(folder, *side.split("/")) for side in self.sides]
+        training = [os.path.join(folder, *side.split("/")) for side in self.train_sides or ()]
+        self.check_before_run([folder, *training, *places])
+        name = type(self).__name__
+        train = [
+            item
+            for camera, place in enumerate(training)
+            for item in named_by_identity(place, name, camera)
+        ]
+        query, gallery = (named_by_identity(place, name, i) for i, place in enumerate(places))
+        super().__init__(self._named(train), query, gallery, **kwargs)
+
+    @property
+    def occluded_queries(self) -> List[str]:
+        """Paths of the queries: all of them."""
+        return [item[0] for item in self.query]
+
+
+@register
+class OccludedDuke(MarketLayout):
+    """Occluded-DukeMTMC: DukeMTMC-reID split anew, so that all queries are occluded.
+
+    ``Occluded_Duke/{bounding_box_train,query,bounding_box_test}/0001_c2_f0046182.jpg``, as the
+    publishers' script makes it from DukeMTMC-reID. Cameras 1 to 8; Market-1501's evaluation.
+    15618 training pictures of 702 identities, 2210 queries, 17661 in the gallery.
+
+    Source: Miao et al., Pose-Guided Feature Alignment for Occluded Person Re-Identification, ICCV
+    2019; lists and script at github.com/lightas/Occluded-DukeMTMC-Dataset.
+    """
+
+    dataset_name = "occludedduke"
+    folders = ("Occluded_Duke", f"{_ZHUO}/Occluded_Duke", "Occluded-DukeMTMC-reID")
+    published = {"train": 15618, "query": 2210, "gallery": 17661}
+
+    @property
+    def occluded_queries(self) -> List[str]:
+        """Paths of the queries: all of them."""
+        return [item[0] for item in self.query]
+
+
+@register
+class OccludedREID(SidesLayout):
+    """Occluded-REID: 200 identities by a mobile camera, five occluded and five whole pictures each.
+
+    ``Occluded_REID/{occluded_body_images,whole_body_images}/001/001_01.tif``. A test set: results
+    are published of models trained on Market-1501, with the occluded pictures as queries and all
+    whole ones as gallery. There are no cameras; the two sides count as two.
+
+    Source: Zhuo et al., Occluded Person Re-identification, ICME 2018 (arXiv 1804.02792); layout at
+    github.com/tinajia2012/ICME2018_Occluded-Person-Reidentification_datasets, protocol as in Gao et
+    al., Pose-guided Visible Part Matching, CVPR 2020 (github.com/hh23333/PVPM).
+    """
+
+    dataset_name = "occludedreid"
+    folders = ("Occluded_REID", f"{_ZHUO}/Occluded_REID", "OccludedREID")
+    published = {"query": 1000, "gallery": 1000}
+
+
+@register
+class PartialREID(SidesLayout):
+    """Partial-REID: 60 identities, five pictures of a part of the body and five whole ones each.
+
+    ``Partial_REID/{partial_body_images,whole_body_images}/001_001.jpg``. A test set: results are
+    published of models trained on Market-1501, with the partial pictures as queries and all whole
+    ones as gallery. There are no cameras; the two sides count as two.
+
+    Source: Zheng et al., Partial Person Re-Identification, ICCV 2015; protocol as in He et al.,
+    Deep Spatial Feature Reconstruction, CVPR 2018 (projects/PartialReID of FastReID, whose data set
+    of the same name is taken in place of this one there). The release has occluded_body_images,
+    too, which others (PVPM) take for queries: `PartialREIDOccluded`.
+    """
+
+    dataset_name = "partialreid"
+    folders = ("Partial_REID", "Partial-REID_Dataset", "PartialREID")
+    sides = ("partial_body_images", WHOLE)
+    published = {"query": 300, "gallery": 300}
+
+
+@register
+class PartialREIDOccluded(PartialREID):
+    """Partial-REID with its occluded pictures, not cut to the visible part, as queries."""
+
+    sides = (OCCLUDED, WHOLE)
+
+
+@register
+class POccludedDuke(SidesLayout):
+    """P-DukeMTMC-reID: identities of DukeMTMC-reID with occluded and with whole pictures.
+
+    ``P-DukeMTMC-reid/{train,test}/{occluded_body_images,whole_body_images}/0001/0001_c2_f01.jpg``.
+    12927 training pictures of 665 identities, occluded and whole; 2163 occluded queries, 9053 whole
+    pictures of 634 identities as gallery. The two sides count as two cameras, in place of Duke's:
+    whole pictures by the query's camera are right answers, as in the published results.
+
+    Source: Zhuo et al., Occluded Person Re-identification, ICME 2018 (arXiv 1804.02792); layout at
+    github.com/tinajia2012/ICME2018_Occluded-Person-Reidentification_datasets, protocol as in Gao et
+    al., Pose-guided Visible Part Matching, CVPR 2020 (github.com/hh23333/PVPM).
+    """
+
+    dataset_name = "poccludedduke"
+    folders = ("P-DukeMTMC-reid", "P-DukeMTMC-reID", f"{_ZHUO}/P-DukeMTMC-reid")
+    sides = (f"test/{OCCLUDED}", f"test/{WHOLE}")
+    train_sides = (f"train/{OCCLUDED}", f"train/{WHOLE}")
+    published = {"train": 12927, "query": 2163, "gallery": 9053}
+
+
+@register
+class CUHK03NP(MarketLayout):
+    """CUHK03 with its new protocol, persons as a detector found them.
+
+    FastReID's own ``CUHK03`` makes the same split from ``cuhk-03.mat``, for which it needs h5py,
+    scipy and imageio; this is the layout of the protocol's authors.
+
+    ``cuhk03-np/detected/{bounding_box_train,query,bounding_box_test}/0001_c1_1.png``. 767
+    identities train, 700 test; 7365 training pictures, 1400 queries, 5332 in the gallery. Two
+    cameras; Market-1501's evaluation.
+
+    Source: Li et al., DeepReID, CVPR 2014; protocol: Zhong et al., Re-ranking Person
+    Re-identification with k-reciprocal Encoding, CVPR 2017
+    (github.com/zhunzhong07/person-re-ranking, CUHK03-NP).
+    """
+
+    dataset_name = "cuhk03np"
+    folders = ("cuhk03-np/detected", "cuhk03np/detected", "CUHK03-NP/detected")
+    published = {"train": 7365, "query": 1400, "gallery": 5332}
+
+
+@register
+class CUHK03NPLabeled(MarketLayout):
+    """The same persons, cut out by hand, in ``cuhk03-np/labeled``: 7368, 1400, 5328 pictures."""
+
+    dataset_name = "cuhk03np_labeled"
+    folders = ("cuhk03-np/labeled", "cuhk03np/labeled", "CUHK03-NP/labeled")
+    published = {"train": 7368, "query": 1400, "gallery": 5328}

@@ -1,0 +1,199 @@
+"""FolderReID: people's own pictures as a data set in FastReID's registry.
+
+    DATASETS:
+      NAMES: ("FolderReID",)
+      TESTS: ("FolderReID",)
+      FOLDER:
+        PATH: "my_pictures"     # IDENTITY/picture.jpg, or a CSV file
+
+docs/guide/data.md says which layouts are understood. Importing this module registers it.
+"""
+
+import logging
+import os
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
+
+from fastreid.data.datasets.bases import ImageDataset
+
+from fastreid_rib.base.pictures import missing
+from fastreid_rib.data import folder_settings
+from fastreid_rib.data.folder_settings import FolderSettings
+from fastreid_rib.data.own_pictures import (
+    GALLERY,
+    QUERY,
+    SPLITS,
+    TRAIN,
+    Found,
+    Picture,
+    divide,
+    told,
+)
+from fastreid_rib.data.own_table import read_table
+from fastreid_rib.data.own_tree import read_tree
+from fastreid_rib.data.registering import register
+
+logger = logging.getLogger(__name__)
+
+
+@register
+class FolderReID(ImageDataset):
+    """Pictures in any folders, or in a table, with identities and cameras of any name.
+
+    FastReID's evaluation leaves out gallery pictures of a query's identity by the query's camera.
+    Where cameras are not known each picture has one of its own, so that a query leaves out itself
+    and nothing else.
+
+    Attributes:
+        identities: name of each identity of query and gallery; its number is its place here.
+
+    Args:
+        root: data root; FastReID passes the environment variable FASTREID_DATASETS, or "datasets".
+        settings: None: those of the config that a loader was built from last.
+        **kwargs: what FastReID's `ImageDataset` takes (transform, mode, combineall, verbose).
+
+    Raises:
+        ValueError: a setting is out of its range, or the pictures cannot be understood; with the
+            key, the file or the folder, and what to write.
+    """
+
+    dataset_name = "FolderReID"
+
+    def __init__(
+        self, root: str = "datasets", settings: Optional[FolderSettings] = None, **kwargs: Any
+    ) -> None:
+        """Read the pictures' places; none is opened."""
+        settings = settings or folder_settings.configured()
+        self._place, self._found = _read(root, settings)
+        pictures = self._found.pictures
+        self._divided = not any(picture.split for picture in pictures)
+        if self._divided:
+            pictures = divide(pictures, settings.test_share)
+        without_split = [p for p in pictures if p.split is None]
+        if without_split:
+            self._found.skipped["no split, where others have one"] = [p.path for p in without_split]
+        if not settings.cameras:
+            pictures = [picture._replace(camera=None) for picture in pictures]
+        parts: Dict[str, List[Picture]] = {TRAIN: [], QUERY: [], GALLERY: []}
+        for picture in pictures:
+            for part in SPLITS.get(picture.split or "", ()):
+                parts[part].append(picture)
+        self._parts = parts
+        tested = [*parts[QUERY], *parts[GALLERY]]
+        self.identities = tuple(sorted({picture.identity for picture in tested}))
+        self._numbers = {name: number for number, name in enumerate(self.identities)}
+        cameras = sorted({p.camera for p in tested if p.camera is not None})
+        # A picture without a camera is its own: by its path.
+        own = sorted({p.path for p in tested if p.camera is None})
+        self._cameras = {key: number for number, key in enumerate([*cameras, *own])}
+        self._own_cameras: Set[Any] = {self._cameras[path] for path in own}
+        self._own_cameras.update(f"{self.dataset_name}_test_{self._cameras[path]}" for path in own)
+        self._own_cameras.update(_name(p.path) for p in parts[TRAIN] if p.camera is None)
+        super().__init__(
+            [(p.path, _name(p.identity), _name(p.camera or p.path)) for p in parts[TRAIN]],
+            self._numbered(parts[QUERY]),
+            self._numbered(parts[GALLERY]),
+            **kwargs,
+        )
+
+    @property
+    def occluded_queries(self) -> Optional[Set[str]]:
+        """Paths of the queries in which something stands before the person; None: not known."""
+        if all(picture.occluded is None for picture in self._parts[QUERY]):
+            return None
+        return {picture.path for picture in self._parts[QUERY] if picture.occluded}
+
+    def parse_data(self, data: Sequence[Tuple[str, Any, Any]]) -> Tuple[int, int]:
+        """As FastReID's; pictures without a camera count none.
+
+        Args:
+            data: (path, identity, camera) of each picture.
+
+        Returns:
+            Numbers of identities and of cameras.
+        """
+        identities, cameras = {item[1] for item in data}, {item[2] for item in data}
+        return len(identities), len(cameras - self._own_cameras)
+
+    def combine_all(self) -> None:
+        """As FastReID's, with each picture once: those in ``test`` are queries and gallery."""
+        super().combine_all()
+        self._train = list(dict.fromkeys(self.train))
+
+    def show_train(self) -> None:
+        """Logs FastReID's table, what was left out, and what deserves a look."""
+        super().show_train()
+        self._show()
+        both = {p.identity for p in self._parts[TRAIN]} & set(self.identities)
+        if both:
+            logger.warning(
+                "FolderReID: %d identities are in training and test, such as %s: the results will "
+                "look better than they are.",
+                len(both),
+                min(both),
+            )
+        counts: Dict[str, int] = {}
+        for picture in self._parts[TRAIN]:
+            counts[picture.identity] = counts.get(picture.identity, 0) + 1
+        single = [identity for identity, count in counts.items() if count == 1]
+        if single:
+            logger.info(
+                "FolderReID: %d identities have one training picture, such as %s.",
+                len(single),
+                min(single),
+            )
+
+    def show_test(self) -> None:
+        """Logs FastReID's table, what was left out, and what counts as a right answer."""
+        super().show_test()
+        self._show()
+        tested = {p.path: p for p in [*self._parts[QUERY], *self._parts[GALLERY]]}.values()
+        without = sum(picture.camera is None for picture in tested)
+        if without:
+            logger.info(
+                "FolderReID: %d of %d test pictures have no camera: every other picture of their "
+                "identity counts as a match.",
+                without,
+                len(tested),
+            )
+
+    def _show(self) -> None:
+        if self._divided:
+            logger.info(
+                "FolderReID: nothing says which pictures of %s are for training: %d identities "
+                "train, %d test, as DATASETS.FOLDER.TEST_SHARE says.",
+                self._place,
+                self.get_num_pids(self.train),
+                len(self.identities),
+            )
+        for line in told(self._found.skipped):
+            logger.warning("FolderReID: of %s %s.", self._place, line)
+
+    def _numbered(self, pictures: Sequence[Picture]) -> List[Tuple[str, int, int]]:
+        return [
+            (p.path, self._numbers[p.identity], self._cameras[p.camera or p.path]) for p in pictures
+        ]
+
+
+def _name(text: str) -> str:
+    # FastReID trains on names, so that identities of several data sets stay apart
+    return f"{FolderReID.dataset_name}_{text}"
+
+
+def _read(root: str, settings: FolderSettings) -> Tuple[str, Found]:
+    """The folder or table, and what is in it."""
+    if not settings.path:
+        raise ValueError(
+            "DATASETS.FOLDER.PATH must be a folder of pictures or a CSV file for FolderReID, but "
+            "is ''. A relative one counts from the data root (FASTREID_DATASETS)."
+        )
+    place = os.path.join(root, os.path.expanduser(settings.path))
+    if os.path.isdir(place):
+        return place, read_tree(place, settings.pattern)
+    if not os.path.isfile(place):
+        raise ValueError(f"DATASETS.FOLDER.PATH: {missing(place, 'FolderReID')}")
+    if settings.pattern:
+        raise ValueError(
+            f"DATASETS.FOLDER.PATTERN is for folders, but DATASETS.FOLDER.PATH {place} is a file: "
+            "write PATTERN ''."
+        )
+    return place, read_table(place)

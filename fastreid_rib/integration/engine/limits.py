@@ -1,0 +1,363 @@
+"""FastReID's own keys at values that it cannot train or evaluate with.
+
+FastReID checks none of them: such a value shows as an error from deep inside torch, often only when
+the training is over, or as a training that learns the wrong way round. `RULES` refuses it at the
+start, by name. A value that FastReID can work with is never refused, odd as it may be:
+``tests/integration/test_limits.py`` lists the edges of every numeric key, and runs them.
+"""
+
+import contextlib
+from typing import Any, Callable, Iterator, NamedTuple, Sequence, Tuple
+
+from fastreid_rib.base.patching import wrap
+from fastreid_rib.integration import config
+
+
+class Rule(NamedTuple):
+    """What the value of a key has to be.
+
+    Attributes:
+        key: its full name.
+        expected: what the message says it must be.
+        holds: whether a value will do.
+        applies: whether the config uses the key at all.
+        instead: the rest of the message, what to write where that is not plain.
+    """
+
+    key: str
+    expected: str
+    holds: Callable[[Any], bool]
+    applies: Callable[[Any], bool] = lambda cfg: True
+    instead: str = ""
+
+
+def _some(value: Sequence[Any]) -> bool:
+    return len(value) > 0
+
+
+def _at_least(least: float) -> Callable[[Any], bool]:
+    return lambda value: value >= least
+
+
+def _between(least: float, most: float) -> Callable[[Any], bool]:
+    return lambda value: least <= value <= most
+
+
+def _on(key: str) -> Callable[[Any], bool]:
+    """Whether a config switches a feature on, by its key ENABLED."""
+    return lambda cfg: bool(_at(cfg, f"{key}.ENABLED"))
+
+
+def _names(loss: str) -> Callable[[Any], bool]:
+    return lambda cfg: loss in config.loss_names(cfg)
+
+
+def _backbone(*names: str) -> Callable[[Any], bool]:
+    return lambda cfg: cfg.MODEL.BACKBONE.NAME in [f"build_{name}_backbone" for name in names]
+
+
+def _architecture(*names: str) -> Callable[[Any], bool]:
+    return lambda cfg: cfg.MODEL.META_ARCHITECTURE in names
+
+
+def _by_identity(cfg: Any) -> bool:
+    return cfg.DATALOADER.SAMPLER_TRAIN in (
+        "NaiveIdentitySampler",
+        "BalancedIdentitySampler",
+        "SetReWeightSampler",
+    )
+
+
+def _size(value: Sequence[int]) -> bool:
+    """Of pictures: one number, or height and width; not positive: left as they are."""
+    return len(value) in (1, 2) and (value[0] <= 0 or all(v > 0 for v in value))
+
+
+_VIT = _backbone("vit")
+_STRIDE = _backbone("resnet", "resnext", "resnest", "repvgg", "regnet", "effnet")
+_FROM_ZERO = _at_least(0)
+_LOSS = "; to train without it, take the loss out of MODEL.LOSSES.NAME, or write 0"
+_COLOURS = "one number, or one for each of the three colours"
+_SIZE = "one number or [height, width], all > 0 (or [0, 0]: pictures as large as they are)"
+
+RULES: Tuple[Rule, ...] = (
+    Rule("MODEL.BACKBONE.LAST_STRIDE", ">= 1", _at_least(1), _STRIDE),
+    Rule(
+        "MODEL.BACKBONE.STRIDE_SIZE",
+        "(height, width), both > 0",
+        lambda value: len(value) == 2 and min(value) > 0,
+        _VIT,
+    ),
+    Rule("MODEL.BACKBONE.DROP_PATH_RATIO", "< 1", lambda value: value < 1, _VIT),
+    Rule("MODEL.BACKBONE.DROP_RATIO", "between 0 and 1", _between(0, 1), _VIT),
+    Rule("MODEL.BACKBONE.ATT_DROP_RATE", "between 0 and 1", _between(0, 1), _VIT),
+    Rule("MODEL.BACKBONE.FEAT_DIM", ">= 1", _at_least(1)),
+    Rule("MODEL.HEADS.NUM_CLASSES", ">= 0 (0: as the training set has)", _FROM_ZERO),
+    Rule("MODEL.LOSSES.NAME", "at least one loss", _some, _architecture(*config.KNOWN_LOSSES)),
+    Rule("MODEL.LOSSES.CE.SCALE", ">= 0", _FROM_ZERO, _names("CrossEntropyLoss"), _LOSS),
+    Rule("MODEL.LOSSES.TRI.SCALE", ">= 0", _FROM_ZERO, _names("TripletLoss"), _LOSS),
+    Rule("MODEL.LOSSES.CIRCLE.SCALE", ">= 0", _FROM_ZERO, _names("CircleLoss"), _LOSS),
+    Rule("MODEL.LOSSES.COSFACE.SCALE", ">= 0", _FROM_ZERO, _names("Cosface"), _LOSS),
+    Rule("MODEL.PIXEL_MEAN", _COLOURS, lambda value: len(value) in (1, 3)),
+    Rule(
+        "MODEL.PIXEL_STD",
+        f"{_COLOURS}, none of them 0",
+        lambda value: len(value) in (1, 3) and all(value),
+    ),
+    Rule("INPUT.SIZE_TRAIN", _SIZE, _size),
+    Rule("INPUT.SIZE_TEST", _SIZE, _size),
+    Rule(
+        "INPUT.CROP.SIZE",
+        "one number or [height, width], all > 0",
+        lambda value: len(value) in (1, 2) and min(value) > 0,
+        _on("INPUT.CROP"),
+    ),
+    Rule(
+        "INPUT.CROP.SCALE",
+        "[smallest, largest] share of the picture, from 0 on",
+        lambda value: len(value) == 2 and 0 <= value[0] <= value[1],
+        _on("INPUT.CROP"),
+    ),
+    Rule(
+        "INPUT.CROP.RATIO",
+        "[smallest, largest] width over height, > 0",
+        lambda value: len(value) == 2 and 0 < value[0] <= value[1],
+        _on("INPUT.CROP"),
+    ),
+    Rule("INPUT.PADDING.SIZE", ">= 0", _FROM_ZERO, _on("INPUT.PADDING")),
+    Rule("INPUT.CJ.BRIGHTNESS", ">= 0", _FROM_ZERO, _on("INPUT.CJ")),
+    Rule("INPUT.CJ.CONTRAST", ">= 0", _FROM_ZERO, _on("INPUT.CJ")),
+    Rule("INPUT.CJ.SATURATION", ">= 0", _FROM_ZERO, _on("INPUT.CJ")),
+    Rule("INPUT.CJ.HUE", "between 0 and 0.5", _between(0, 0.5), _on("INPUT.CJ")),
+    Rule("INPUT.REA.PROB", "between 0 and 1", _between(0, 1), _on("INPUT.REA")),
+    Rule("INPUT.REA.VALUE", _COLOURS, lambda value: len(value) in (1, 3), _on("INPUT.REA")),
+    Rule("DATASETS.NAMES", "at least one data set", _some),
+    Rule(
+        "DATASETS.TESTS",
+        "at least one data set",
+        _some,
+        instead="; FastReID evaluates when it has trained, on one of DATASETS.NAMES if need be",
+    ),
+    Rule("DATALOADER.NUM_WORKERS", ">= 0 (0: none)", _FROM_ZERO),
+    Rule("DATALOADER.NUM_INSTANCE", ">= 1", _at_least(1), _by_identity),
+    Rule(
+        "DATALOADER.SET_WEIGHT",
+        "numbers of identities, >= 0",
+        lambda value: all(v >= 0 for v in value),
+        lambda cfg: cfg.DATALOADER.SAMPLER_TRAIN == "SetReWeightSampler",
+    ),
+    Rule("SOLVER.MAX_EPOCH", ">= 1", _at_least(1), instead="; --eval-only evaluates alone"),
+    Rule("SOLVER.BASE_LR", ">= 0", _FROM_ZERO),
+    Rule("SOLVER.HEADS_LR_FACTOR", ">= 0", _FROM_ZERO),
+    Rule("SOLVER.BIAS_LR_FACTOR", ">= 0", _FROM_ZERO),
+    Rule("SOLVER.WEIGHT_DECAY", ">= 0", _FROM_ZERO),
+    Rule("SOLVER.WEIGHT_DECAY_NORM", ">= 0", _FROM_ZERO),
+    Rule("SOLVER.WEIGHT_DECAY_BIAS", ">= 0", _FROM_ZERO),
+    Rule("SOLVER.MOMENTUM", ">= 0", _FROM_ZERO, lambda cfg: cfg.SOLVER.OPT == "SGD"),
+    Rule(
+        "SOLVER.MOMENTUM",
+        "> 0 with SOLVER.NESTEROV",
+        lambda value: value > 0,
+        lambda cfg: cfg.SOLVER.OPT == "SGD" and cfg.SOLVER.NESTEROV,
+    ),
+    Rule("SOLVER.GAMMA", ">= 0", _FROM_ZERO, lambda cfg: cfg.SOLVER.SCHED == "MultiStepLR"),
+    Rule(
+        "SOLVER.ETA_MIN_LR",
+        ">= 0",
+        _FROM_ZERO,
+        lambda cfg: cfg.SOLVER.SCHED == "CosineAnnealingLR",
+    ),
+    Rule("SOLVER.WARMUP_FACTOR", ">= 0", _FROM_ZERO, lambda cfg: cfg.SOLVER.WARMUP_ITERS > 0),
+    Rule(
+        "SOLVER.CHECKPOINT_PERIOD",
+        "other than 0",
+        bool,
+        instead="; with SOLVER.MAX_EPOCH's value the last epoch alone is saved",
+    ),
+    Rule(
+        "SOLVER.CLIP_GRADIENTS.CLIP_VALUE",
+        "> 0",
+        lambda value: value > 0,
+        _on("SOLVER.CLIP_GRADIENTS"),
+        "; SOLVER.CLIP_GRADIENTS.ENABLED False clips nothing",
+    ),
+    Rule("TEST.AQE.QE_K", ">= 1", _at_least(1), _on("TEST.AQE")),
+    Rule("TEST.RERANK.K1", ">= 1", _at_least(1), _on("TEST.RERANK")),
+    Rule("TEST.RERANK.K2", ">= 1", _at_least(1), _on("TEST.RERANK")),
+    Rule("TEST.PRECISE_BN.NUM_ITER", ">= 1", _at_least(1), _on("TEST.PRECISE_BN")),
+    Rule(
+        "MODEL.FREEZE_LAYERS",
+        "without heads, which do not train in evaluation mode",
+        lambda value: not any(name == "heads" or name.endswith("_head") for name in value),
+        lambda cfg: cfg.SOLVER.FREEZE_ITERS > 0,
+        "; SOLVER.HEADS_LR_FACTOR 0 keeps the heads as they are",
+    ),
+)
+"""What each key must be, for those that FastReID cannot take every value of."""
+
+
+# The keys that matter to an evaluation alone begin with one of these.
+_EVALUATION = (
+    "DATASETS.TESTS",
+    "INPUT.CROP.SIZE",
+    "INPUT.SIZE_TEST",
+    "MODEL.BACKBONE",
+    "MODEL.PIXEL",
+    "TEST.AQE",
+    "TEST.RERANK",
+)
+
+
+def check(cfg: Any, processes: int = 1, training: bool = True) -> None:
+    """Refuses what FastReID cannot train or evaluate with.
+
+    Args:
+        cfg: a FastReID config.
+        processes: of the run, on all machines.
+        training: whether the run trains; otherwise it evaluates alone.
+
+    Raises:
+        ValueError: the first key that cannot be what it is, what it must be, and what it is.
+    """
+    for rule in RULES:
+        value = _at(cfg, rule.key)
+        concerned = training or rule.key.startswith(_EVALUATION)
+        if concerned and rule.applies(cfg) and not rule.holds(value):
+            raise _refusal(rule.key, rule.expected, value, rule.instead)
+    for key in ("SOLVER.IMS_PER_BATCH", "TEST.IMS_PER_BATCH"):
+        if _at(cfg, key) < processes and (training or key.startswith("TEST")):
+            each = " (an image for each process)" if processes > 1 else ""
+            raise _refusal(key, f"at least {processes}{each}", _at(cfg, key))
+    if not training:
+        return
+    _check_batches(cfg, processes)
+    if cfg.MODEL.META_ARCHITECTURE == "Distiller":
+        _check_teachers(cfg)
+
+
+def _refusal(key: str, expected: str, value: Any, instead: str = "") -> ValueError:
+    return ValueError(f"{key} must be {expected}, but is {value!r}{instead}.")
+
+
+def _check_batches(cfg: Any, processes: int) -> None:
+    images = cfg.SOLVER.IMS_PER_BATCH
+    neck = cfg.MODEL.HEADS.WITH_BNNECK and cfg.MODEL.HEADS.NORM in ("BN", "GhostBN")
+    if neck and images // processes < 2:
+        raise _refusal(
+            "SOLVER.IMS_PER_BATCH",
+            f"at least {2 * processes}, as batch norm (MODEL.HEADS.WITH_BNNECK) needs two images",
+            images,
+        )
+    queue, batch = cfg.MODEL.QUEUE_SIZE, images // processes * processes
+    if cfg.MODEL.META_ARCHITECTURE == "MoCo" and (queue < batch or queue % batch):
+        near = max(1, round(queue / batch)) * batch
+        raise _refusal(
+            "MODEL.QUEUE_SIZE", "a multiple of SOLVER.IMS_PER_BATCH", queue, f"; {near} is one"
+        )
+
+
+def _check_teachers(cfg: Any) -> None:
+    configs, weights = cfg.KD.MODEL_CONFIG, cfg.KD.MODEL_WEIGHTS
+    if len(weights) < len(configs):
+        raise _refusal("KD.MODEL_WEIGHTS", "a file for each of KD.MODEL_CONFIG", weights)
+    if not configs and not cfg.KD.EMA.ENABLED:
+        raise _refusal(
+            "KD.MODEL_CONFIG", "at least one teacher (or KD.EMA.ENABLED be True)", configs
+        )
+
+
+def extend_trainer(defaults: Any) -> None:
+    """Checks, before the first step, what can be seen of the data and the network only.
+
+    Args:
+        defaults: the module ``fastreid.engine.defaults``.
+    """
+
+    def auto_scale_hyperparams(stock: Callable[..., Any], cfg: Any, num_classes: int) -> Any:
+        check_identities(cfg, num_classes)
+        return stock(cfg, num_classes)
+
+    def build_model(stock: Callable[..., Any], cls: Any, cfg: Any) -> Any:
+        model = stock(cls, cfg)
+        check_network(cfg, model)
+        return model
+
+    wrap(defaults.DefaultTrainer, "auto_scale_hyperparams", auto_scale_hyperparams)
+    wrap(defaults.DefaultTrainer, "build_model", build_model)
+
+
+def check_identities(cfg: Any, identities: int) -> None:
+    """Refuses a classifier that is too small for the training set.
+
+    Args:
+        cfg: a FastReID config.
+        identities: in the training set.
+
+    Raises:
+        ValueError: naming MODEL.HEADS.NUM_CLASSES.
+    """
+    classes = cfg.MODEL.HEADS.NUM_CLASSES
+    classifies = _names("CrossEntropyLoss")(cfg) or cfg.MODEL.HEADS.CLS_LAYER != "Linear"
+    if classifies and 0 < classes < identities:
+        raise _refusal(
+            "MODEL.HEADS.NUM_CLASSES",
+            f"0, or at least {identities}, the identities of the training set",
+            classes,
+        )
+
+
+def check_network(cfg: Any, model: Any) -> None:
+    """Refuses pictures that are too small for a backbone, and another MODEL.BACKBONE.FEAT_DIM.
+
+    One black picture of each size goes through the backbone, in evaluation mode: nothing of the
+    model changes. Architectures other than FastReID's own are left alone, and so are sizes that
+    are up to the pictures.
+
+    Args:
+        cfg: a FastReID config.
+        model: what was built from it.
+
+    Raises:
+        ValueError: naming the key.
+    """
+    import torch
+
+    if not _architecture("Baseline", "MoCo", "Distiller", "MGN")(cfg):
+        return
+    for key in ("INPUT.SIZE_TRAIN", "INPUT.SIZE_TEST"):
+        size = _at(cfg, key)
+        if len(size) != 2 or min(size) <= 0 or cfg.INPUT.CROP.ENABLED:
+            continue
+        with _evaluating(model), torch.no_grad():
+            try:
+                found = model.backbone(torch.zeros(1, 3, *size, device=model.device))
+            except (AssertionError, RuntimeError) as error:
+                raise ValueError(
+                    f"{key} {list(size)} cannot go through {cfg.MODEL.BACKBONE.NAME}: {error}. "
+                    "Write a larger size, or see to the settings of MODEL.BACKBONE."
+                ) from error
+        channels = getattr(found, "shape", (0, cfg.MODEL.BACKBONE.FEAT_DIM))[1]
+        if cfg.MODEL.META_ARCHITECTURE != "MGN" and channels != cfg.MODEL.BACKBONE.FEAT_DIM:
+            raise _refusal(
+                "MODEL.BACKBONE.FEAT_DIM",
+                f"{channels}, as {cfg.MODEL.BACKBONE.NAME} gives",
+                cfg.MODEL.BACKBONE.FEAT_DIM,
+            )
+
+
+@contextlib.contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """The modes of all modules come back after."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _at(cfg: Any, path: str) -> Any:
+    for part in path.split("."):
+        cfg = cfg[part]
+    return cfg

@@ -1,0 +1,60 @@
+import pytest
+
+from fastreid_rib.base.pictures import Shot, is_picture, missing, shot_of, shots_in, unanswered
+
+
+@pytest.mark.parametrize(
+    "name, identity, camera",
+    [
+        ("0001_c1s1_000001_00.jpg", 1, 1),
+        ("-1_c3s2_000401_03.jpg", -1, 3),
+        ("0002_c12_f0044158.png", 2, 12),
+        ("30000_c007.jpg", 30000, 7),
+        ("person_12_c3.jpg", 12, 3),
+    ],
+)
+def test_names_as_in_market_1501(name, identity, camera):
+    assert shot_of(name) == Shot(name, identity, camera)
+
+
+@pytest.mark.parametrize(
+    "name", ["anna.jpg", "0001.jpg", "c1_0001.jpg", "1-2_c1.jpg", "0001_C1.jpg"]
+)
+def test_names_that_say_nothing(name):
+    assert shot_of(name) is None
+
+
+def test_pictures_by_their_ending():
+    assert [
+        n for n in ("a.JPG", "b.jpeg", "._c.jpg", "Thumbs.db", "d.jpg.txt") if is_picture(n)
+    ] == [
+        "a.JPG",
+        "b.jpeg",
+    ]
+
+
+def test_a_folder_in_the_order_of_its_names(tmp_path):
+    for name in ("0002_c1.jpg", "0001_c2.JPG", "0001_c1.jpg", "0001_c1.png", "mask.png", "x.txt"):
+        (tmp_path / name).write_bytes(b"")
+    shots = shots_in(str(tmp_path), "Mine")
+    assert [shot.name for shot in shots.read] == ["0001_c1.jpg", "0001_c2.JPG", "0002_c1.jpg"]
+    assert shots.left_out == ["0001_c1.png", "mask.png"]
+
+
+def test_what_is_missing_is_told_with_what_is_there(tmp_path):
+    for name in "abcdefghij":
+        (tmp_path / name).mkdir()
+    message = missing(str(tmp_path / "data" / "query"), "Mine", ("query", "gallery"))
+    assert message.startswith(
+        f'"{tmp_path / "data" / "query"}" is not found: Mine expects it there.'
+    )
+    assert (
+        f"It needs query, gallery. {tmp_path} holds a, b, c, d, e, f, g, h and 2 more." in message
+    )
+
+
+def test_queries_by_hand():
+    gallery = [("", 1, 1), ("", 1, 2), ("", 2, 1)]
+    queries = [("", 1, 1), ("", 1, 3), ("", 2, 1), ("", 2, 2), ("", 3, 1)]
+    assert unanswered(queries, gallery) == [False, False, True, False, True]
+    assert unanswered([], gallery) == []

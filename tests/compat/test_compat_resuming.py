@@ -1,0 +1,120 @@
+"""Second runs in one folder: what FastReID does of itself, and with its repairs."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import resumed
+
+
+def report(folder, off=()):
+    path = folder / "report.json"
+    done = subprocess.run(
+        [sys.executable, str(Path(resumed.__file__)), str(path)],
+        env=dict(os.environ, FASTREID_RIB_DISABLE=",".join(off)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def of_itself(tmp_path_factory):
+    return report(tmp_path_factory.mktemp("stock"), resumed.REPAIRS)
+
+
+@pytest.fixture(scope="module")
+def repaired(tmp_path_factory):
+    return report(tmp_path_factory.mktemp("repaired"))
+
+
+def test_a_finished_run_is_evaluated_and_ends(of_itself, repaired):
+    assert "has no attribute 'epoch'" in of_itself["finished"]
+    assert repaired["finished"] == {"metric": 50.0}
+
+
+def test_another_network_is_refused_with_what_to_write(of_itself, repaired):
+    for case, difference in (
+        ("other_identities", "heads.weight is (8, 128) there and (9, 128) here"),
+        ("other_network", "its optimizer has weights of"),
+    ):
+        assert "The size of tensor a" in of_itself[case]
+        assert difference in repaired[case], repaired[case]
+        assert repaired[case].startswith("ValueError: --resume goes on with the training of ")
+        assert "leave --resume out, write MODEL.WEIGHTS" in repaired[case]
+
+
+def test_another_optimizer_is_refused(of_itself, repaired):
+    assert of_itself["other_optimizer"] == "KeyError: 'momentum'"
+    assert "its optimizer is another one (SOLVER.OPT): SGD needs" in repaired["other_optimizer"]
+
+
+def test_layers_are_frozen_once(of_itself, repaired):
+    assert of_itself["frozen_again"] == 0, "nothing of the backbone moved"
+    assert repaired["frozen_again"] > 300
+    assert repaired["frozen_still"] == 0, "it was to be frozen for longer"
+
+
+def test_frozen_layers_stay_frozen_over_an_evaluation(of_itself, repaired):
+    assert of_itself["frozen_averages"] > 50
+    assert repaired["frozen_averages"] == 0
+
+
+def test_the_best_model_is_not_overwritten_by_a_worse_one(of_itself, repaired):
+    assert of_itself["best"] == 45.0
+    assert repaired["best"] == 50.0
+
+
+def test_a_period_of_zero_evaluates_at_the_end(of_itself, repaired):
+    assert of_itself["period_of_zero"].startswith("ZeroDivisionError")
+    assert "No evaluation results" in of_itself["period_below_zero"]
+    assert repaired["period_of_zero"] == repaired["period_below_zero"] == {"metric": 50.0}
+
+
+def test_a_run_of_two_steps_is_logged(of_itself, repaired):
+    assert of_itself["of_two_steps"].startswith("ZeroDivisionError")
+    assert repaired["of_two_steps"] == {"metric": 50.0}
+
+
+def test_the_teacher_that_follows_is_saved(of_itself, repaired):
+    assert "ema_teacher" not in of_itself["parts"]
+    assert "ema_teacher" in repaired["parts"]
+
+
+@pytest.mark.today_only  # a scaler for the CPU came with torch 2.3
+def test_the_scaler_of_amp_is_saved(tmp_path, monkeypatch, caplog):
+    import torch
+    from fastreid.engine import defaults
+
+    caplog.set_level(logging.INFO, logger="fastreid")  # or the trainer sets up a log of its own
+
+    def trainer(scale):
+        class WithScaler(defaults.SimpleTrainer):  # AMPTrainer wants a GPU
+            grad_scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+
+        monkeypatch.setattr(defaults, "SimpleTrainer", WithScaler)
+        return resumed.make(str(tmp_path), resume=True, SOLVER__MAX_EPOCH=2)
+
+    trainer(1024.0).checkpointer.save("model_0000", epoch=0)
+    assert trainer(65536.0).grad_scaler.get_scale() == 1024.0
+
+
+def test_a_checkpoint_without_the_teacher_says_that_it_starts_anew(tmp_path, caplog):
+    import torch
+
+    caplog.set_level(logging.INFO, logger="fastreid")
+    distiller = {"MODEL__META_ARCHITECTURE": "Distiller", "KD__EMA__ENABLED": True}
+    resumed.make(str(tmp_path), **distiller).train()
+    path = tmp_path / "model_final.pth"
+    held = torch.load(path, map_location="cpu")
+    del held["ema_teacher"]
+    torch.save(held, path)
+    resumed.make(str(tmp_path), resume=True, **distiller)
+    assert "does not hold ema_teacher, which therefore starts anew" in caplog.text

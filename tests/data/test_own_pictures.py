@@ -1,0 +1,261 @@
+"""What is understood of people's own trees and tables, and what is said of the rest."""
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from trees import write_picture, write_tree
+
+from fastreid_rib.data.own_pictures import Picture, divide
+from fastreid_rib.data.own_table import read_table
+from fastreid_rib.data.own_tree import read_tree
+
+
+def of(root, found):
+    """{path: (identity, camera, split)}"""
+    return {
+        os.path.relpath(p.path, str(root)).replace(os.sep, "/"): (p.identity, p.camera, p.split)
+        for p in found.pictures
+    }
+
+
+TREES = {
+    "identities": ({"anna/1.jpg": ("anna", None, None), "Bär 2/x.PNG": ("Bär 2", None, None)}, {}),
+    "splits and identities": (
+        {
+            "train/anna/1.jpg": ("anna", None, "train"),
+            "Test/7/1.webp": ("7", None, "test"),
+            "query/007/1.jpg": ("007", None, "query"),
+        },
+        {},
+    ),
+    "cameras in identities": (
+        {
+            "train/anna/cam1/1.jpg": ("anna", "cam1", "train"),
+            "train/b/c12/1.jpg": ("b", "c12", "train"),
+        },
+        {},
+    ),
+    "identities in cameras": ({"camera_1/anna/1.jpg": ("anna", "camera_1", None)}, {}),
+    "cameras in names": (
+        {
+            "anna/c3_17.jpg": ("anna", "3", None),
+            "anna/0002_c12s1_000001_00.jpg": ("anna", "12", None),
+            "anna/anna_cam4.jpg": ("anna", "4", None),
+            "anna/coffee1.jpg": ("anna", None, None),
+        },
+        {},
+    ),
+    "as Market-1501": (
+        {
+            "bounding_box_train/0002_c1s1_000451_03.jpg": ("0002", "1", "bounding_box_train"),
+            "query/0001_c16s1_001051_00.png": ("0001", "16", "query"),
+            "bounding_box_test/0000_c1s1_000151_01.jpg": ("0000", "1", "bounding_box_test"),
+            "bounding_box_test/-1_c1s1_000401_03.jpg": "identity -1: junk, as in Market-1501",
+            "gt_bbox/0001_c1s1_001051_00.jpg": "in none of the folders train, training,",
+        },
+        {},
+    ),
+    "named people": (
+        {"new_car_c1_5.jpg": ("new_car", "1", None), "x_c.jpg": "no folder, and no"},
+        {},
+    ),
+    "not clear": (
+        {
+            "anna/1.jpg": ("anna", None, None),
+            "shop/anna/1.jpg": "folders of which it is not clear which is the identity",
+            "c1/c2/1.jpg": "folders of which it is not clear",
+            "a/b/c/1.jpg": "folders of which it is not clear",
+        },
+        {},
+    ),
+    "splits too deep": (
+        {
+            "anna/1.jpg": ("anna", None, None),
+            "shop/train/anna/1.jpg": "train or test is not the fi",
+        },
+        {},
+    ),
+    "a pattern": (
+        {
+            "shop/day1/anna-left-1.jpg": ("anna", "left", None),
+            "shop/day1/b-right-1.jpg": ("b", "right", None),
+            "shop/day1/nobody.jpg": "DATASETS.FOLDER.PATTERN does not match",
+        },
+        {"pattern": r"/(?P<identity>\w+)-(?P<camera>\w+)-\d"},
+    ),
+    "a pattern with splits": (
+        {
+            "anna_train_1.jpg": ("anna", None, "train"),
+            "anna_Test_1.jpg": ("anna", None, "test"),
+            "anna_val_1.jpg": "split 'val' is none of train,",
+            "_train_1.jpg": "DATASETS.FOLDER.PATTERN finds no identity",
+        },
+        {"pattern": r"(?P<identity>[a-z]*)_(?P<split>\w+)_"},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TREES)
+def test_trees(case, tmp_path):
+    expected, how = TREES[case]
+    root = write_tree(tmp_path, expected)
+    for name in ("._1.jpg", "notes.txt", ".thumbnails/1.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("no picture")
+    found = read_tree(root, **how)
+    assert of(root, found) == {k: v for k, v in expected.items() if not isinstance(v, str)}
+    reasons = {path: reason for reason, paths in found.skipped.items() for path in paths}
+    skipped = {os.path.relpath(p, root) if os.path.isabs(p) else p: r for p, r in reasons.items()}
+    told = {path: value for path, value in expected.items() if isinstance(value, str)}
+    assert set(skipped) == set(told)
+    for path, reason in told.items():
+        assert skipped[path].startswith(reason), path
+    assert all(os.path.isfile(picture.path) for picture in found.pictures)
+
+
+def test_links_are_followed_and_loops_end(tmp_path):
+    write_tree(tmp_path / "disk", ["anna/1.jpg"])
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "berta").symlink_to(tmp_path / "disk" / "anna")
+    (tmp_path / "disk" / "anna" / "around").symlink_to(tmp_path / "root")
+    found = read_tree(str(tmp_path / "root"))
+    assert [picture.identity for picture in found.pictures] == ["berta"]
+
+
+@pytest.mark.parametrize(
+    "names, told",
+    [
+        ([], "it holds no picture"),
+        (["a.jpg", "b.jpg"], r"2 left out, no folder, and no name .*such as a.jpg\)"),
+    ],
+)
+def test_a_tree_that_is_not_understood(tmp_path, names, told):
+    root = write_tree(tmp_path, names)
+    with pytest.raises(ValueError, match=told) as error:
+        read_tree(root)
+    assert str(error.value).startswith(f"DATASETS.FOLDER.PATH {root} has no picture that can be")
+    assert "Expected IDENTITY/picture.jpg" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "pattern, told",
+    [
+        ("(", "is none: "),
+        (r"(\w+)/", "are: none."),
+        (r"(?P<identity>\w+)/(?P<cam>\w+)", "are: cam, identity."),
+        (r"(?P<camera>\w+)/", "are: camera."),
+    ],
+)
+def test_a_pattern_that_is_none(tmp_path, pattern, told):
+    with pytest.raises(ValueError) as error:
+        read_tree(write_tree(tmp_path, ["a/1.jpg"]), pattern)
+    assert str(error.value).startswith("DATASETS.FOLDER.PATTERN must be '' or a regular expression")
+    assert told in str(error.value)
+
+
+def table(tmp_path, text, encoding="utf-8"):
+    write_tree(tmp_path, ["a/1.jpg", "a/2.jpg", "b 1.png"])
+    path = tmp_path / "list.csv"
+    path.write_text(text, encoding=encoding)
+    return str(path)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_tables(tmp_path, separator, encoding):
+    lines = [
+        "Split, PATH ,camera,identity,occluded",
+        "train,a/1.jpg,left,anna,",
+        "Query,a/2.jpg,,Ärger,yes",
+        ",b 1.png,3,-1,",
+        "",
+        "gallery,a/2.jpg,,Ärger,YES",
+        "gallery,./a/2.jpg,,Ärger,yes",
+        "gallery,gone.jpg,,anna,0",
+        "gallery,,,anna,",
+        f"gallery,{tmp_path / 'b 1.png'},,-1,",
+    ]
+    del lines[3]
+    path = table(tmp_path, "\r\n".join(lines).replace(",", separator), encoding)
+    found = read_table(path)
+    place = os.path.join(str(tmp_path), "a", "{}.jpg")
+    assert found.pictures == [
+        Picture(place.format(1), "anna", "left", "train", None),
+        Picture(place.format(2), "Ärger", None, "query", True),
+        Picture(place.format(2), "Ärger", None, "gallery", True),
+    ]
+    assert found.skipped == {
+        "listed before": ["./a/2.jpg"],
+        "no such file": ["gone.jpg"],
+        "no path or no identity in the line": [f"{path}, line 8"],
+        "identity -1: junk, as in Market-1501": [str(tmp_path / "b 1.png")],
+    }
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("", "but it is empty: there is no path and no identity."),
+        ("a/1.jpg,anna\n", "but it is a/1.jpg, anna: there is no path and no identity."),
+        ("path,pid\na/1.jpg,anna\n", "but it is path, pid: there is no identity."),
+        ("path,identity,path\n", "names a column twice"),
+        ("path,identity\nx.jpg,anna\n", "1 left out, no such file (such as x.jpg)"),
+        (
+            "path,identity,split\na/1.jpg,anna,tain\n",
+            "line 2: expected split to be empty or one of train,",
+        ),
+        ("path,identity,split\na/1.jpg,anna,tain\n", "got 'tain'. Did you mean 'train'?"),
+        ("path,identity,occluded\na/1.jpg,anna,2\n", "line 2: expected occluded to be empty or"),
+        (
+            "path,identity,camera\na/1.jpg,anna,1\na/1.jpg,berta,1\n",
+            "line 3 says identity berta by camera 1 of a/1.jpg, and an earlier line says identity "
+            "anna by camera 1.",
+        ),
+    ],
+)
+def test_a_table_that_is_not_understood(tmp_path, text, told):
+    with pytest.raises(ValueError) as error:
+        read_table(table(tmp_path, text))
+    assert told in str(error.value)
+    assert "list.csv" in str(error.value)
+
+
+def test_a_table_in_another_encoding(tmp_path):
+    with pytest.raises(ValueError, match="Save it as CSV UTF-8"):
+        read_table(table(tmp_path, "path,identity\na/1.jpg,Bär\n", "latin-1"))
+
+
+def test_a_column_that_nobody_reads_is_told(tmp_path, heard):
+    from fastreid_rib.data import own_table
+
+    said = heard(own_table.logger)
+    read_table(table(tmp_path, "path,identity,cam\na/1.jpg,anna,1\n"))
+    (line,) = said()
+    assert line.startswith("Column 'cam' of ") and "Did you mean 'camera'?" in line
+
+
+@given(
+    counts=st.dictionaries(st.text(min_size=1, max_size=3), st.integers(1, 4), min_size=1),
+    share=st.floats(0, 1),
+)
+def test_whole_identities_are_divided(counts, share):
+    pictures = [
+        Picture(f"{name}/{i}", name) for name, count in counts.items() for i in range(count)
+    ]
+    divided = divide(pictures, share)
+    assert [p._replace(split=None) for p in divided] == pictures
+    splits = {name: {p.split for p in divided if p.identity == name} for name in counts}
+    assert all(len(found) == 1 for found in splits.values())
+    tested = [name for name, found in splits.items() if found == {"test"}]
+    several = [name for name, count in counts.items() if count > 1]
+    assert len(tested) == min(len(several), round(share * len(counts)))
+    assert set(tested) <= set(several)
+    assert divide(list(reversed(pictures)), share) == list(reversed(divided))
+
+
+def test_an_unreadable_picture_is_not_opened(tmp_path):
+    write_picture(tmp_path / "anna" / "1.jpg")
+    (tmp_path / "anna" / "2.jpg").write_bytes(b"")
+    assert len(read_tree(str(tmp_path)).pictures) == 2
