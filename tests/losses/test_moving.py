@@ -250,7 +250,7 @@ def frozen(rib):
 
 
 @tables
-@pytest.mark.parametrize("changes", [{}, {"form": "clusters", "gamma": 0.5}])
+@pytest.mark.parametrize("changes", [{}, {"form": "clusters", "gamma": 0.5, "beta": 10.0}])
 def test_two_forwards_before_a_backward_each_have_their_own_statistics(entries, changes):
     rib = started(**changes, table_entries=entries)
     total, expected = 0, []

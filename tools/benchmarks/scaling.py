@@ -48,7 +48,7 @@ def train(identities, images):
     layer = nn.Linear(DIMENSIONS, DIMENSIONS)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.05)
     rib = fastreid_rib.RIBLoss(
-        identities, bank_size=images, table_entries=ENTRIES, warmup_epochs=1,
+        identities, beta=10.0, bank_size=images, table_entries=ENTRIES, warmup_epochs=1,
         kmeans_iterations=ITERATIONS,
     )  # fmt: skip
 
