@@ -38,7 +38,8 @@ def test_a_new_key_is_one_declaration(monkeypatch):
     expected = r"MODEL.LOSSES.RIB.WARMTH must be > 0 \(0.25, for example\), but is -1.0."
     with pytest.raises(ValueError, match=expected):
         config.check(stock)
-    from fastreid_rib.integration.key_list import markdown
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    from write_lists import markdown
 
     entry = "- **`MODEL.LOSSES.RIB.WARMTH`**, default `0.25`, > 0 (0.25, for example). How warm it"
     assert entry in markdown()
@@ -61,6 +62,9 @@ def test_of_two_that_do_not_go_together_each_side_is_named_its_way():
     told = error.value.of_keys("MODEL.LOSSES.RIB")
     assert told.startswith("MODEL.LOSSES.RIB.GAMMA must be between 0 and 1")
     assert told.endswith("where RELEVANCE is 'paper', but is 2.0.")
+    with pytest.raises(SettingError) as error:
+        keys.RunKeys(seed=-2)
+    assert error.value.of_keys("").startswith("SEED must be -1 (no seed) or 0 .. 4294901759, but")
     with pytest.raises(SettingError, match="rank must be 0 where groups is 2"):
         AttentionSettings(rank=1, groups=2)
 

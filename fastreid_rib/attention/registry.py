@@ -8,7 +8,7 @@ from torch import nn
 from fastreid_rib.attention.channel import CAM, ECA, SE, CBAMChannel
 from fastreid_rib.attention.dcs import DCSAttention
 from fastreid_rib.attention.self_attention import SelfAttention
-from fastreid_rib.base.spelling import did_you_mean
+from fastreid_rib.base.spelling import check_settings, did_you_mean
 
 ATTENTIONS: Dict[str, Type[nn.Module]] = {
     "DCS": DCSAttention,
@@ -35,13 +35,7 @@ def build_attention(name: str, channels: int, **settings: Any) -> nn.Module:
         TypeError: not a setting of that module.
         ValueError: a setting is out of its range.
     """
-    known = attention_settings(name)
-    for setting in settings:
-        if setting not in known:
-            raise TypeError(
-                f"attention '{name}' has no setting '{setting}'.{did_you_mean(setting, known)} "
-                f"It has {', '.join(known) or 'none'}."
-            )
+    check_settings(f"attention '{name}'", settings, attention_settings(name))
     return ATTENTIONS[name](channels, **settings)
 
 

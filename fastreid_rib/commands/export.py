@@ -8,7 +8,7 @@ import torch
 
 from fastreid_rib.base.safe_reads import checked, read_safely
 from fastreid_rib.base.whole_files import written_whole
-from fastreid_rib.integration import config
+from fastreid_rib.integration import config, keys
 from fastreid_rib.integration.engine.checkpoints import is_rib
 
 CONFIG_NAME = "config.yaml"
@@ -104,16 +104,11 @@ def main(checkpoint: str, folder: str, config_file: Optional[str] = None) -> int
 
 def _without_rib(cfg: Any) -> Any:
     """The config with the plugin's keys at their defaults, which FastReID's dump leaves out."""
-    from fastreid.config import get_cfg
-
-    defaults = get_cfg()
     cfg.MODEL.LOSSES.NAME = tuple(name for name in config.loss_names(cfg) if name != "RIBLoss")
-    cfg.MODEL.LOSSES.RIB = defaults.MODEL.LOSSES.RIB
-    cfg.SEED = defaults.SEED
-    cfg.TEST.OCCLUDED = defaults.TEST.OCCLUDED
-    cfg.DATASETS.FOLDER = defaults.DATASETS.FOLDER
-    if config.attention(cfg) is None:
-        cfg.MODEL.ATTENTION = defaults.MODEL.ATTENTION
+    attends = config.attention(cfg) is not None
+    for path in keys.NODES:
+        if not (attends and path == "MODEL.ATTENTION"):
+            keys.reset(cfg, path)
     return cfg
 
 

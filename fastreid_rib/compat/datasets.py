@@ -4,15 +4,14 @@ Where FastReID reads a folder or a list rightly it does so itself: the real data
 order, the identities and the cameras that it gives them.
 """
 
-import contextlib
 import glob
 import logging
 import os
-import random
 import re
 from types import ModuleType
-from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
 
+from fastreid_rib.base.generators import generators_kept
 from fastreid_rib.base.patching import wrap
 from fastreid_rib.base.pictures import OWN_DATA, Shot, missing, shots_in, unanswered
 
@@ -253,7 +252,7 @@ def test_sets(module: ModuleType) -> None:
         ]
         if not own and cfg.TEST.EVAL_PERIOD > 0:
             for name in cfg.DATASETS.TESTS:
-                with _same_generators():
+                with generators_kept():  # some data sets draw their queries when they are read
                     cls.build_test_loader(cfg, name)
         stock(self, cfg, *args, **kwargs)
 
@@ -318,18 +317,3 @@ def refuse_unanswerable(dataset: str, queries: Sequence[Any], gallery: Sequence[
         "Without cameras, or with one, write DATASETS.TESTS ('FolderReID',): there every other "
         "picture of an identity may count as a match (DATASETS.FOLDER.CAMERAS False)."
     )
-
-
-@contextlib.contextmanager
-def _same_generators() -> Iterator[None]:
-    """Leaves random numbers as they are: some data sets draw their queries when they are read."""
-    import numpy
-    import torch
-
-    states = random.getstate(), numpy.random.get_state(), torch.get_rng_state()
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        numpy.random.set_state(states[1])
-        torch.set_rng_state(states[2])

@@ -77,6 +77,17 @@ class Benchmark(ImageDataset):
         return [(path, f"{name}_{pid}", f"{name}_{camera}") for path, pid, camera in items]
 
 
+class AllOccluded:
+    """Of a benchmark whose queries are all occluded."""
+
+    query: List[Item]
+
+    @property
+    def occluded_queries(self) -> List[str]:
+        """Paths of the queries: all of them."""
+        return [item[0] for item in self.query]
+
+
 class MarketLayout(Benchmark):
     """``bounding_box_train``, ``query``, ``bounding_box_test``; identity and camera in the names.
 
@@ -102,7 +113,7 @@ class MarketLayout(Benchmark):
         super().__init__(self._named(train), query, gallery, **kwargs)
 
 
-class SidesLayout(Benchmark):
+class SidesLayout(AllOccluded, Benchmark):
     """A folder of hidden persons and one of whole ones, which is the gallery; no cameras.
 
     Pictures stand in a folder for each identity, or directly; their names begin with the number of
@@ -141,14 +152,9 @@ class SidesLayout(Benchmark):
         query, gallery = (named_by_identity(place, name, i) for i, place in enumerate(places))
         super().__init__(self._named(train), query, gallery, **kwargs)
 
-    @property
-    def occluded_queries(self) -> List[str]:
-        """Paths of the queries: all of them."""
-        return [item[0] for item in self.query]
-
 
 @register
-class OccludedDuke(MarketLayout):
+class OccludedDuke(AllOccluded, MarketLayout):
     """Occluded-DukeMTMC: DukeMTMC-reID split anew, so that all queries are occluded.
 
     ``Occluded_Duke/{bounding_box_train,query,bounding_box_test}/0001_c2_f0046182.jpg``, as the
@@ -162,11 +168,6 @@ class OccludedDuke(MarketLayout):
     dataset_name = "occludedduke"
     folders = ("Occluded_Duke", f"{_ZHUO}/Occluded_Duke", "Occluded-DukeMTMC-reID")
     published = {"train": 15618, "query": 2210, "gallery": 17661}
-
-    @property
-    def occluded_queries(self) -> List[str]:
-        """Paths of the queries: all of them."""
-        return [item[0] for item in self.query]
 
 
 @register

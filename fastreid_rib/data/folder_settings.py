@@ -3,7 +3,7 @@
 from typing import Any, Callable
 
 from fastreid_rib.base.patching import wrap
-from fastreid_rib.settings.declaration import SettingError
+from fastreid_rib.settings.declaration import from_keys
 from fastreid_rib.settings.folder import FolderSettings
 
 _configured = FolderSettings()
@@ -20,10 +20,7 @@ def configure(cfg: Any) -> None:
     """
     global _configured
     if "FOLDER" in cfg.get("DATASETS", {}):
-        try:
-            _configured = FolderSettings(**{k.lower(): v for k, v in cfg.DATASETS.FOLDER.items()})
-        except SettingError as error:
-            raise ValueError(error.of_keys("DATASETS.FOLDER")) from None
+        _configured = from_keys(FolderSettings, cfg.DATASETS.FOLDER, "DATASETS.FOLDER")
 
 
 def configured() -> FolderSettings:
@@ -44,11 +41,5 @@ def extend_loaders(build: Any) -> None:
             configure(cfg)
         return stock(*args, **kwargs)
 
-    def train(stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return built(stock, *args, **kwargs)
-
-    def test(stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return built(stock, *args, **kwargs)
-
-    wrap(build, "build_reid_train_loader", train)
-    wrap(build, "build_reid_test_loader", test)
+    wrap(build, "build_reid_train_loader", built)
+    wrap(build, "build_reid_test_loader", built)

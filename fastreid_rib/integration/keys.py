@@ -12,15 +12,16 @@ from fastreid_rib.base.patching import wrap
 from fastreid_rib.settings.attention import AttentionSettings
 from fastreid_rib.settings.declaration import (
     Range,
-    SettingError,
     Settings,
     above,
     between,
     declared,
     defaults,
+    from_keys,
     one_of,
     setting,
     share,
+    text,
 )
 from fastreid_rib.settings.folder import FolderSettings
 from fastreid_rib.settings.rib import RIBSettings
@@ -48,7 +49,7 @@ class EvaluationKeys(Settings):
 
     occluded: str = setting(
         "",
-        Range("the name of a text file, or '' (none)", lambda value: isinstance(value, str)),
+        text("the name of a text file, or '' (none)"),
         "A text file with the file name of one occluded query a line: occluded and free queries "
         'get a row each in the evaluation. `""`: where the data set knows it (SyntheticReID), or '
         "has a property `occluded_queries`.",
@@ -96,7 +97,7 @@ class AttentionKeys(AttentionSettings):
 
     name: str = setting(
         "",
-        Range("a name, or '' (none)", lambda value: isinstance(value, str)),
+        text("a name, or '' (none)"),
         'Attention module: `"DCS"`, `"SelfAttention"` (DCS without its mask), or a channel '
         'attention, `"SE"`, `"ECA"`, `"CBAM"`, `"CAM"`. `""`: none.',
     )
@@ -117,7 +118,7 @@ class AttentionKeys(AttentionSettings):
     )
     channel: str = setting(
         "SE",
-        Range("a name", lambda value: isinstance(value, str)),
+        text("a name"),
         "What `MODEL.HEADS.NAME: ChannelAttentionHead` holds: a channel attention.",
     )
     lr_factor: float = setting(
@@ -179,11 +180,24 @@ def read(cfg: Any, path: str) -> Any:
         ValueError: a key is out of its range; the message names it, what was expected, and the
             value.
     """
-    node = _node(cfg, path)
-    try:
-        return NODES[path](**{key.lower(): node[key] for key in keys_of(NODES[path])})
-    except SettingError as error:
-        raise ValueError(error.of_keys(path)) from None
+    return from_keys(NODES[path], at(cfg, path), path)
+
+
+def reset(cfg: Any, path: str) -> None:
+    """Puts the plugin's keys under one of :data:`NODES` back to their defaults.
+
+    Args:
+        cfg: a FastReID config, not frozen.
+        path: a key of :data:`NODES`.
+    """
+    at(cfg, path).update(keys_of(NODES[path]))
+
+
+def at(cfg: Any, path: str) -> Any:
+    """What stands in a config under a path such as "SOLVER.BASE_LR"; "" is the config itself."""
+    for part in path.split(".") if path else ():
+        cfg = cfg[part]
+    return cfg
 
 
 def keep_dumps_portable(config: Any) -> None:
@@ -197,29 +211,23 @@ def keep_dumps_portable(config: Any) -> None:
     """
 
     def dump(stock: Callable[..., str], self: Any, **kwargs: Any) -> str:
-        return stock(_without_defaults(self, config.get_cfg()), **kwargs)
+        return stock(_without_defaults(self), **kwargs)
 
     wrap(config.CfgNode, "dump", dump)
 
 
-def _node(cfg: Any, path: str) -> Any:
-    for part in path.split(".") if path else ():
-        cfg = cfg[part]
-    return cfg
-
-
-def _without_defaults(cfg: Any, stock: Any) -> Any:
+def _without_defaults(cfg: Any) -> Any:
     """A copy of ``cfg`` without the plugin's keys that hold their default."""
     if "ATTENTION" not in cfg.get("MODEL", {}):  # a part of a config, or one of before
         return cfg
     cfg = cfg.clone()
     cfg.defrost()
     for path, settings in NODES.items():
-        node = _node(cfg, path)
+        node = at(cfg, path)
         for key, default in keys_of(settings).items():
             if node.get(key, default) == default:
                 node.pop(key, None)
         parent, _, name = path.rpartition(".")
         if path and not node:
-            del _node(cfg, parent)[name]
+            del at(cfg, parent)[name]
     return cfg

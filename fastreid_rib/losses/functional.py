@@ -3,7 +3,6 @@
 Legend: n images of a batch, D dimensions, K clusters, C identities, m entries kept of a row of Q.
 """
 
-import math
 from typing import Optional
 
 import torch
@@ -12,7 +11,11 @@ from torch.nn import functional as F
 
 from fastreid_rib.ops import bound
 from fastreid_rib.ops.tracing import is_compiling
+from fastreid_rib.settings.declaration import declared
+from fastreid_rib.settings.rib import RIBSettings
 
+# Here, and not in the function: torch.compile does not look into dataclasses.
+_BETA, _GAMMA = (declared(RIBSettings)[name].range for name in ("beta", "gamma"))
 _REDUCTIONS = ("mean", "sum", "none")
 
 
@@ -67,12 +70,11 @@ def rib_loss(
             >= C makes the loss NaN instead: looking at it would make the host wait.
         native.Unavailable: a backend that was asked for by name cannot be used.
     """
-    if not 0 < beta < math.inf:
-        raise ValueError(f"beta must be > 0, got {beta}")
-    most = 1.0 if log_p is None else math.inf
-    if not 0 <= gamma <= most or gamma == math.inf:
-        expected = ">= 0" if log_p is not None else "in 0..1 (without log_p more bounds nothing)"
-        raise ValueError(f"gamma must be {expected}, got {gamma}")
+    for name, value, values in (("beta", beta, _BETA), ("gamma", gamma, _GAMMA)):
+        if not values.holds(value):
+            raise ValueError(f"{name} must be {values.text}, got {value}")
+    if log_p is None and gamma > 1:
+        raise ValueError(f"gamma must be in 0..1 (without log_p more bounds nothing), got {gamma}")
     if reduction not in _REDUCTIONS:
         raise ValueError(f"reduction must be one of {_REDUCTIONS}, got {reduction!r}")
     check_batch(embeddings, labels, len(log_q))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastreid_rib.base import ranks
-from fastreid_rib.base.spelling import did_you_mean
+from fastreid_rib.base.spelling import check_settings
 from fastreid_rib.losses import state
 from fastreid_rib.losses.functional import check_batch, rib_loss
 from fastreid_rib.losses.moving import move
@@ -89,13 +89,7 @@ class RIBLoss(nn.Module):
         super().__init__()
         if num_classes < 1:
             raise ValueError(f"num_classes must be >= 1, the identities, got {num_classes}")
-        known = declared(RIBSettings)
-        for name in changes:
-            if name not in known:
-                raise TypeError(
-                    f"RIBLoss has no setting '{name}'.{did_you_mean(name, known)} It has "
-                    f"{', '.join(known)}."
-                )
+        check_settings("RIBLoss", changes, declared(RIBSettings))
         settings = dataclasses.replace(settings or RIBSettings(), **changes)
         num_clusters = settings.num_clusters or num_classes
         entries = kept_entries(settings.table_entries, num_clusters)
@@ -104,9 +98,9 @@ class RIBLoss(nn.Module):
             settings, num_clusters=num_clusters, table_entries=entries
         )
         """All of them, with the numbers that 0 stands for. Annealing one is replacing these."""
-        bank_size, seed = settings.bank_size, settings.seed
-        self.bank = Reservoir(bank_size, seed)
-        self.older = Reservoir(bank_size, seed)  # of the epoch before, for refreshes within one
+        self.bank = Reservoir(settings.bank_size, settings.seed)
+        # Of the epoch before, for refreshes within one.
+        self.older = Reservoir(settings.bank_size, settings.seed)
         self._steps = 0  # of this epoch so far
         self._epoch_steps = 0  # of the epoch before
         self._epoch = -1  # host integers: reading them never waits for a GPU

@@ -12,7 +12,7 @@ documentation all read these fields.
 
 import dataclasses
 import math
-from typing import Any, Callable, Dict, Iterator, NamedTuple, Tuple, Type, TypeVar
+from typing import Any, Callable, Dict, Iterator, Mapping, NamedTuple, Tuple, Type, TypeVar
 
 
 class Range(NamedTuple):
@@ -78,6 +78,11 @@ def one_of(*choices: str, note: str = "") -> Range:
     return Range(f"one of {words}{_in_brackets(note)}", lambda value: value in choices)
 
 
+def text(expected: str) -> Range:
+    """Any text; ``expected`` says what it should be."""
+    return Range(expected, lambda value: isinstance(value, str))
+
+
 yes_or_no = Range("True or False", lambda value: isinstance(value, bool))
 
 
@@ -103,10 +108,11 @@ class SettingError(ValueError):
         """The message where the settings are keys of a config.
 
         Args:
-            node: where the keys are, such as "MODEL.LOSSES.RIB".
+            node: where the keys are, such as "MODEL.LOSSES.RIB"; "": at the top.
         """
         expected = self.expected.format(**{name: name.upper() for name in self.names})
-        return f"{node}.{self.name.upper()} must be {expected}, but is {self.value!r}."
+        path = f"{node}.{self.name.upper()}".lstrip(".")
+        return f"{path} must be {expected}, but is {self.value!r}."
 
     def __str__(self) -> str:
         """The message where the settings are arguments."""
@@ -150,6 +156,25 @@ def declared(settings: Type[Settings]) -> Dict[str, Setting]:
 def defaults(settings: Type[Settings]) -> Dict[str, Any]:
     """The default of each setting of a class, in order."""
     return {field.name: field.default for field in dataclasses.fields(settings)}  # type: ignore[arg-type]
+
+
+def from_keys(settings: Type[S], node: Mapping[str, Any], path: str) -> S:
+    """The settings that the keys of a config hold.
+
+    Args:
+        settings: the class that declares them.
+        node: holds the keys, in capital letters; what is declared without a key has its default.
+        path: of the node in the config, for messages.
+
+    Raises:
+        ValueError: a key is out of its range; the message names it, what was expected, and the
+            value.
+    """
+    keys = [name for name, of in declared(settings).items() if of.is_key]
+    try:
+        return settings(**{name: node[name.upper()] for name in keys})
+    except SettingError as error:
+        raise ValueError(error.of_keys(path)) from None
 
 
 def check(settings: Type[Settings], **values: Any) -> None:

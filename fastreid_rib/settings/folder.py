@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from fastreid_rib.settings.declaration import Range, Settings, between, setting, yes_or_no
+from fastreid_rib.settings.declaration import Settings, between, setting, text, yes_or_no
 
 
 @dataclass(frozen=True)
@@ -11,13 +11,13 @@ class FolderSettings(Settings):
 
     path: str = setting(
         "",
-        Range("a folder or a file", lambda value: isinstance(value, str)),
+        text("a folder or a file"),
         "The folder of the pictures, or a CSV file with the columns path, identity, "
         "camera, split. A relative path counts from the data root (FASTREID_DATASETS).",
     )
     pattern: str = setting(
         "",
-        Range("a regular expression, or ''", lambda value: isinstance(value, str)),
+        text("a regular expression, or ''"),
         "A regular expression with the named groups identity, camera, split, searched in the path "
         'of each picture below `path`, for another layout of folders. `""`: those of the page on '
         "data.",

@@ -1,6 +1,5 @@
 """A Market-1501 folder made here, and what FastReID does with its repairs switched off."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -37,21 +36,8 @@ def market(tmp_path_factory):
 @pytest.fixture(scope="session")
 def stock(request, tmp_path_factory):
     """What FastReID without the repairs in question does: {case: error or value}."""
-    import os
-    import subprocess
-    import sys
-
-    script = Path(__file__).parent / "stock_behaviour.py"
-    report = tmp_path_factory.mktemp("stock") / "report.json"
+    from reports import report
     from stock_behaviour import SWITCHED_OFF
 
-    done = subprocess.run(
-        [sys.executable, str(script), str(report)],
-        env=dict(os.environ, FASTREID_RIB_DISABLE=",".join(SWITCHED_OFF)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
-    return json.loads(report.read_text())
+    script = Path(__file__).parent / "stock_behaviour.py"
+    return report(script, tmp_path_factory.mktemp("stock"), SWITCHED_OFF)

@@ -1,38 +1,20 @@
 """Second runs in one folder: what FastReID does of itself, and with its repairs."""
 
-import json
 import logging
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import resumed
-
-
-def report(folder, off=()):
-    path = folder / "report.json"
-    done = subprocess.run(
-        [sys.executable, str(Path(resumed.__file__)), str(path)],
-        env=dict(os.environ, FASTREID_RIB_DISABLE=",".join(off)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=500,
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
-    return json.loads(path.read_text())
+from reports import report
 
 
 @pytest.fixture(scope="module")
 def of_itself(tmp_path_factory):
-    return report(tmp_path_factory.mktemp("stock"), resumed.REPAIRS)
+    return report(resumed.__file__, tmp_path_factory.mktemp("stock"), resumed.REPAIRS, 500)
 
 
 @pytest.fixture(scope="module")
 def repaired(tmp_path_factory):
-    return report(tmp_path_factory.mktemp("repaired"))
+    return report(resumed.__file__, tmp_path_factory.mktemp("repaired"), timeout=500)
 
 
 def test_a_finished_run_is_evaluated_and_ends(of_itself, repaired):

@@ -14,6 +14,7 @@ from typing import Any, Callable, Dict, List, Optional
 from fastreid_rib.base.patching import wrap
 from fastreid_rib.base.ranks import rank_and_size
 from fastreid_rib.integration import config
+from fastreid_rib.integration.keys import at
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +39,11 @@ def settings(cfg: Any) -> Dict[str, Any]:
 
     found: Dict[str, Any] = {"fastreid-rib": __version__}
     for path in ("MODEL.LOSSES.NAME", "MODEL.HEADS.NAME", "MODEL.HEADS.NUM_CLASSES", "SEED"):
-        found[path] = _at(cfg, path)
+        found[path] = at(cfg, path)
     for path in ("SOLVER.IMS_PER_BATCH", "SOLVER.MAX_EPOCH", "DATASETS.NAMES"):
-        found[path] = _at(cfg, path)
+        found[path] = at(cfg, path)
     for path in ("MODEL.LOSSES.RIB", "MODEL.ATTENTION", "DATASETS.FOLDER"):
-        found.update((f"{path}.{key}", value) for key, value in _at(cfg, path).items())
+        found.update((f"{path}.{key}", value) for key, value in at(cfg, path).items())
     return json.loads(json.dumps(found))  # as it will come back: tuples are lists
 
 
@@ -168,12 +169,6 @@ def _store() -> Any:
     import torch.distributed as dist
 
     return dist.distributed_c10d._get_default_store()
-
-
-def _at(cfg: Any, path: str) -> Any:
-    for part in path.split("."):
-        cfg = cfg[part]
-    return cfg
 
 
 def extend_trainer(defaults: Any) -> None:

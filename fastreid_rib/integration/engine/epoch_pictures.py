@@ -16,6 +16,7 @@ from typing import Any, Callable, Iterator, Tuple
 import torch
 from torch.utils.data import Sampler
 
+from fastreid_rib.base.generators import generators_kept
 from fastreid_rib.base.patching import overlay, wrap
 from fastreid_rib.integration.engine import seeding
 
@@ -153,31 +154,22 @@ def extend_dataset(common: Any) -> None:
                 if hasattr(transform, "patchpool"):
                     transform.patchpool.clear()
         self._epoch = index.epoch
-        with _generators_at(index.key):
+        # Without workers pictures are made between the steps of the training, which draws too.
+        with generators_kept():
+            _seed_generators(index.key)
             return stock(self, int(index))
 
     wrap(common.CommDataset, "__getitem__", getitem)
 
 
-@contextlib.contextmanager
-def _generators_at(key: int) -> Iterator[None]:
-    """Seeds the generators of the CPU and puts them back after.
-
-    Without workers pictures are made between the steps of the training, which draws too.
-    """
+def _seed_generators(key: int) -> None:
+    """Seeds the generators of the CPU."""
     import numpy as np
 
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(key)
     np.random.seed(key)
     # Not torch.manual_seed, which seeds GPUs as well.
     torch.default_generator.manual_seed(key)
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        torch.set_rng_state(before[2])
 
 
 # FastReID's samplers draw from the generators of the process, in the thread that loads batches

@@ -11,6 +11,8 @@ from typing import Any, Callable, Iterator, NamedTuple, Sequence, Tuple
 
 from fastreid_rib.base.patching import wrap
 from fastreid_rib.integration import config
+from fastreid_rib.integration.keys import at
+from fastreid_rib.settings.declaration import Range, at_least, between
 
 
 class Rule(NamedTuple):
@@ -18,15 +20,13 @@ class Rule(NamedTuple):
 
     Attributes:
         key: its full name.
-        expected: what the message says it must be.
-        holds: whether a value will do.
+        range: its values.
         applies: whether the config uses the key at all.
         instead: the rest of the message, what to write where that is not plain.
     """
 
     key: str
-    expected: str
-    holds: Callable[[Any], bool]
+    range: Range
     applies: Callable[[Any], bool] = lambda cfg: True
     instead: str = ""
 
@@ -35,17 +35,14 @@ def _some(value: Sequence[Any]) -> bool:
     return len(value) > 0
 
 
-def _at_least(least: float) -> Callable[[Any], bool]:
-    return lambda value: value >= least
-
-
-def _between(least: float, most: float) -> Callable[[Any], bool]:
-    return lambda value: least <= value <= most
+def _at_least(least: float, note: str = "") -> Range:
+    """As the plugin's own keys have it, but for infinity: FastReID's may be that."""
+    return Range(at_least(least, note).text, lambda value: value >= least)
 
 
 def _on(key: str) -> Callable[[Any], bool]:
     """Whether a config switches a feature on, by its key ENABLED."""
-    return lambda cfg: bool(_at(cfg, f"{key}.ENABLED"))
+    return lambda cfg: bool(at(cfg, f"{key}.ENABLED"))
 
 
 def _names(loss: str) -> Callable[[Any], bool]:
@@ -81,114 +78,116 @@ _COLOURS = "one number, or one for each of the three colours"
 _SIZE = "one number or [height, width], all > 0 (or [0, 0]: pictures as large as they are)"
 
 RULES: Tuple[Rule, ...] = (
-    Rule("MODEL.BACKBONE.LAST_STRIDE", ">= 1", _at_least(1), _STRIDE),
+    Rule("MODEL.BACKBONE.LAST_STRIDE", _at_least(1), _STRIDE),
     Rule(
         "MODEL.BACKBONE.STRIDE_SIZE",
-        "(height, width), both > 0",
-        lambda value: len(value) == 2 and min(value) > 0,
+        Range("(height, width), both > 0", lambda value: len(value) == 2 and min(value) > 0),
         _VIT,
     ),
-    Rule("MODEL.BACKBONE.DROP_PATH_RATIO", "< 1", lambda value: value < 1, _VIT),
-    Rule("MODEL.BACKBONE.DROP_RATIO", "between 0 and 1", _between(0, 1), _VIT),
-    Rule("MODEL.BACKBONE.ATT_DROP_RATE", "between 0 and 1", _between(0, 1), _VIT),
-    Rule("MODEL.BACKBONE.FEAT_DIM", ">= 1", _at_least(1)),
-    Rule("MODEL.HEADS.NUM_CLASSES", ">= 0 (0: as the training set has)", _FROM_ZERO),
-    Rule("MODEL.LOSSES.NAME", "at least one loss", _some, _architecture(*config.KNOWN_LOSSES)),
-    Rule("MODEL.LOSSES.CE.SCALE", ">= 0", _FROM_ZERO, _names("CrossEntropyLoss"), _LOSS),
-    Rule("MODEL.LOSSES.TRI.SCALE", ">= 0", _FROM_ZERO, _names("TripletLoss"), _LOSS),
-    Rule("MODEL.LOSSES.CIRCLE.SCALE", ">= 0", _FROM_ZERO, _names("CircleLoss"), _LOSS),
-    Rule("MODEL.LOSSES.COSFACE.SCALE", ">= 0", _FROM_ZERO, _names("Cosface"), _LOSS),
-    Rule("MODEL.PIXEL_MEAN", _COLOURS, lambda value: len(value) in (1, 3)),
+    Rule("MODEL.BACKBONE.DROP_PATH_RATIO", Range("< 1", lambda value: value < 1), _VIT),
+    Rule("MODEL.BACKBONE.DROP_RATIO", between(0, 1), _VIT),
+    Rule("MODEL.BACKBONE.ATT_DROP_RATE", between(0, 1), _VIT),
+    Rule("MODEL.BACKBONE.FEAT_DIM", _at_least(1)),
+    Rule("MODEL.HEADS.NUM_CLASSES", _at_least(0, "0: as the training set has")),
+    Rule(
+        "MODEL.LOSSES.NAME", Range("at least one loss", _some), _architecture(*config.KNOWN_LOSSES)
+    ),
+    Rule("MODEL.LOSSES.CE.SCALE", _FROM_ZERO, _names("CrossEntropyLoss"), _LOSS),
+    Rule("MODEL.LOSSES.TRI.SCALE", _FROM_ZERO, _names("TripletLoss"), _LOSS),
+    Rule("MODEL.LOSSES.CIRCLE.SCALE", _FROM_ZERO, _names("CircleLoss"), _LOSS),
+    Rule("MODEL.LOSSES.COSFACE.SCALE", _FROM_ZERO, _names("Cosface"), _LOSS),
+    Rule("MODEL.PIXEL_MEAN", Range(_COLOURS, lambda value: len(value) in (1, 3))),
     Rule(
         "MODEL.PIXEL_STD",
-        f"{_COLOURS}, none of them 0",
-        lambda value: len(value) in (1, 3) and all(value),
+        Range(f"{_COLOURS}, none of them 0", lambda value: len(value) in (1, 3) and all(value)),
     ),
-    Rule("INPUT.SIZE_TRAIN", _SIZE, _size),
-    Rule("INPUT.SIZE_TEST", _SIZE, _size),
+    Rule("INPUT.SIZE_TRAIN", Range(_SIZE, _size)),
+    Rule("INPUT.SIZE_TEST", Range(_SIZE, _size)),
     Rule(
         "INPUT.CROP.SIZE",
-        "one number or [height, width], all > 0",
-        lambda value: len(value) in (1, 2) and min(value) > 0,
+        Range(
+            "one number or [height, width], all > 0",
+            lambda value: len(value) in (1, 2) and min(value) > 0,
+        ),
         _on("INPUT.CROP"),
     ),
     Rule(
         "INPUT.CROP.SCALE",
-        "[smallest, largest] share of the picture, from 0 on",
-        lambda value: len(value) == 2 and 0 <= value[0] <= value[1],
+        Range(
+            "[smallest, largest] share of the picture, from 0 on",
+            lambda value: len(value) == 2 and 0 <= value[0] <= value[1],
+        ),
         _on("INPUT.CROP"),
     ),
     Rule(
         "INPUT.CROP.RATIO",
-        "[smallest, largest] width over height, > 0",
-        lambda value: len(value) == 2 and 0 < value[0] <= value[1],
+        Range(
+            "[smallest, largest] width over height, > 0",
+            lambda value: len(value) == 2 and 0 < value[0] <= value[1],
+        ),
         _on("INPUT.CROP"),
     ),
-    Rule("INPUT.PADDING.SIZE", ">= 0", _FROM_ZERO, _on("INPUT.PADDING")),
-    Rule("INPUT.CJ.BRIGHTNESS", ">= 0", _FROM_ZERO, _on("INPUT.CJ")),
-    Rule("INPUT.CJ.CONTRAST", ">= 0", _FROM_ZERO, _on("INPUT.CJ")),
-    Rule("INPUT.CJ.SATURATION", ">= 0", _FROM_ZERO, _on("INPUT.CJ")),
-    Rule("INPUT.CJ.HUE", "between 0 and 0.5", _between(0, 0.5), _on("INPUT.CJ")),
-    Rule("INPUT.REA.PROB", "between 0 and 1", _between(0, 1), _on("INPUT.REA")),
-    Rule("INPUT.REA.VALUE", _COLOURS, lambda value: len(value) in (1, 3), _on("INPUT.REA")),
-    Rule("DATASETS.NAMES", "at least one data set", _some),
+    Rule("INPUT.PADDING.SIZE", _FROM_ZERO, _on("INPUT.PADDING")),
+    Rule("INPUT.CJ.BRIGHTNESS", _FROM_ZERO, _on("INPUT.CJ")),
+    Rule("INPUT.CJ.CONTRAST", _FROM_ZERO, _on("INPUT.CJ")),
+    Rule("INPUT.CJ.SATURATION", _FROM_ZERO, _on("INPUT.CJ")),
+    Rule("INPUT.CJ.HUE", between(0, 0.5), _on("INPUT.CJ")),
+    Rule("INPUT.REA.PROB", between(0, 1), _on("INPUT.REA")),
+    Rule("INPUT.REA.VALUE", Range(_COLOURS, lambda value: len(value) in (1, 3)), _on("INPUT.REA")),
+    Rule("DATASETS.NAMES", Range("at least one data set", _some)),
     Rule(
         "DATASETS.TESTS",
-        "at least one data set",
-        _some,
+        Range("at least one data set", _some),
         instead="; FastReID evaluates when it has trained, on one of DATASETS.NAMES if need be",
     ),
-    Rule("DATALOADER.NUM_WORKERS", ">= 0 (0: none)", _FROM_ZERO),
-    Rule("DATALOADER.NUM_INSTANCE", ">= 1", _at_least(1), _by_identity),
+    Rule("DATALOADER.NUM_WORKERS", _at_least(0, "0: none")),
+    Rule("DATALOADER.NUM_INSTANCE", _at_least(1), _by_identity),
     Rule(
         "DATALOADER.SET_WEIGHT",
-        "numbers of identities, >= 0",
-        lambda value: all(v >= 0 for v in value),
+        Range("numbers of identities, >= 0", lambda value: all(v >= 0 for v in value)),
         lambda cfg: cfg.DATALOADER.SAMPLER_TRAIN == "SetReWeightSampler",
     ),
-    Rule("SOLVER.MAX_EPOCH", ">= 1", _at_least(1), instead="; --eval-only evaluates alone"),
-    Rule("SOLVER.BASE_LR", ">= 0", _FROM_ZERO),
-    Rule("SOLVER.HEADS_LR_FACTOR", ">= 0", _FROM_ZERO),
-    Rule("SOLVER.BIAS_LR_FACTOR", ">= 0", _FROM_ZERO),
-    Rule("SOLVER.WEIGHT_DECAY", ">= 0", _FROM_ZERO),
-    Rule("SOLVER.WEIGHT_DECAY_NORM", ">= 0", _FROM_ZERO),
-    Rule("SOLVER.WEIGHT_DECAY_BIAS", ">= 0", _FROM_ZERO),
-    Rule("SOLVER.MOMENTUM", ">= 0", _FROM_ZERO, lambda cfg: cfg.SOLVER.OPT == "SGD"),
+    Rule("SOLVER.MAX_EPOCH", _at_least(1), instead="; --eval-only evaluates alone"),
+    Rule("SOLVER.BASE_LR", _FROM_ZERO),
+    Rule("SOLVER.HEADS_LR_FACTOR", _FROM_ZERO),
+    Rule("SOLVER.BIAS_LR_FACTOR", _FROM_ZERO),
+    Rule("SOLVER.WEIGHT_DECAY", _FROM_ZERO),
+    Rule("SOLVER.WEIGHT_DECAY_NORM", _FROM_ZERO),
+    Rule("SOLVER.WEIGHT_DECAY_BIAS", _FROM_ZERO),
+    Rule("SOLVER.MOMENTUM", _FROM_ZERO, lambda cfg: cfg.SOLVER.OPT == "SGD"),
     Rule(
         "SOLVER.MOMENTUM",
-        "> 0 with SOLVER.NESTEROV",
-        lambda value: value > 0,
+        Range("> 0 with SOLVER.NESTEROV", lambda value: value > 0),
         lambda cfg: cfg.SOLVER.OPT == "SGD" and cfg.SOLVER.NESTEROV,
     ),
-    Rule("SOLVER.GAMMA", ">= 0", _FROM_ZERO, lambda cfg: cfg.SOLVER.SCHED == "MultiStepLR"),
+    Rule("SOLVER.GAMMA", _FROM_ZERO, lambda cfg: cfg.SOLVER.SCHED == "MultiStepLR"),
     Rule(
         "SOLVER.ETA_MIN_LR",
-        ">= 0",
         _FROM_ZERO,
         lambda cfg: cfg.SOLVER.SCHED == "CosineAnnealingLR",
     ),
-    Rule("SOLVER.WARMUP_FACTOR", ">= 0", _FROM_ZERO, lambda cfg: cfg.SOLVER.WARMUP_ITERS > 0),
+    Rule("SOLVER.WARMUP_FACTOR", _FROM_ZERO, lambda cfg: cfg.SOLVER.WARMUP_ITERS > 0),
     Rule(
         "SOLVER.CHECKPOINT_PERIOD",
-        "other than 0",
-        bool,
+        Range("other than 0", bool),
         instead="; with SOLVER.MAX_EPOCH's value the last epoch alone is saved",
     ),
     Rule(
         "SOLVER.CLIP_GRADIENTS.CLIP_VALUE",
-        "> 0",
-        lambda value: value > 0,
+        Range("> 0", lambda value: value > 0),
         _on("SOLVER.CLIP_GRADIENTS"),
         "; SOLVER.CLIP_GRADIENTS.ENABLED False clips nothing",
     ),
-    Rule("TEST.AQE.QE_K", ">= 1", _at_least(1), _on("TEST.AQE")),
-    Rule("TEST.RERANK.K1", ">= 1", _at_least(1), _on("TEST.RERANK")),
-    Rule("TEST.RERANK.K2", ">= 1", _at_least(1), _on("TEST.RERANK")),
-    Rule("TEST.PRECISE_BN.NUM_ITER", ">= 1", _at_least(1), _on("TEST.PRECISE_BN")),
+    Rule("TEST.AQE.QE_K", _at_least(1), _on("TEST.AQE")),
+    Rule("TEST.RERANK.K1", _at_least(1), _on("TEST.RERANK")),
+    Rule("TEST.RERANK.K2", _at_least(1), _on("TEST.RERANK")),
+    Rule("TEST.PRECISE_BN.NUM_ITER", _at_least(1), _on("TEST.PRECISE_BN")),
     Rule(
         "MODEL.FREEZE_LAYERS",
-        "without heads, which do not train in evaluation mode",
-        lambda value: not any(name == "heads" or name.endswith("_head") for name in value),
+        Range(
+            "without heads, which do not train in evaluation mode",
+            lambda value: not any(name == "heads" or name.endswith("_head") for name in value),
+        ),
         lambda cfg: cfg.SOLVER.FREEZE_ITERS > 0,
         "; SOLVER.HEADS_LR_FACTOR 0 keeps the heads as they are",
     ),
@@ -220,14 +219,14 @@ def check(cfg: Any, processes: int = 1, training: bool = True) -> None:
         ValueError: the first key that cannot be what it is, what it must be, and what it is.
     """
     for rule in RULES:
-        value = _at(cfg, rule.key)
+        value = at(cfg, rule.key)
         concerned = training or rule.key.startswith(_EVALUATION)
-        if concerned and rule.applies(cfg) and not rule.holds(value):
-            raise _refusal(rule.key, rule.expected, value, rule.instead)
+        if concerned and rule.applies(cfg) and not rule.range.holds(value):
+            raise _refusal(rule.key, rule.range.text, value, rule.instead)
     for key in ("SOLVER.IMS_PER_BATCH", "TEST.IMS_PER_BATCH"):
-        if _at(cfg, key) < processes and (training or key.startswith("TEST")):
+        if at(cfg, key) < processes and (training or key.startswith("TEST")):
             each = " (an image for each process)" if processes > 1 else ""
-            raise _refusal(key, f"at least {processes}{each}", _at(cfg, key))
+            raise _refusal(key, f"at least {processes}{each}", at(cfg, key))
     if not training:
         return
     _check_batches(cfg, processes)
@@ -325,7 +324,7 @@ def check_network(cfg: Any, model: Any) -> None:
     if not _architecture("Baseline", "MoCo", "Distiller", "MGN")(cfg):
         return
     for key in ("INPUT.SIZE_TRAIN", "INPUT.SIZE_TEST"):
-        size = _at(cfg, key)
+        size = at(cfg, key)
         if len(size) != 2 or min(size) <= 0 or cfg.INPUT.CROP.ENABLED:
             continue
         with _evaluating(model), torch.no_grad():
@@ -355,9 +354,3 @@ def _evaluating(model: Any) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def _at(cfg: Any, path: str) -> Any:
-    for part in path.split("."):
-        cfg = cfg[part]
-    return cfg
