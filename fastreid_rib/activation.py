@@ -32,13 +32,23 @@ REGISTRATIONS = {
     "fastreid.data.common": ("integration.engine.epoch_pictures:extend_dataset",),
     "fastreid.data.datasets": ("data.registered",),
     "fastreid.data.data_utils": ("integration.engine.seeding:extend_data_loader",),
-    "fastreid.engine.defaults": ("integration.engine.startup:extend_default_setup",),
+    "fastreid.engine.defaults": (
+        "integration.engine.startup:extend_default_setup",
+        "integration.engine.searching:extend_trainer",
+    ),
     "fastreid.engine.train_loop": ("integration.engine.seeding:extend_trainer",),
-    "fastreid.modeling.backbones.build": ("integration.modeling.placement:extend_backbones",),
+    "fastreid.modeling.backbones": ("integration.modeling.searched_backbone",),
+    "fastreid.modeling.backbones.build": (
+        "integration.modeling.supernet:extend_backbones",
+        "integration.modeling.placement:extend_backbones",
+    ),
     "fastreid.modeling.heads": ("integration.modeling.heads",),
     "fastreid.modeling.heads.build": ("integration.modeling.placement:extend_heads",),
     "fastreid.modeling.meta_arch.build": ("integration.modeling.meta_arch:extend_registry",),
-    "fastreid.solver.build": ("integration.engine.learning_rate:extend_optimizer",),
+    "fastreid.solver.build": (
+        "integration.engine.learning_rate:extend_optimizer",
+        "integration.engine.searching:extend_optimizer",
+    ),
     "fastreid.utils.checkpoint": ("integration.engine.checkpoints:extend_checkpointer",),
 }
 

@@ -118,6 +118,7 @@ def check(cfg: Any) -> None:
             key, what was expected and the value.
     """
     attention(cfg)
+    search(cfg)
     for path in ("", "TEST", "DATASETS.FOLDER"):
         keys.read(cfg, path)
     if cfg.TEST.OCCLUDED:
@@ -126,6 +127,29 @@ def check(cfg: Any) -> None:
         listed(cfg)
     if names_rib(cfg):
         keys.read(cfg, "MODEL.LOSSES.RIB")
+
+
+def search(cfg: Any) -> keys.SearchKeys:
+    """What a config asks of the search for its backbone's widths.
+
+    Args:
+        cfg: a FastReID config.
+
+    Raises:
+        ValueError: a key out of its range, or one of FastReID's that does not go with it.
+    """
+    asked: keys.SearchKeys = keys.read(cfg, "MODEL.SEARCH")
+    if (asked.enabled or asked.widths) and cfg.MODEL.META_ARCHITECTURE == "MGN":
+        raise ValueError(
+            "MODEL.SEARCH chooses widths of a whole backbone, and MGN takes it apart. Write "
+            "another MODEL.META_ARCHITECTURE, such as Baseline."
+        )
+    if asked.enabled and cfg.SOLVER.AMP.ENABLED:
+        raise ValueError(
+            "SOLVER.AMP.ENABLED must be False where MODEL.SEARCH.ENABLED is True: the scale of its "
+            "gradients is the weights' alone."
+        )
+    return asked
 
 
 class Attention(NamedTuple):

@@ -6,7 +6,7 @@ table in docs/guide/configuration.md.
 """
 
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Tuple, Type
+from typing import Any, Callable, Dict, Iterator, Tuple, Type
 
 from fastreid_rib.base.patching import wrap
 from fastreid_rib.settings.attention import AttentionSettings
@@ -22,9 +22,11 @@ from fastreid_rib.settings.declaration import (
     setting,
     share,
     text,
+    yes_or_no,
 )
 from fastreid_rib.settings.folder import FolderSettings
 from fastreid_rib.settings.rib import RIBSettings
+from fastreid_rib.settings.search import SearchSettings
 
 # NumPy takes 32 bits, and every rank adds its number.
 _MOST_SEED = 2**32 - 2**16 - 1
@@ -129,9 +131,47 @@ class AttentionKeys(AttentionSettings):
     )
 
 
+def _whole(widths: Any) -> bool:
+    return isinstance(widths, (tuple, list)) and all(type(width) is int for width in widths)
+
+
+@dataclass(frozen=True)
+class SearchKeys(SearchSettings):
+    """Keys of the search for a backbone's widths."""
+
+    enabled: bool = setting(
+        False,
+        yes_or_no,
+        "Whether this training searches the widths of the backbone; it ends with `searched.yml`.",
+    )
+    options: Tuple[Tuple[int, ...], ...] = setting(
+        (),
+        Range(
+            "a tuple with the widths of each group, the widest first, such as "
+            "((28, 24, 20, 16), (40, 32)), or () (the backbone's own)",
+            lambda value: isinstance(value, (tuple, list)) and all(map(_whole, value)),
+        ),
+        "The widths of each group to choose from, the widest first. `()`: the paper's for "
+        "`build_searched_backbone`, and 1 to 1/4 of those that MobileNetV2 and ResNet have.",
+    )
+    widths: Tuple[int, ...] = setting(
+        (),
+        Range("a tuple of widths, one for each group, or () (as built)", _whole),
+        "The widths of a derived network: the backbone is cut down to them once it is built, with "
+        "its pretrained weights. Not together with `enabled`.",
+    )
+
+    def conflicts(self) -> Iterator[Tuple[str, str]]:
+        """See :class:`Settings`."""
+        yield from super().conflicts()
+        if self.enabled and self.widths:
+            yield "widths", "() where {enabled} is True, which searches them"
+
+
 NODES: Dict[str, Type[Settings]] = {
     "MODEL.LOSSES.RIB": RIBKeys,
     "MODEL.ATTENTION": AttentionKeys,
+    "MODEL.SEARCH": SearchKeys,
     "DATASETS.FOLDER": FolderSettings,
     "TEST": EvaluationKeys,
     "": RunKeys,

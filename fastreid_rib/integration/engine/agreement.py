@@ -42,7 +42,7 @@ def settings(cfg: Any) -> Dict[str, Any]:
         found[path] = at(cfg, path)
     for path in ("SOLVER.IMS_PER_BATCH", "SOLVER.MAX_EPOCH", "DATASETS.NAMES"):
         found[path] = at(cfg, path)
-    for path in ("MODEL.LOSSES.RIB", "MODEL.ATTENTION", "DATASETS.FOLDER"):
+    for path in ("MODEL.LOSSES.RIB", "MODEL.ATTENTION", "MODEL.SEARCH", "DATASETS.FOLDER"):
         found.update((f"{path}.{key}", value) for key, value in at(cfg, path).items())
     return json.loads(json.dumps(found))  # as it will come back: tuples are lists
 

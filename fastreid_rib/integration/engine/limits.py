@@ -6,9 +6,9 @@ start, by name. A value that FastReID can work with is never refused, odd as it 
 ``tests/integration/test_limits.py`` lists the edges of every numeric key, and runs them.
 """
 
-import contextlib
 from typing import Any, Callable, Iterator, NamedTuple, Sequence, Tuple
 
+from fastreid_rib.base.evaluating import evaluated
 from fastreid_rib.base.patching import wrap
 from fastreid_rib.integration import config
 from fastreid_rib.integration.keys import at
@@ -327,7 +327,7 @@ def check_network(cfg: Any, model: Any) -> None:
         size = at(cfg, key)
         if len(size) != 2 or min(size) <= 0 or cfg.INPUT.CROP.ENABLED:
             continue
-        with _evaluating(model), torch.no_grad():
+        with evaluated(model):
             try:
                 found = model.backbone(torch.zeros(1, 3, *size, device=model.device))
             except (AssertionError, RuntimeError) as error:
@@ -342,15 +342,3 @@ def check_network(cfg: Any, model: Any) -> None:
                 f"{channels}, as {cfg.MODEL.BACKBONE.NAME} gives",
                 cfg.MODEL.BACKBONE.FEAT_DIM,
             )
-
-
-@contextlib.contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """The modes of all modules come back after."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

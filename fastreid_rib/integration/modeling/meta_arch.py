@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from fastreid_rib.base.patching import wrap
 from fastreid_rib.integration import config
-from fastreid_rib.integration.modeling import placement
+from fastreid_rib.integration.modeling import placement, supernet
 from fastreid_rib.integration.modeling.embedding import embedding_and_labels
 from fastreid_rib.losses import RIBLoss
 from fastreid_rib.ops import backends
@@ -68,7 +68,10 @@ def build_architecture(architecture: Callable[[Any], torch.nn.Module], cfg: Any)
         if not (isinstance(architecture, type) and hasattr(architecture, "losses")):
             raise TypeError(_how_to_add(getattr(architecture, "__name__", repr(architecture))))
         architecture = with_rib(architecture)
-    return placement.build_with_attention(architecture, cfg)
+    model = placement.build_with_attention(architecture, cfg)
+    if cfg.MODEL.SEARCH.ENABLED:
+        supernet.search_widths(model, cfg)
+    return model
 
 
 @functools.lru_cache(maxsize=None)

@@ -1,0 +1,189 @@
+"""What a search may choose: groups of channels, and the layers whose sides belong to them."""
+
+from typing import Dict, Iterator, Mapping, NamedTuple, Sequence, Tuple
+
+from torch import nn
+
+from fastreid_rib.base.spelling import did_you_mean
+
+Widths = Mapping[str, int]
+"""A choice: how many channels each group keeps."""
+
+
+class Channels(NamedTuple):
+    """The channels on one side of a layer.
+
+    Attributes:
+        group: the group that they belong to; "": they stay as they were built.
+        times: channels of this side for each one of the group: 6 inside a block that expands the
+            group's channels by 6.
+    """
+
+    group: str = ""
+    times: int = 1
+
+    def count(self, widths: Mapping[str, int]) -> int:
+        """How many there are at a choice of widths; 0 without a group."""
+        return widths[self.group] * self.times if self.group else 0
+
+
+class Layer(NamedTuple):
+    """A layer whose channels a group decides.
+
+    Attributes:
+        path: of the convolution, linear layer or norm in the network.
+        inputs: the side that it reads; for a norm and a depthwise convolution the same as outputs.
+        outputs: the side that it writes.
+        masked: whether the mask of ``outputs`` goes behind it. A group is masked once on the way
+            from each convolution that writes it: behind its norm, because a norm gives channels
+            that are zero a value again.
+    """
+
+    path: str
+    inputs: Channels
+    outputs: Channels
+    masked: bool = False
+
+
+class Space:
+    """Groups of channels in a network, and the widths that each may have.
+
+    All masks keep the first channels, so a narrower network is a slice of the one that is built.
+
+    Args:
+        groups: for each group its widths, the widest (which is what the network was built with)
+            first, each narrower than the one before.
+        layers: every layer with a side in a group.
+        blocks: modules whose output is a map of a group's channels, by path: where something that
+            is put behind them (attention) has to be masked and counted besides.
+
+    Raises:
+        ValueError: no groups, widths that are not nested, a layer twice, or a group of a layer
+            that is not there.
+    """
+
+    def __init__(
+        self,
+        groups: Mapping[str, Sequence[int]],
+        layers: Sequence[Layer],
+        blocks: Mapping[str, str] = {},  # noqa: B006  never written
+    ) -> None:
+        self.groups: Dict[str, Tuple[int, ...]] = {
+            name: tuple(int(width) for width in widths) for name, widths in groups.items()
+        }
+        self.layers: Tuple[Layer, ...] = tuple(layers)
+        self.blocks: Dict[str, str] = dict(blocks)
+        if not self.groups:
+            raise ValueError("a search space needs a group, got none: write {name: widths}")
+        for name, widths in self.groups.items():
+            _check_nested(name, widths)
+        paths = [layer.path for layer in self.layers]
+        for path in paths:
+            if paths.count(path) > 1:
+                raise ValueError(f"the layer '{path}' is in the search space twice")
+        for group in self._named():
+            if group not in self.groups:
+                raise ValueError(
+                    f"there is no group '{group}'.{did_you_mean(group, self.groups)} The space has "
+                    f"{', '.join(self.groups)}."
+                )
+
+    def _named(self) -> Iterator[str]:
+        for layer in self.layers:
+            yield from (side.group for side in (layer.inputs, layer.outputs) if side.group)
+        yield from self.blocks.values()
+
+    @property
+    def widest(self) -> Dict[str, int]:
+        """The first width of each group."""
+        return {name: widths[0] for name, widths in self.groups.items()}
+
+    @property
+    def narrowest(self) -> Dict[str, int]:
+        """The last width of each group."""
+        return {name: widths[-1] for name, widths in self.groups.items()}
+
+    def check(self, network: nn.Module) -> None:
+        """Checks that a network is the widest one of this space.
+
+        Raises:
+            ValueError: a layer that is not there, or one with other channels.
+        """
+        modules = dict(network.named_modules())
+        for layer in self.layers:
+            module = modules.get(layer.path)
+            if module is None:
+                raise ValueError(
+                    f"the search space names the layer '{layer.path}', which "
+                    f"{type(network).__name__} does not have"
+                )
+            sides = zip(("inputs", "outputs"), (layer.inputs, layer.outputs), sides_of(module))
+            for name, side, built in sides:
+                expected = side.count(self.widest)
+                if side.group and built != expected:
+                    raise ValueError(
+                        f"the layer '{layer.path}' must have {expected} {name} ({side.times} x the "
+                        f"widest of group '{side.group}'), but has {built}"
+                    )
+
+    def choice(self, widths: Sequence[int]) -> Dict[str, int]:
+        """A choice from its widths in the order of the groups.
+
+        Raises:
+            ValueError: not one width for each group, or one that a group does not offer.
+        """
+        if len(widths) != len(self.groups):
+            raise ValueError(
+                f"{len(self.groups)} widths are needed, one each for {', '.join(self.groups)}; "
+                f"got {tuple(widths)}"
+            )
+        choice = dict(zip(self.groups, (int(width) for width in widths)))
+        for name, width in choice.items():
+            if width not in self.groups[name]:
+                raise ValueError(
+                    f"group '{name}' can have {', '.join(map(str, self.groups[name]))} channels, "
+                    f"not {width}"
+                )
+        return choice
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Space)
+            and self.groups == other.groups
+            and self.layers == other.layers
+            and self.blocks == other.blocks
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def sides_of(module: nn.Module) -> Tuple[int, int]:
+    """Channels that a layer reads and writes.
+
+    Raises:
+        TypeError: neither a convolution, a linear layer nor a norm over channels.
+    """
+    if isinstance(module, nn.Conv2d):
+        return module.in_channels, module.out_channels
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    channels = getattr(module, "num_features", None)
+    if channels is None:
+        raise TypeError(
+            f"a search can narrow Conv2d, Linear and batch norms, not {type(module).__name__}"
+        )
+    return channels, channels
+
+
+def is_depthwise(module: nn.Module) -> bool:
+    """Whether a layer is a convolution of each channel by itself."""
+    return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels
+
+
+def _check_nested(name: str, widths: Sequence[int]) -> None:
+    nested = all(wide > narrow for wide, narrow in zip(widths, widths[1:]))
+    if not widths or widths[-1] < 1 or not nested:
+        raise ValueError(
+            f"the widths of group '{name}' must fall from the widest on and stay above 0, such as "
+            f"(28, 24, 20, 16), but are {tuple(widths)}"
+        )

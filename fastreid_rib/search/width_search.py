@@ -1,0 +1,177 @@
+"""The search itself: masks over a network, a choice for each group, and the term of the cost."""
+
+from typing import Dict, List
+
+import torch
+from torch import Tensor, nn
+
+from fastreid_rib.base.ranks import copy_from_first
+from fastreid_rib.search.choice import WidthChoice, gumbel, mask_behind
+from fastreid_rib.search.cost import Cost
+from fastreid_rib.search.derive import all_choices, derive
+from fastreid_rib.search.space import Channels
+from fastreid_rib.settings.search import SearchSettings
+
+
+class WidthSearch(nn.Module):
+    """Learns how wide each group of a network's channels should be (differentiable search).
+
+    Put it beside the network, in one module; then, at each training step::
+
+        search.draw()                    # gates of this step, the same on every process
+        loss = task_loss(network(images)) + search.cost_loss()
+        loss.backward()
+        (weights if search.step_is_for_weights() else logits).step()
+
+    where ``logits`` is an optimizer over ``search.parameters()`` and ``weights`` one over the
+    network's. In evaluation mode the network is the one of the most probable widths.
+
+    Args:
+        network: the widest network; gets masks behind the layers that the space says.
+        cost: of that network, with its space.
+        settings: what is aimed at, and how.
+        seed: of the Gumbel noise; -1: a random one. The noise of a step depends on the seed and
+            its number alone.
+
+    Raises:
+        ValueError: the target is under the narrowest network, or the space is too large.
+    """
+
+    seed: Tensor
+    steps: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        cost: Cost,
+        settings: SearchSettings,
+        seed: int = -1,
+    ) -> None:
+        super().__init__()
+        least = cost.narrowest / cost.widest
+        if settings.target < least:
+            raise ValueError(
+                f"target must be at least {least:.3f}, what the narrowest network costs of the "
+                f"widest, got {settings.target}"
+            )
+        all_choices(cost)  # what cannot be derived in the end is not begun
+        self.cost, self.settings = cost, settings
+        self.target = settings.target * cost.widest
+        """Multiply-adds an image that are aimed at."""
+        self.choices = nn.ModuleDict(
+            {group: WidthChoice(widths) for group, widths in cost.space.groups.items()}
+        )
+        first = seed if seed >= 0 else int(torch.randint(2**31, ()))
+        self.register_buffer("seed", copy_from_first(torch.tensor(first)))
+        self.register_buffer("steps", torch.tensor(0))
+        self._step = 0
+        self._warm = settings.warmup_share > 0
+        self.temperature = settings.temperature
+        for layer in cost.space.layers:
+            if layer.masked:
+                self.mask_behind(network.get_submodule(layer.path), layer.outputs)
+
+    def mask_behind(self, module: nn.Module, channels: Channels) -> None:
+        """Masks what a further module gives: one that stands behind a block of the space."""
+        mask_behind(module, self._choice(channels.group), channels)
+
+    def _choice(self, group: str) -> WidthChoice:
+        choice = self.choices[group]
+        assert isinstance(choice, WidthChoice)
+        return choice
+
+    def set_progress(self, progress: float) -> None:
+        """Tells how far the training has come: gates cool, and the warm-up ends.
+
+        Args:
+            progress: 0 in the first epoch, 1 in the last.
+        """
+        self._warm = progress < self.settings.warmup_share
+        first, last = self.settings.temperature, self.settings.final_temperature
+        self.temperature = first * (last / first) ** progress
+
+    def draw(self) -> None:
+        """Draws the gates of a step, and counts it where gradients are recorded."""
+        if torch.is_grad_enabled():
+            self._step += 1
+            self.steps += 1
+        # A generator for each step: nothing of it has to be in a checkpoint but the number.
+        generator = torch.Generator().manual_seed(_mixed(self._seed(), self._step))
+        for choice in self.choices.values():
+            assert isinstance(choice, WidthChoice)
+            choice.draw(gumbel(len(choice.widths), generator), self.temperature)
+
+    def _seed(self) -> int:
+        if not hasattr(self, "_read_seed"):
+            self._read_seed = int(self.seed)  # once: it lies on the device
+        return self._read_seed
+
+    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
+        super()._load_from_state_dict(*args, **kwargs)  # type: ignore[arg-type]
+        self._step = int(self.steps)
+        self._read_seed = int(self.seed)
+
+    def step_is_for_weights(self) -> bool:
+        """Whether the step that was drawn last trains the weights, or else the architecture.
+
+        Behind the warm-up the steps of the architecture are spread evenly over the others.
+        """
+        others = 1.0 - self.settings.weights_share
+        return self._warm or _whole(self._step * others) == _whole((self._step - 1) * others)
+
+    def effective_widths(self) -> Dict[str, Tensor]:
+        """Scalars; in training mode of the gates that were drawn last, with their gradient."""
+        return {group: self._choice(group).effective_width() for group in self.choices}
+
+    def expected_cost(self) -> Tensor:
+        """Multiply-adds an image at the effective widths, a scalar."""
+        gates = {group: self._choice(group).gates for group in self.choices}
+        return self.cost.expected(self.effective_widths(), gates)
+
+    def cost_loss(self) -> Tensor:
+        """``cost_scale * |log(cost / target)|``, a scalar.
+
+        Of the log alone the target would be a constant without influence: its gradient is that of
+        log(cost), whatever is aimed at. The absolute value draws from both sides.
+        """
+        return self.settings.cost_scale * torch.log(self.expected_cost() / self.target).abs()
+
+    def probabilities(self) -> Dict[str, List[float]]:
+        """Of each group's widths."""
+        return {group: self._choice(group).probabilities().tolist() for group in self.choices}
+
+    def derive(self) -> Dict[str, int]:
+        """The most probable widths that cost at most the target."""
+        return derive(self.cost, self.probabilities(), self.target)
+
+    def report(self) -> Dict[str, float]:
+        """Numbers to watch: they wait for the device.
+
+        Returns:
+            ``cost``: of the most probable widths, as a share of the widest network's;
+            ``temperature``; and for each group ``width/GROUP`` (expected by its probabilities) and
+            ``entropy/GROUP`` in nats, at most log H.
+        """
+        numbers = {"temperature": self.temperature}
+        widths = {}
+        for group in self.choices:
+            choice = self._choice(group)
+            probabilities = choice.probabilities()
+            widths[group] = choice.widths[int(torch.argmax(probabilities))]
+            numbers[f"width/{group}"] = float(torch.dot(probabilities, choice.options))
+            numbers[f"entropy/{group}"] = float(choice.entropy())
+        numbers["cost"] = float(self.cost.of(widths)) / self.cost.widest
+        return numbers
+
+
+def _whole(number: float) -> int:
+    return int(number + 1e-9)  # 5 * (1 - 0.8) is a little less than 1
+
+
+def _mixed(seed: int, step: int) -> int:
+    """A seed of 63 bits from two numbers; near ones give far ones (SplitMix64)."""
+    mask = 2**64 - 1
+    mixed = (seed * 0x9E3779B97F4A7C15 + step + 1) * 0xBF58476D1CE4E5B9 & mask
+    mixed ^= mixed >> 30
+    mixed = mixed * 0x94D049BB133111EB & mask
+    return (mixed ^ (mixed >> 31)) & (2**63 - 1)

@@ -1,0 +1,54 @@
+"""The settings of a search for the widths of a network."""
+
+from dataclasses import dataclass
+
+from fastreid_rib.settings.declaration import Range, Settings, above, at_least, between, setting
+
+
+@dataclass(frozen=True)
+class SearchSettings(Settings):
+    """The settings of :class:`fastreid_rib.search.WidthSearch`.
+
+    Raises:
+        SettingError: a value is out of its range.
+    """
+
+    target: float = setting(
+        0.5,
+        Range("> 0 and <= 1", lambda value: 0 < value <= 1),
+        "Multiply-adds an image of the network that is searched, as a share of the widest one's. "
+        "The derived network costs at most this.",
+        symbol="T",
+    )
+    cost_scale: float = setting(
+        1.0,
+        at_least(0, "0: widths are chosen by the other losses alone"),
+        "Weight of |log(cost / target)| in the loss.",
+        symbol="lambda",
+    )
+    lr: float = setting(
+        0.05,
+        above(0),
+        "Learning rate of Adam over the logits of the choices. The weights have the config's own "
+        "optimizer.",
+    )
+    weights_share: float = setting(
+        0.8,
+        Range("> 0 and < 1", lambda value: 0 < value < 1),
+        "Share of the steps behind the warm-up that train the weights; the others train the "
+        "logits. 0.8 is FBNetV2's.",
+    )
+    warmup_share: float = setting(
+        0.2,
+        between(0, 0.9),
+        "Share of the training at its start without a step of the logits.",
+    )
+    temperature: float = setting(
+        5.0,
+        above(0),
+        "Temperature of the Gumbel-Softmax in the first epoch; high: gates between widths.",
+        symbol="tau",
+    )
+    final_temperature: float = setting(
+        0.1, above(0), "The same in the last epoch; in between it falls geometrically."
+    )
