@@ -1,4 +1,4 @@
-"""``python -m fastreid_rib doctor``, ``build-kernels`` and ``export``."""
+"""``python -m fastreid_rib doctor``, ``build-kernels``, ``export`` and ``cost``."""
 
 import argparse
 import sys
@@ -47,6 +47,11 @@ def main(argv: Optional[List[str]] = None) -> int:
     exporting.add_argument(
         "--output", metavar="FOLDER", required=True, help="where both go; nothing is overwritten"
     )
+    costing = commands.add_parser(
+        "cost", help="parameters and multiply-adds of the network that a config asks for"
+    )
+    costing.add_argument("--config-file", "--config", metavar="FILE", required=True)
+    costing.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="of it")
     arguments = parser.parse_args(argv)
 
     if arguments.command == "build-kernels":
@@ -58,6 +63,11 @@ def main(argv: Optional[List[str]] = None) -> int:
         from fastreid_rib.commands import export
 
         return export.main(arguments.checkpoint, arguments.output, arguments.config_file)
+
+    if arguments.command == "cost":
+        from fastreid_rib.commands import cost
+
+        return cost.main(arguments.config_file, arguments.opts)
 
     from fastreid_rib.commands import doctor
 

@@ -103,7 +103,7 @@ site() {
 if [[ ${2:-} == site ]]; then
     site
 elif [[ ${2:-} == tests ]]; then
-    install tests pytest pytest-timeout pytest-xdist hypothesis
+    install tests pytest pytest-timeout pytest-xdist hypothesis fvcore
     if [[ $env == .venv ]]; then
         install onnx onnx onnxruntime  # to run what models are exported to
         install linters ruff==0.17.6 mypy==2.4.1 import-linter==2.16 clang-format==23.1.5

@@ -79,7 +79,7 @@ class WidthChoice(nn.Module):
         return torch.repeat_interleave(self.gates @ self.covers, times)
 
     def __getstate__(self) -> Dict[str, Any]:
-        # A copy draws for itself: torch does not copy what has a gradient's history.
+        """Without what was drawn: torch does not copy what has a gradient's history."""
         return {**self.__dict__, "_drawn": None}
 
     def extra_repr(self) -> str:
@@ -103,7 +103,8 @@ def mask_behind(module: nn.Module, choice: WidthChoice, channels: Channels) -> N
         choice: of the group.
         channels: ``times`` of it.
     """
-    module.width_mask = (choice, channels.times)  # in a tuple: not a submodule of this one
+    # In a tuple: it is not a submodule of this one.
+    module.width_mask = (choice, channels.times)  # type: ignore[assignment]
     module.register_forward_hook(_mask_output)
 
 

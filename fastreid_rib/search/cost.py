@@ -48,7 +48,7 @@ class Cost:
         network: nn.Module,
         space: Space,
         images: Tensor,
-        extra: Mapping[str, Sequence[float]] = {},  # noqa: B006  never written
+        extra: Mapping[str, Sequence[float]] = {},
         constant: float = 0.0,
         apart: Sequence[str] = (),
     ) -> None:

@@ -34,9 +34,9 @@ class Layer(NamedTuple):
         path: of the convolution, linear layer or norm in the network.
         inputs: the side that it reads; for a norm and a depthwise convolution the same as outputs.
         outputs: the side that it writes.
-        masked: whether the mask of ``outputs`` goes behind it. A group is masked once on the way
-            from each convolution that writes it: behind its norm, because a norm gives channels
-            that are zero a value again.
+        masked: whether the mask of ``outputs`` goes behind it. A group is masked behind the norm
+            of every layer that writes it, for a norm gives channels that are zero a value again;
+            between a 1x1 and a depthwise convolution, which does not mix channels, once is enough.
     """
 
     path: str
@@ -66,7 +66,7 @@ class Space:
         self,
         groups: Mapping[str, Sequence[int]],
         layers: Sequence[Layer],
-        blocks: Mapping[str, str] = {},  # noqa: B006  never written
+        blocks: Mapping[str, str] = {},
     ) -> None:
         self.groups: Dict[str, Tuple[int, ...]] = {
             name: tuple(int(width) for width in widths) for name, widths in groups.items()
@@ -145,16 +145,6 @@ class Space:
                     f"not {width}"
                 )
         return choice
-
-    def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, Space)
-            and self.groups == other.groups
-            and self.layers == other.layers
-            and self.blocks == other.blocks
-        )
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 def sides_of(module: nn.Module) -> Tuple[int, int]:

@@ -10,6 +10,7 @@ from fastreid_rib.search.choice import WidthChoice, gumbel, mask_behind
 from fastreid_rib.search.cost import Cost
 from fastreid_rib.search.derive import all_choices, derive
 from fastreid_rib.search.space import Channels
+from fastreid_rib.settings.declaration import SettingError
 from fastreid_rib.settings.search import SearchSettings
 
 
@@ -34,7 +35,8 @@ class WidthSearch(nn.Module):
             its number alone.
 
     Raises:
-        ValueError: the target is under the narrowest network, or the space is too large.
+        SettingError: the target is under the narrowest network.
+        ValueError: the space is too large.
     """
 
     seed: Tensor
@@ -50,9 +52,8 @@ class WidthSearch(nn.Module):
         super().__init__()
         least = cost.narrowest / cost.widest
         if settings.target < least:
-            raise ValueError(
-                f"target must be at least {least:.3f}, what the narrowest network costs of the "
-                f"widest, got {settings.target}"
+            raise SettingError(
+                "target", f">= {least:.3f} (the narrowest network)", settings.target, ()
             )
         all_choices(cost)  # what cannot be derived in the end is not begun
         self.cost, self.settings = cost, settings

@@ -55,6 +55,7 @@ def test_the_number_of_workers_makes_no_difference(without_workers, with_workers
         "patches of workers",
         "frozen",
         "distilled",
+        "search",
         "random",
         "balanced",
         "imbalanced",
@@ -65,6 +66,7 @@ def test_whatever_draws_or_counts_goes_on_bit_for_bit(tmp_path, case):
     assert report["tried"] == [1, 2] and report["odd"] == []
 
 
-def test_two_processes_go_on_bit_for_bit(tmp_path):
-    report = came_of(tmp_path, "rib", processes=2)
+@pytest.mark.parametrize("case", ["rib", "search"])
+def test_two_processes_go_on_bit_for_bit(tmp_path, case):
+    report = came_of(tmp_path, case, processes=2)
     assert report["tried"] == [1, 2] and report["odd"] == []

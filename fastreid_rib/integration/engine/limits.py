@@ -6,7 +6,7 @@ start, by name. A value that FastReID can work with is never refused, odd as it 
 ``tests/integration/test_limits.py`` lists the edges of every numeric key, and runs them.
 """
 
-from typing import Any, Callable, Iterator, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, NamedTuple, Sequence, Tuple
 
 from fastreid_rib.base.evaluating import evaluated
 from fastreid_rib.base.patching import wrap

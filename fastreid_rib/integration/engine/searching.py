@@ -7,7 +7,6 @@ turn it is; the gradients of the other are dropped.
 
 import functools
 import logging
-import os
 from typing import Any, Callable, Dict, List
 
 import torch
@@ -82,7 +81,7 @@ def _take_turns(optimizer: Any, search: WidthSearch) -> None:
     """Makes ``optimizer.step`` that of the weights or of the logits, whose turn it is."""
     optimizer.logits = torch.optim.Adam(search.parameters(), lr=search.settings.lr)
     optimizer.search = search
-    optimizer.__class__ = _with_turns(type(optimizer))
+    optimizer.__class__ = _with_turns(optimizer.__class__)
 
 
 @functools.lru_cache(maxsize=None)

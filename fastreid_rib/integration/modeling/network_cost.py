@@ -54,7 +54,8 @@ def network_cost(model: Any, size: Tuple[int, int]) -> Dict[str, NetworkCost]:
             if name.startswith("backbone.")
         ]
     )
-    head = NetworkCost(*(a - b - c for a, b, c in zip(whole, backbone, attention)))
+    rest = [NetworkCost(-part.parameters, -part.multiply_adds) for part in (backbone, attention)]
+    head = _sum([whole, *rest])
     return {"backbone": backbone, "attention": attention, "head": head, "in all": whole}
 
 

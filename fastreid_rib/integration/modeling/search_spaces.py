@@ -107,7 +107,7 @@ def _resnet(backbone: Any) -> Built:
             built[stage] = block.conv1.out_channels
             layers.append(Layer(f"{path}.conv1", Channels(), inside))
             bottleneck = hasattr(block, "conv3")
-            layers.append(Layer(f"{path}.bn1", inside, inside, masked=not bottleneck))
+            layers.append(Layer(f"{path}.bn1", inside, inside, masked=True))
             layers.append(Layer(f"{path}.conv2", inside, inside if bottleneck else Channels()))
             if bottleneck:
                 layers.append(Layer(f"{path}.bn2", inside, inside, masked=True))

@@ -19,6 +19,7 @@ from fastreid_rib.integration.modeling import placement
 from fastreid_rib.integration.modeling.multiply_adds import counted
 from fastreid_rib.integration.modeling.search_spaces import choice_of, space_of
 from fastreid_rib.search import Channels, Cost, Space, WidthSearch, narrow
+from fastreid_rib.settings.declaration import SettingError
 
 
 def extend_backbones(build: Any) -> None:
@@ -60,8 +61,10 @@ def search_widths(model: Any, cfg: Any) -> None:
         cost = cost_of(model, space, cfg, device)
     try:
         search = WidthSearch(backbone, cost, config.search(cfg), cfg.SEED)
+    except SettingError as error:
+        raise ValueError(error.of_keys("MODEL.SEARCH")) from error
     except ValueError as error:
-        raise ValueError(f"MODEL.SEARCH: {error}") from error
+        raise ValueError(f"MODEL.SEARCH.OPTIONS: {error}") from error
     for path in _attended(backbone):
         if path in space.blocks:
             search.mask_behind(backbone.get_submodule(path), Channels(space.blocks[path]))

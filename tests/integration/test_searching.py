@@ -1,0 +1,164 @@
+"""A search under FastReID's own trainer: turns, outputs, processes."""
+
+import json
+import re
+
+import pytest
+import torch
+from fastreid.config import get_cfg
+from fastreid.engine import DefaultTrainer
+
+SEARCH = {
+    "MODEL.BACKBONE.NAME": "build_searched_backbone",
+    "MODEL.BACKBONE.DEPTH": "0.25x",
+    "MODEL.LOSSES.NAME": ("CrossEntropy", "Triplet", "RIB"),
+    "MODEL.HEADS.NUM_CLASSES": 0,
+    "MODEL.SEARCH.ENABLED": True,
+    "MODEL.SEARCH.WEIGHTS_SHARE": 0.5,
+}
+
+
+TINY = {
+    **SEARCH,
+    "MODEL.DEVICE": "cpu",
+    "MODEL.BACKBONE.FEAT_DIM": 512,
+    "MODEL.HEADS.WITH_BNNECK": True,
+    "INPUT.SIZE_TRAIN": [64, 32],
+    "INPUT.SIZE_TEST": [64, 32],
+    "DATASETS.NAMES": ("SyntheticReIDTiny",),
+    "DATASETS.TESTS": ("SyntheticReIDTiny",),
+    "DATALOADER.SAMPLER_TRAIN": "NaiveIdentitySampler",
+    "DATALOADER.NUM_WORKERS": 0,
+    "SOLVER.IMS_PER_BATCH": 16,
+    "SOLVER.WARMUP_ITERS": 0,
+    "SEED": 0,
+}
+
+
+class Watched(DefaultTrainer):
+    """Notes for each step what it moved: weights, logits."""
+
+    def run_step(self):
+        logits = [value.clone() for value in self.model.search.parameters()]
+        weight = self.model.backbone.stem[0].weight.detach().clone()
+        super().run_step()
+        moved = any(not torch.equal(a, b) for a, b in zip(logits, self.model.search.parameters()))
+        self.moved.append((not torch.equal(weight, self.model.backbone.stem[0].weight), moved))
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """A finished search: its trainer and its folder."""
+    folder = tmp_path_factory.mktemp("search")
+    cfg = get_cfg()
+    settings = {**TINY, "OUTPUT_DIR": str(folder), "SOLVER.MAX_EPOCH": 4, "TEST.EVAL_PERIOD": 4}
+    cfg.merge_from_list([item for pair in settings.items() for item in pair])
+    trainer = Watched(cfg)
+    trainer.moved = []
+    trainer.train()
+    return trainer, folder
+
+
+def test_weights_and_logits_take_turns(searched):
+    moved = searched[0].moved
+    first = len(moved) // 4
+    assert moved[:first] == [(True, False)] * first, "the warm-up: a fifth of four epochs"
+    later = moved[first:]
+    assert set(later) == {(True, False), (False, True)}, "never both, never none"
+    assert abs(later.count((True, False)) - later.count((False, True))) <= 1
+
+
+def test_the_weights_optimizer_does_not_know_the_logits(searched):
+    trainer, _ = searched
+    known = sum(p.numel() for group in trainer.optimizer.param_groups for p in group["params"])
+    model = trainer.model
+    logits = sum(p.numel() for p in model.search.parameters())
+    everything = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert logits == 4 + 4 + 7 + 13 and known == everything - logits
+    assert type(trainer.optimizer).__name__ == "Adam"
+
+
+def test_progress_goes_to_the_event_storage_and_to_a_file(searched):
+    _, folder = searched
+    metrics = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    assert any("search/cost" in line and "search/entropy/stage3" in line for line in metrics)
+    lines = [json.loads(line) for line in (folder / "search.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [0, 1, 2, 3]
+    assert lines[0]["temperature"] == 5.0 and lines[-1]["temperature"] == pytest.approx(0.1)
+    assert [len(p) for p in lines[-1]["probabilities"].values()] == [4, 4, 7, 13]
+    assert (folder / "search.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_derived_network_trains_with_the_plugin_alone(searched):
+    trainer, folder = searched
+    cfg = get_cfg()
+    cfg.merge_from_file(str(folder / "searched.yml"))
+    widths = cfg.MODEL.SEARCH.WIDTHS
+    search = trainer.model.search
+    chosen = dict(zip(search.choices, widths))
+    assert chosen == search.derive() and search.cost.of(chosen) <= search.target
+    assert not cfg.MODEL.SEARCH.ENABLED and str(folder / "searched") == cfg.OUTPUT_DIR
+    cfg.SOLVER.MAX_EPOCH = cfg.TEST.EVAL_PERIOD = 1
+    cfg.MODEL.WEIGHTS = str(folder / "searched.pth")
+    (folder / "searched").mkdir()  # as FastReID's setup does
+    small = DefaultTrainer(cfg)
+    small.resume_or_load(resume=False)
+    weight = trainer.model.backbone.stage1[0].conv[6].weight[: widths[0]]
+    assert torch.equal(small.model.backbone.stage1[0].conv[6].weight, weight)
+    results = small.train()
+    assert 0 < results["mAP"] <= 100
+
+
+@pytest.fixture
+def logs(tmp_path):
+    """OUTPUT_DIR of `make_cfg`, which FastReID's setup makes otherwise."""
+    (tmp_path / "logs").mkdir()
+    return tmp_path / "logs"
+
+
+def test_a_search_that_fails_derives_nothing(make_cfg, logs):
+    class Fails(DefaultTrainer):
+        def after_step(self):
+            super().after_step()
+            raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        Fails(make_cfg(SEARCH)).train()
+    assert (logs / "search.jsonl").exists() and not (logs / "searched.yml").exists()
+
+
+def test_the_checkpoint_of_another_space(make_cfg, logs):
+    trainer = DefaultTrainer(make_cfg({**SEARCH, "SOLVER.MAX_EPOCH": 1, "TEST.EVAL_PERIOD": 1}))
+    trainer.train()
+    other = ((28, 24), (40, 32), (128, 120), (216, 208))
+    changes = {**SEARCH, "MODEL.SEARCH.OPTIONS": other, "MODEL.SEARCH.TARGET": 0.95}
+    again = DefaultTrainer(make_cfg(changes))
+    with pytest.raises(ValueError, match=r"search\.choices\.stage1\.logits is \(4,\) there and"):
+        again.resume_or_load(resume=True)
+
+
+def test_two_processes_agree_in_every_choice(run_script, make_cfg, logs, tmp_path):
+    config = tmp_path / "config.yml"
+    config.write_text(make_cfg({**SEARCH, "SEED": -1}).dump())
+    run = run_script("search_on_two.py", str(config)).stdout
+    first, second = re.findall(r"^rank \d: (.*)$", run, re.MULTILINE)
+    assert first == second and "stage4" in first
+
+
+def test_a_derived_network_as_onnx(make_cfg):
+    pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    import io
+
+    from fastreid.modeling import build_model
+
+    changes = {**SEARCH, "MODEL.SEARCH.ENABLED": False, "MODEL.SEARCH.WIDTHS": (20, 32, 96, 136)}
+    model = build_model(make_cfg(changes)).eval()
+    images, file = torch.rand(2, 3, 64, 32) * 255, io.BytesIO()
+    legacy = {"dynamo": False} if hasattr(torch, "compile") else {}
+    torch.onnx.export(model, (images.clone(),), file, input_names=["images"], **legacy)
+    session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"images": images.numpy()})
+    torch.testing.assert_close(
+        torch.from_numpy(found), model(images.clone()).detach(), rtol=1e-3, atol=1e-4
+    )

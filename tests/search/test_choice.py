@@ -1,0 +1,105 @@
+"""Masks are nested, their sum is the effective width, and copies choose for themselves."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from fastreid_rib.search import Channels, WidthChoice
+from fastreid_rib.search.choice import gumbel, mask_behind
+
+widths = st.lists(st.integers(1, 40), min_size=1, max_size=6, unique=True).map(
+    lambda found: tuple(sorted(found, reverse=True))
+)
+
+
+@given(widths, st.integers(0, 10**6), st.floats(0.05, 20), st.integers(1, 6))
+@settings(max_examples=50, deadline=None)
+def test_the_sum_of_the_mask_is_the_effective_width(options, seed, temperature, times):
+    choice = WidthChoice(options)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        choice.logits.copy_(gumbel(len(options), generator))
+    choice.draw(gumbel(len(options), generator), temperature)
+    mask = choice.mask(times)
+    assert mask.shape == (times * options[0],)
+    torch.testing.assert_close(mask.sum(), times * choice.effective_width(), rtol=1e-5, atol=1e-5)
+    assert (mask[:-1] >= mask[1:] - 1e-6).all(), "channels are dropped from the end"
+    assert options[-1] - 1e-3 <= choice.effective_width() <= options[0] + 1e-3
+
+
+@given(widths, st.integers(1, 4), st.data())
+@settings(max_examples=50, deadline=None)
+def test_evaluation_keeps_the_first_channels_of_the_most_probable_width(options, times, data):
+    chosen = data.draw(st.integers(0, len(options) - 1))
+    choice = WidthChoice(options)
+    with torch.no_grad():
+        choice.logits[chosen] = 1.0
+    mask = choice.eval().mask(times)
+    kept = times * options[chosen]
+    assert mask[:kept].eq(1).all() and mask[kept:].eq(0).all()
+    assert choice.effective_width() == options[chosen]
+
+
+def test_noise_is_gumbels():
+    noise = gumbel(200_000, torch.Generator().manual_seed(0))
+    assert noise.mean() == pytest.approx(0.5772, abs=0.01)  # Euler's constant
+    assert noise.var() == pytest.approx(1.6449, abs=0.03)  # pi^2 / 6
+    assert torch.isfinite(noise).all()
+
+
+def test_draws_follow_the_logits():
+    choice = WidthChoice((8, 4, 2))
+    with torch.no_grad():
+        choice.logits.copy_(torch.tensor([0.0, 1.0, 2.0]))
+    generator = torch.Generator().manual_seed(1)
+    counts = torch.zeros(3)
+    for _ in range(4000):
+        choice.draw(gumbel(3, generator), 0.01)
+        counts[choice.gates.argmax()] += 1
+    torch.testing.assert_close(counts / 4000, choice.probabilities(), atol=0.03, rtol=0)
+
+
+def test_entropy_falls_from_log_of_the_options_to_zero():
+    choice = WidthChoice((8, 4, 2))
+    assert float(choice.entropy()) == pytest.approx(1.0986, abs=1e-4)
+    with torch.no_grad():
+        choice.logits[1] = 100.0
+    assert float(choice.entropy()) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_masks_pass_gradients_to_the_logits():
+    choice = WidthChoice((4, 2))
+    layer = nn.Conv2d(3, 4, 1)
+    mask_behind(layer, choice, Channels("group"))
+    choice.draw(torch.zeros(2), 1.0)
+    output = layer(torch.ones(2, 3, 5, 5))
+    torch.testing.assert_close(choice.mask(), torch.tensor([1.0, 1.0, 0.5, 0.5]))
+    output.sum().backward()
+    assert choice.logits.grad.abs().sum() > 0
+    assert layer.bfloat16()(torch.ones(2, 3, 5, 5).bfloat16()).dtype == torch.bfloat16
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.choice = nn.Conv2d(3, 4, 1), WidthChoice((4, 2))
+        mask_behind(self.layer, self.choice, Channels("group"))
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+def test_a_copy_has_masks_of_its_own():
+    pair = Pair()
+    pair.choice.draw(torch.zeros(2), 1.0)
+    pair(torch.ones(1, 3, 2, 2)).sum().backward()
+    other = copy.deepcopy(pair)
+    assert set(other.state_dict()) == {"layer.weight", "layer.bias", "choice.logits"}
+    with torch.no_grad():
+        other.choice.logits[1] = 9.0
+    x = torch.ones(1, 3, 2, 2)
+    assert other.eval()(x)[:, 2:].eq(0).all() and pair.eval()(x)[:, 2:].ne(0).any()

@@ -1,0 +1,146 @@
+"""The search in plain PyTorch: it finds what it should, and repeats."""
+
+import pytest
+import torch
+from networks import Network, space
+from torch import nn
+
+from fastreid_rib.search import Channels, Cost, Layer, Space, WidthSearch
+from fastreid_rib.settings.declaration import SettingError
+from fastreid_rib.settings.search import SearchSettings
+
+
+class Rank(nn.Module):
+    """A linear map through a bottleneck: what it can learn is of the bottleneck's rank."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.encode, self.decode = nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False)
+
+    def forward(self, x):
+        return self.decode(self.encode(x))
+
+
+WIDTHS = (8, 6, 4, 2)
+
+
+def rank_search(seed=3, **settings):
+    network = Rank()
+    inside = Channels("inside")
+    layers = [Layer("encode", Channels(), inside, masked=True), Layer("decode", inside, Channels())]
+    cost = Cost(network, Space({"inside": WIDTHS}, layers), torch.zeros(1, 8))
+    return network, WidthSearch(network, cost, SearchSettings(**settings), seed=seed)
+
+
+def run(network, search, rank, epochs=10, steps=40):
+    """Searches on the task of giving back the first `rank` of 8 numbers."""
+    logits = torch.optim.Adam(search.parameters(), lr=0.05)
+    weights = torch.optim.Adam(network.parameters(), lr=0.02)
+    generator = torch.Generator().manual_seed(0)
+    for epoch in range(epochs):
+        search.set_progress(epoch / (epochs - 1))
+        for _ in range(steps):
+            search.draw()
+            x = torch.randn(64, 8, generator=generator)
+            wanted = x * (torch.arange(8) < rank)
+            loss = (network(x) - wanted).square().sum(1).mean() + search.cost_loss()
+            for optimizer in (logits, weights):
+                optimizer.zero_grad()
+            loss.backward()
+            (weights if search.step_is_for_weights() else logits).step()
+    return search
+
+
+def test_a_task_that_needs_width_gets_it_where_cost_does_not_count():
+    network, search = rank_search(cost_scale=0.0, target=1.0, weights_share=0.5)
+    assert run(network, search, rank=8).derive() == {"inside": 8}
+
+
+def test_where_cost_is_all_the_narrowest_is_chosen():
+    network, search = rank_search(cost_scale=100.0, target=2 / 8, weights_share=0.5)
+    assert run(network, search, rank=8).derive() == {"inside": 2}
+
+
+def test_the_target_counts():
+    network, search = rank_search(cost_scale=100.0, target=6 / 8, weights_share=0.5)
+    widths = run(network, search, rank=8, epochs=15).probabilities()["inside"]
+    assert max(range(4), key=widths.__getitem__) == 1
+
+
+def test_seeds_repeat_and_differ():
+    found = [run(*rank_search(seed=seed), rank=4, epochs=2) for seed in (3, 3, 4)]
+    same, again, other = (search.choices["inside"].logits for search in found)
+    assert torch.equal(same, again) and not torch.equal(same, other)
+
+
+def test_a_search_goes_on_from_its_state():
+    network, search = rank_search()
+    for _ in range(5):
+        search.draw()
+    other_network, other = rank_search(seed=77)
+    other.load_state_dict(search.state_dict())
+    for one in (search, other):
+        one.draw()
+    assert torch.equal(search.choices["inside"].gates, other.choices["inside"].gates)
+    assert int(other.steps) == 6
+
+
+def test_weights_and_logits_take_turns():
+    _, search = rank_search(weights_share=0.75, warmup_share=0.3)
+    turns = []
+    for progress in (0.0, 0.25, 0.5, 1.0):
+        search.set_progress(progress)
+        for _ in range(8):
+            search.draw()
+            turns.append(search.step_is_for_weights())
+    assert all(turns[:16]), "the warm-up"
+    assert turns[16:].count(False) == 4 and turns[16:20] == [True, True, True, False]
+
+
+def test_steps_without_gradients_are_not_counted():
+    _, search = rank_search()
+    with torch.no_grad():
+        search.draw()
+    assert int(search.steps) == 0
+
+
+def test_gates_cool_geometrically():
+    _, search = rank_search(temperature=4.0, final_temperature=0.25)
+    temperatures = []
+    for progress in (0.0, 0.5, 1.0):
+        search.set_progress(progress)
+        temperatures.append(search.temperature)
+    assert temperatures == pytest.approx([4.0, 1.0, 0.25])
+
+
+def test_the_cost_term():
+    network, search = rank_search(target=0.5, cost_scale=3.0)
+    search.eval()  # the widest of equals
+    assert float(search.cost_loss()) == pytest.approx(3 * 0.6931, abs=1e-3)
+    with torch.no_grad():
+        search.choices["inside"].logits[3] = 1.0
+    assert float(search.cost_loss()) == pytest.approx(3 * 0.6931, abs=1e-3), "below it as above"
+    assert search.report()["cost"] == 0.25
+
+
+def test_a_target_under_the_narrowest():
+    with pytest.raises(SettingError, match=r"must be >= 0\.250 \(the narrowest network\), got"):
+        rank_search(target=0.2)
+
+
+def test_a_target_beyond_the_widest():
+    with pytest.raises(SettingError, match="target must be > 0 and <= 1, got 1.5"):
+        SearchSettings(target=1.5)
+
+
+def test_the_network_of_convolutions_learns_both():
+    torch.manual_seed(0)
+    network = Network()
+    search = WidthSearch(
+        network, Cost(network, space(), torch.zeros(1, 3, 16, 8)), SearchSettings(), seed=0
+    )
+    search.draw()
+    (network(torch.randn(4, 3, 16, 8)).square().mean() + search.cost_loss()).backward()
+    assert all(choice.logits.grad.abs().sum() > 0 for choice in search.choices.values())
+    assert all(parameter.grad is not None for parameter in network.parameters())
