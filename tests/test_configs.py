@@ -18,10 +18,12 @@ FILES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yml")
 BENCHMARKS = ("Market1501", "DukeMTMC", "MSMT17")
 CONVOLUTIONAL = ("bot_R50", "agw_R50", "sbs_R50", "mgn_R50", "osnet_x1_0")
 WITH_IBN = ("bot_R50-ibn", "agw_R50-ibn", "sbs_R50-ibn")
+SEARCHES = ("search", "searched")
 MODELS = [
     *(f"rib_{model}" for model in (*CONVOLUTIONAL, "vit_B16")),
     *(f"rib_dcs_{model}" for model in (*CONVOLUTIONAL, *WITH_IBN, "vit_B16")),
     *(f"rib_ca_{model}" for model in (*CONVOLUTIONAL, *WITH_IBN)),
+    *(f"rib{attention}_{kind}" for attention in ("", "_dcs", "_ca") for kind in SEARCHES),
 ]
 # FastReID's own attention, and a name of a parameter in it.
 OWN_ATTENTION = {
@@ -42,7 +44,7 @@ OF_OTHERS = ("bot_R50", "rib_bot_R50", "rib_dcs_bot_R50")
 LABELS = torch.tensor([0, 0, 1, 1])
 STEPPED = [f"Market1501/{model}.yml" for model in MODELS]
 STEPPED += [f"Market1501/{model}.yml" for model in OWN_ATTENTION if model not in MODELS]
-STEPPED += [name for name in FILES if name.startswith("quickstart/")]
+STEPPED += [name for name in FILES if name.startswith(("quickstart/", "search/"))]
 
 
 def load(name):
@@ -164,6 +166,7 @@ def test_it_is_built_small_and_stepped_twice(name):
         optimizer.step()
         assert all(torch.isfinite(loss) for loss in losses.values())
     assert ("loss_rib" in losses) == ("RIB" in cfg.MODEL.LOSSES.NAME)
+    assert ("loss_cost" in losses) == hasattr(model, "search") == cfg.MODEL.SEARCH.ENABLED
     check_attention(model, name)
 
 

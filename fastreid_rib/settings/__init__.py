@@ -4,11 +4,13 @@ from fastreid_rib.settings.attention import AttentionSettings
 from fastreid_rib.settings.declaration import Setting, SettingError, Settings
 from fastreid_rib.settings.folder import FolderSettings
 from fastreid_rib.settings.rib import RIBSettings
+from fastreid_rib.settings.search import SearchSettings
 
 __all__ = [
     "AttentionSettings",
     "FolderSettings",
     "RIBSettings",
+    "SearchSettings",
     "Setting",
     "SettingError",
     "Settings",

@@ -1,0 +1,75 @@
+"""One command searches, derives and trains; the controls cost what the derived network may."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fastreid.config import get_cfg
+
+TOOLS = Path(__file__).resolve().parent.parent / "tools"
+CONFIG = TOOLS.parent / "configs" / "search" / "synthetic.yml"
+SMALL = {
+    "DATASETS.NAMES": "('SyntheticReIDTiny',)",
+    "DATASETS.TESTS": "('SyntheticReIDTiny',)",
+    "DATALOADER.NUM_WORKERS": "0",
+    "SOLVER.IMS_PER_BATCH": "16",
+    "SOLVER.MAX_EPOCH": "2",
+    "SOLVER.WARMUP_ITERS": "0",
+    "TEST.EVAL_PERIOD": "2",
+    "MODEL.SEARCH.WARMUP_SHARE": "0.0",
+    "SEED": "0",
+}
+
+
+def search(*args):
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", str(TOOLS / "search.py"), *args],
+        env=dict(os.environ, PYTHONFAULTHANDLER="1"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=580,
+    )
+
+
+def test_one_command_searches_derives_and_trains(tmp_path):
+    opts = [part for pair in SMALL.items() for part in pair]
+    opts += ["OUTPUT_DIR", str(tmp_path / "logs")]
+    run = search("--config-file", str(CONFIG), "--start", "supernet", *opts)
+    assert run.returncode == 0, run.stdout[-4000:]
+    assert "The search is over" in run.stdout and "| aimed at |" in run.stdout
+    assert f"Loading checkpoint from {tmp_path / 'logs' / 'searched.pth'}" in run.stdout
+    assert (tmp_path / "logs" / "searched" / "model_final.pth").is_file()
+    cfg = get_cfg()
+    cfg.merge_from_file(str(tmp_path / "logs" / "searched.yml"))
+    assert len(cfg.MODEL.SEARCH.WIDTHS) == 4 and cfg.SEED == 0
+
+
+def test_a_search_that_fails_is_not_gone_on_with(tmp_path):
+    logs = str(tmp_path / "logs")
+    run = search("--config-file", str(CONFIG), "MODEL.SEARCH.TARGET", "0.1", "OUTPUT_DIR", logs)
+    assert run.returncode != 0 and "MODEL.SEARCH.TARGET must be >= 0.3" in run.stdout
+    assert not (tmp_path / "logs" / "searched").exists()
+
+
+@pytest.fixture(scope="module")
+def controls():
+    sys.path.insert(0, str(TOOLS))
+    import search_controls
+
+    yield search_controls
+    sys.path.remove(str(TOOLS))
+
+
+@pytest.mark.parametrize("target", [0.5, 0.7])
+def test_controls_cost_at_most_as_much_as_the_target(controls, target):
+    cost = controls.cost_of(str(CONFIG), [])
+    limit = target * cost.widest
+    uniform, drawn = controls.uniform(cost, limit), controls.random(cost, limit, 5)
+    assert all(0.93 * limit < cost.of(widths) <= limit for widths in (uniform, *drawn))
+    assert len({tuple(widths.values()) for widths in drawn}) == 5
+    assert drawn == controls.random(cost, limit, 5) != controls.random(cost, limit, 5, seed=1)
+    shares = [width / cost.space.groups[group][0] for group, width in uniform.items()]
+    assert max(shares) - min(shares) < 0.2

@@ -1,0 +1,87 @@
+"""Networks to compare a derived one with: of the same cost, but not searched.
+
+    python tools/search_controls.py --config-file configs/search/synthetic.yml --target 0.5
+
+prints widths that MODEL.SEARCH.WIDTHS takes: uniform ones (each group the same share of its widest,
+as near as its widths allow) and random ones.
+"""
+
+import argparse
+
+import fastreid_rib  # noqa: F401  before FastReID, also where the .pth file is not installed
+
+# isort: split
+import torch
+from fastreid.config import get_cfg
+from fastreid.modeling import build_model
+
+from fastreid_rib.search.derive import all_choices
+
+SLACK = 0.05
+"""A random network costs at most this share less than the limit."""
+
+
+def cost_of(config_file, opts):
+    """The cost of the networks that a config's search chooses from."""
+    cfg = get_cfg()
+    cfg.merge_from_file(config_file)
+    cfg.merge_from_list([*opts, "MODEL.SEARCH.ENABLED", True, "MODEL.SEARCH.TARGET", 1.0])
+    cfg.MODEL.BACKBONE.PRETRAIN = False
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.freeze()
+    return build_model(cfg).search.cost
+
+
+def uniform(cost, limit):
+    """The network nearest to one share of all widths, of those that cost at most a limit.
+
+    Args:
+        cost: of a space.
+        limit: multiply-adds an image.
+
+    Returns:
+        A width for each group. Of the shares, the largest that can be afforded.
+    """
+    best = None
+    for share in torch.linspace(0, 1, 1001).tolist():
+        widths = {
+            group: min(options, key=lambda width: abs(width - share * options[0]))
+            for group, options in cost.space.groups.items()
+        }
+        if cost.of(widths) <= limit:
+            best = widths
+    return best
+
+
+def random(cost, limit, count, seed=0):
+    """Networks drawn from all that cost at most a limit, and at least 1 - SLACK of it.
+
+    Returns:
+        ``count`` different ones.
+    """
+    choices = all_choices(cost)
+    fitting = torch.nonzero((choices.costs <= limit) & (choices.costs >= (1 - SLACK) * limit))
+    order = torch.randperm(len(fitting), generator=torch.Generator().manual_seed(seed))
+    return [choices.at(int(fitting[i])) for i in order[:count].tolist()]
+
+
+def main():
+    """Prints the controls."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config-file", required=True, metavar="FILE")
+    parser.add_argument("--target", type=float, default=0.5, help="share of the widest's cost")
+    parser.add_argument("--random", type=int, default=5, metavar="N", help="random ones (5)")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="of the config")
+    args = parser.parse_args()
+
+    cost = cost_of(args.config_file, args.opts)
+    limit = args.target * cost.widest
+    named = [("uniform", uniform(cost, limit))]
+    named += [(f"random {i}", widths) for i, widths in enumerate(random(cost, limit, args.random))]
+    for name, widths in named:
+        share = float(cost.of(widths)) / cost.widest
+        print(f"{name:10} {share:.3f}  {tuple(widths.values())}")
+
+
+if __name__ == "__main__":
+    main()
