@@ -18,6 +18,7 @@ from typing import Dict, List, NamedTuple
 
 import numpy as np
 
+from fastreid_rib.base.whole_files import renamed_to
 from fastreid_rib.data.canvas import HEIGHTS
 from fastreid_rib.data.pedestrians import Pedestrian, draw_int
 from fastreid_rib.data.png import encode_png
@@ -221,16 +222,8 @@ def _parameters(spec: SyntheticSpec) -> str:
 
 
 def _write(path: str, content: bytes) -> None:
-    # never under the final name: a reader, or a process that comes later, must not see half a file
-    part = f"{path}.{uuid.uuid4().hex}.part"
-    try:
-        with open(part, "wb") as file:
-            file.write(content)
-        os.replace(part, path)
-    except BaseException:
-        if os.path.exists(part):
-            os.remove(part)
-        raise
+    with renamed_to(path) as partial, open(partial, "wb") as file:
+        file.write(content)
 
 
 def _finished(directory: str, spec: SyntheticSpec, shots: List[Shot]) -> bool:
