@@ -26,7 +26,7 @@ def list_of_keys():
 
 
 def list_of_repairs():
-    """A list of all repairs in Markdown: name, where the defect is, defect, what happens instead."""
+    """A list of all repairs in Markdown: name, where the defect is, defect, what comes instead."""
     return "\n".join(
         _entry(f"- **`{of.name}`**, {of.where}: {of.defect}. Instead: {of.instead}.")
         for of in REPAIRS
