@@ -15,6 +15,7 @@ from fastreid_rib.compat import (
     imports,
     loading,
     optimizer,
+    readers,
     resuming,
     training,
 )
@@ -354,7 +355,7 @@ REPAIRS: Tuple[Repair, ...] = (
         "any ending, camera and identity, by the file's name; a name that says nothing is an "
         "error with the file. Where FastReID reads a folder rightly it still does",
         ("fastreid.data.datasets.market1501",),
-        after=datasets.market_names,
+        after=readers.market_names,
         where="own pictures in its layout",
     ),
     Repair(
@@ -362,7 +363,7 @@ REPAIRS: Tuple[Repair, ...] = (
         "the same in DukeMTMC, with 8 cameras",
         "the same",
         ("fastreid.data.datasets.dukemtmcreid",),
-        after=datasets.duke_names,
+        after=readers.duke_names,
         where="own pictures in its layout",
     ),
     Repair(
@@ -371,7 +372,7 @@ REPAIRS: Tuple[Repair, ...] = (
         "blank lines, more spaces and underscores in folders are read; the error for another "
         "line names list and line",
         ("fastreid.data.datasets.msmt17",),
-        after=datasets.msmt17_lists,
+        after=readers.msmt17_lists,
         where="own pictures in its layout",
     ),
     Repair(
