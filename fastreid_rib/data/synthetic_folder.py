@@ -70,7 +70,7 @@ class SyntheticSpec:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Checks the ranges."""
         limits = {
             "num_train_ids": (1, _MAX_IDS - 1),
             "train_images": (1, 9999),
@@ -166,7 +166,7 @@ def folder_name(spec: SyntheticSpec) -> str:
 
 
 def generate(directory: str, spec: SyntheticSpec) -> None:
-    """Make the folder, or what is missing of it; return at once where it is complete.
+    """Makes the folder, or what is missing of it; returns at once where it is complete.
 
     Any number of processes may do so at once, and may be killed at any time. None waits for
     another: a picture comes out the same whoever draws it, and appears under its name in one
