@@ -10,6 +10,7 @@ transformer), one that makes an attention a part of a module (``insertion``), on
 temperature that follows the epochs (``annealing``), and what FastReID builds with (``building``).
 """
 
+from fastreid_rib.integration.modeling.placement.annealing import follow_epochs
 from fastreid_rib.integration.modeling.placement.building import (
     build_with_attention,
     extend_backbones,
@@ -17,4 +18,10 @@ from fastreid_rib.integration.modeling.placement.building import (
 )
 from fastreid_rib.integration.modeling.placement.head import place_at_head
 
-__all__ = ["build_with_attention", "extend_backbones", "extend_heads", "place_at_head"]
+__all__ = [
+    "build_with_attention",
+    "extend_backbones",
+    "extend_heads",
+    "follow_epochs",
+    "place_at_head",
+]

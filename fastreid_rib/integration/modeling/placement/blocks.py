@@ -23,51 +23,51 @@ def query_key_projections(backbone: nn.Module) -> List[nn.Linear]:
     return [projection for projection in projections if isinstance(projection, nn.Linear)]
 
 
-def place_in_blocks(name: str, projections: List[nn.Linear], attention: config.Attention) -> None:
+def place_in_blocks(name: str, projections: List[nn.Linear], asked: config.AskedAttention) -> None:
     """Puts DCS's mask on the queries and keys of every block.
 
     Args:
         name: of the backbone, for the errors.
         projections: what :func:`query_key_projections` found in it.
-        attention: what the config asks for.
+        asked: what the config asks for.
 
     Raises:
         ValueError: anything but DCS in the blocks, or settings that do not fit tokens.
     """
-    _check(name, attention)
+    _check(name, asked)
     with insertion.aside():
         for projection in projections:
-            mask = insertion.build(attention, projection.in_features, BLOCKS, make=_mask)
+            mask = insertion.build(asked, projection.in_features, BLOCKS, make=_mask)
             projection.add_module("attention", mask)
             projection.register_forward_hook(_mask_queries_and_keys)
 
 
-def _mask(attention: config.Attention, channels: int) -> nn.Module:
-    return DCSMask(channels, **{key: attention.settings[key] for key in _MASK_SETTINGS})
+def _mask(asked: config.AskedAttention, channels: int) -> nn.Module:
+    return DCSMask(channels, **{key: asked.settings[key] for key in _MASK_SETTINGS})
 
 
-def _check(name: str, attention: config.Attention) -> None:
-    if HEAD in attention.placement:
+def _check(name: str, asked: config.AskedAttention) -> None:
+    if HEAD in asked.placement:
         raise ValueError(
             f"{name} gives the head its class token and no map, so attention at the head "
             "would have one position to attend to. Write MODEL.ATTENTION.NAME DCS and "
             f'MODEL.ATTENTION.PLACEMENT ("{BLOCKS}",), which masks the queries and keys of every '
             "block."
         )
-    for place in attention.placement:
+    for place in asked.placement:
         if place != BLOCKS:
             raise ValueError(insertion.no_such_place(place, name, [BLOCKS]))
-    if attention.name != "DCS":
+    if asked.name != "DCS":
         raise ValueError(
             f"Inside the blocks of {name} stands its own attention, which MODEL.ATTENTION.NAME DCS "
-            f"can mask; {attention.name} is for maps."
+            f"can mask; {asked.name} is for maps."
         )
-    if attention.settings["depthwise"]:
+    if asked.settings["depthwise"]:
         raise ValueError(
             f"MODEL.ATTENTION.DEPTHWISE is True, a convolution over a map, and {name} has tokens. "
             "Write False."
         )
-    bias = attention.settings["mask_bias"]
+    bias = asked.settings["mask_bias"]
     if bias <= 0:
         raise ValueError(
             f"MODEL.ATTENTION.MASK_BIAS is {bias:g}, and in evaluation the masks of {name} would "

@@ -20,7 +20,7 @@ _PLACES: Dict[str, Tuple[int, Tuple[str, ...]]] = {
 
 
 def build_mgn(
-    architecture: Callable[[Any], nn.Module], attention: config.Attention, cfg: Any
+    architecture: Callable[[Any], nn.Module], asked: config.AskedAttention, cfg: Any
 ) -> nn.Module:
     """Builds an MGN, and then puts attention into it.
 
@@ -29,31 +29,31 @@ def build_mgn(
 
     Args:
         architecture: FastReID's MGN, or a class made from it.
-        attention: what the config asks for.
+        asked: what the config asks for.
         cfg: a FastReID config.
 
     Raises:
         ValueError: a place that MGN does not have; the message lists those it has.
     """
-    if HEAD in attention.placement and config.rib_before_attention(cfg):
+    if HEAD in asked.placement and config.rib_before_attention(cfg):
         raise ValueError(
             "MODEL.LOSSES.RIB.EMBEDDING is 'before', but in MGN the attention at the head is "
             "behind each branch, whose map several heads cut up. Write 'after'."
         )
     model = architecture(config.without_attention(cfg))
-    _place_in_branches(model, attention)
+    _place_in_branches(model, asked)
     return model
 
 
-def _place_in_branches(model: nn.Module, attention: config.Attention) -> None:
+def _place_in_branches(model: nn.Module, asked: config.AskedAttention) -> None:
     """Puts attention into a built MGN: one a branch, where a branch has modules of its own."""
-    for place in attention.placement:
+    for place in asked.placement:
         if place not in _PLACES:
             raise ValueError(insertion.no_such_place(place, type(model).__name__, list(_PLACES)))
     with insertion.aside():
-        for place in attention.placement:
+        for place in asked.placement:
             channels, paths = _PLACES[place]
             for path in paths:
                 module = model.get_submodule(path)
                 end = module if place == HEAD else list(module.children())[-1]
-                insertion.place_behind(end, insertion.build(attention, channels, place))
+                insertion.place_behind(end, insertion.build(asked, channels, place))

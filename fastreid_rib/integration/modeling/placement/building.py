@@ -26,9 +26,9 @@ def extend_backbones(build: Any) -> None:
 
     def build_backbone(stock: Callable[[Any], nn.Module], cfg: Any) -> nn.Module:
         backbone = stock(cfg)
-        attention = config.attention(cfg)
-        if attention is not None:
-            place_in_backbone(backbone, attention, torch.device(cfg.MODEL.DEVICE))
+        asked = config.asked_attention(cfg)
+        if asked is not None:
+            place_in_backbone(backbone, asked, torch.device(cfg.MODEL.DEVICE))
         return backbone
 
     wrap(build, "build_backbone", build_backbone)
@@ -67,41 +67,41 @@ def build_with_attention(architecture: Callable[[Any], nn.Module], cfg: Any) -> 
         ValueError: a place that the backbone does not have, or an architecture that left out an
             attention that it was given.
     """
-    attention = config.attention(cfg)
-    if attention is None:
+    asked = config.asked_attention(cfg)
+    if asked is None:
         return architecture(cfg)
     from fastreid.modeling.meta_arch.mgn import MGN
 
     if isinstance(architecture, type) and issubclass(architecture, MGN):
-        model = branches.build_mgn(architecture, attention, cfg)
+        model = branches.build_mgn(architecture, asked, cfg)
     else:
         model = architecture(cfg)
     places = [
         name
         for name, module in model.named_modules()
         if name.split(".")[-1] == "attention"
-        and isinstance(module, (ATTENTIONS[attention.name], DCSMask))
+        and isinstance(module, (ATTENTIONS[asked.name], DCSMask))
     ]
-    if len(places) < len(attention.placement):
+    if len(places) < len(asked.placement):
         raise ValueError(
-            f"MODEL.ATTENTION.PLACEMENT is {attention.placement}, but the meta-architecture "
+            f"MODEL.ATTENTION.PLACEMENT is {asked.placement}, but the meta-architecture "
             f"{type(model).__name__} holds attention at {places or 'no place'} only: it does not "
             "use all of the backbone and of the head that it builds, or builds them by itself "
             "instead of by `build_backbone` and `build_heads`."
         )
-    logger.info("Attention %s: %s", attention.name, ", ".join(places))
+    logger.info("Attention %s: %s", asked.name, ", ".join(places))
     follow_epochs(model, cfg.SOLVER.MAX_EPOCH)
     return model
 
 
 def place_in_backbone(
-    backbone: nn.Module, attention: config.Attention, device: torch.device
+    backbone: nn.Module, asked: config.AskedAttention, device: torch.device
 ) -> None:
     """Puts attention behind stages of a backbone, or into the blocks of a vision transformer.
 
     Args:
         backbone: what FastReID built, with pretrained weights if any.
-        attention: what the config asks for; "head" in its placement is left to the head.
+        asked: what the config asks for; "head" in its placement is left to the head.
         device: where it is going to run, and is tried out: syncBN knows GPUs only.
 
     Raises:
@@ -109,6 +109,6 @@ def place_in_backbone(
     """
     projections = blocks.query_key_projections(backbone)
     if projections:
-        blocks.place_in_blocks(type(backbone).__name__, projections, attention)
+        blocks.place_in_blocks(type(backbone).__name__, projections, asked)
     else:
-        stages.place_at_stages(backbone, attention, device)
+        stages.place_at_stages(backbone, asked, device)

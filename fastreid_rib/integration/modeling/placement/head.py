@@ -22,11 +22,11 @@ def place_at_head(head: nn.Module, cfg: Any) -> None:
     Raises:
         ValueError: RIB is to take its embedding in front of the attention, and cannot.
     """
-    attention = config.attention(cfg)
-    if attention is None or HEAD not in attention.placement:
+    asked = config.asked_attention(cfg)
+    if asked is None or HEAD not in asked.placement:
         return
     with insertion.aside():
-        module = insertion.build(attention, cfg.MODEL.BACKBONE.FEAT_DIM, HEAD)
+        module = insertion.build(asked, cfg.MODEL.BACKBONE.FEAT_DIM, HEAD)
     if config.rib_before_attention(cfg):
         embedding.keep_pooled(head)
     insertion.place_in_front(head, module)

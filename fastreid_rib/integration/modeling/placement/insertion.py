@@ -14,20 +14,20 @@ from fastreid_rib.integration import config
 from fastreid_rib.integration.engine import learning_rate
 
 
-def _for_maps(attention: config.Attention, channels: int) -> nn.Module:
-    return build_attention(attention.name, channels, **attention.settings)
+def _for_maps(asked: config.AskedAttention, channels: int) -> nn.Module:
+    return build_attention(asked.name, channels, **asked.settings)
 
 
 def build(
-    attention: config.Attention,
+    asked: config.AskedAttention,
     channels: int,
     place: str,
-    make: Callable[[config.Attention, int], nn.Module] = _for_maps,
+    make: Callable[[config.AskedAttention, int], nn.Module] = _for_maps,
 ) -> nn.Module:
     """Builds what stands at a place and learns at its own rate.
 
     Args:
-        attention: what the config asks for.
+        asked: what the config asks for.
         channels: at the place.
         place: its name, as in ``MODEL.ATTENTION.PLACEMENT``.
         make: called with the first two; gives a module for maps (B, channels, H, W) by default.
@@ -37,13 +37,13 @@ def build(
             known only here; the message names the place.
     """
     try:
-        module = make(attention, channels)
+        module = make(asked, channels)
     except ValueError as error:
         raise ValueError(
-            f"MODEL.ATTENTION ({attention.name}) does not fit the {channels} channels of "
+            f"MODEL.ATTENTION ({asked.name}) does not fit the {channels} channels of "
             f"'{place}': {error}"
         ) from error
-    learning_rate.mark(module, attention.lr_factor)
+    learning_rate.mark(module, asked.lr_factor)
     return module
 
 

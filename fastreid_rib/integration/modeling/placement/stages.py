@@ -27,18 +27,20 @@ class Stage(NamedTuple):
     channels: int
 
 
-def place_at_stages(backbone: nn.Module, attention: config.Attention, device: torch.device) -> None:
+def place_at_stages(
+    backbone: nn.Module, asked: config.AskedAttention, device: torch.device
+) -> None:
     """Puts attention behind the stages that the config names.
 
     Args:
         backbone: what FastReID built, with pretrained weights if any.
-        attention: what the config asks for; "head" in its placement is left to the head.
+        asked: what the config asks for; "head" in its placement is left to the head.
         device: where it is going to run, and is tried out.
 
     Raises:
         ValueError: a stage that this backbone does not have; the message lists those it has.
     """
-    wanted = [place for place in attention.placement if place != HEAD]
+    wanted = [place for place in asked.placement if place != HEAD]
     if not wanted:
         return
     stages = find_stages(backbone, device)
@@ -50,7 +52,7 @@ def place_at_stages(backbone: nn.Module, attention: config.Attention, device: to
     with insertion.aside():
         for place in wanted:
             stage = stages[place]
-            module = insertion.build(attention, stage.channels, place)
+            module = insertion.build(asked, stage.channels, place)
             insertion.place_behind(stage.block, module)
 
 
