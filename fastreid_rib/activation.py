@@ -31,12 +31,12 @@ REGISTRATIONS = {
     ),
     "fastreid.data.common": ("integration.engine.epoch_pictures:extend_dataset",),
     "fastreid.data.datasets": ("data.registered",),
-    "fastreid.data.data_utils": ("integration.engine.seeding:extend_data_loader",),
+    "fastreid.data.data_utils": ("integration.engine.epoch_generators:extend_data_loader",),
     "fastreid.engine.defaults": (
         "integration.engine.startup:extend_default_setup",
         "integration.engine.searching:extend_trainer",
     ),
-    "fastreid.engine.train_loop": ("integration.engine.seeding:extend_trainer",),
+    "fastreid.engine.train_loop": ("integration.engine.epoch_generators:extend_trainer",),
     "fastreid.modeling.backbones": ("integration.modeling.searched_backbone",),
     "fastreid.modeling.backbones.build": (
         "integration.modeling.supernet:extend_backbones",

@@ -2,27 +2,55 @@
 
     python tools/write_lists.py
 
-Between ``<!-- keys -->`` and ``<!-- end of keys -->`` stands every key with default, range and
-meaning, from the declarations in ``fastreid_rib/settings`` and in ``integration/keys.py``.
+Between ``<!-- NAME -->`` and ``<!-- end of NAME -->`` stands, in docs/guide:
+
+- configuration.md, ``keys``: every key with default, range and meaning, from the declarations in
+  ``fastreid_rib/settings`` and in ``integration/keys.py``;
+- repairs.md, ``repairs``: every repair with its defect, from the table in ``compat/repairs.py``.
 """
 
 import re
 import textwrap
 from pathlib import Path
 
+from fastreid_rib.compat import REPAIRS
 from fastreid_rib.integration.keys import NODES, keys_of
 from fastreid_rib.settings.declaration import declared
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "guide" / "configuration.md"
-LIST = re.compile(r"(?<=<!-- keys -->\n).*?(?=<!-- end of keys -->)", re.S)
+GUIDE = Path(__file__).resolve().parent.parent / "docs" / "guide"
 
 
-def markdown():
+def list_of_keys():
     """A list of all keys in Markdown: name, default, range, meaning, symbol."""
-    return "\n".join(entry for path in NODES for entry in _entries(path))
+    return "\n".join(entry for path in NODES for entry in _keys_of(path))
 
 
-def _entries(path):
+def list_of_repairs():
+    """A list of all repairs in Markdown: name, where the defect is, defect, what comes instead."""
+    return "\n".join(
+        _entry(f"- **`{of.name}`**, {of.where}: {of.defect}. Instead: {of.instead}.")
+        for of in REPAIRS
+    )
+
+
+LISTS = {
+    GUIDE / "configuration.md": ("keys", list_of_keys),
+    GUIDE / "repairs.md": ("repairs", list_of_repairs),
+}
+"""For each page, the name of its list and what makes it."""
+
+
+def written(page):
+    """The text of a page with its list made anew."""
+    name, make = LISTS[page]
+    found = re.compile(rf"(?<=<!-- {name} -->\n).*?(?=<!-- end of {name} -->)", re.S)
+    made, count = found.subn(lambda _: f"\n{make()}\n\n", page.read_text("utf-8"))
+    if count != 1:
+        raise ValueError(f"{page.name} must have one list of {name}, but has {count}")
+    return made
+
+
+def _keys_of(path):
     known = declared(NODES[path])
     for key, default in keys_of(NODES[path]).items():
         of = known[key.lower()]
@@ -32,20 +60,16 @@ def _entries(path):
         meaning = of.meaning
         for other in known:  # settings of the same node are keys here
             meaning = meaning.replace(f"`{other}`", f"`{other.upper()}`")
-        text = f"- **`{name}`**, default `{value}`, {of.range.text}{symbol}. {meaning}"
-        yield textwrap.fill(
-            text, 110, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
-        )
+        yield _entry(f"- **`{name}`**, default `{value}`, {of.range.text}{symbol}. {meaning}")
 
 
-def written(text):
-    """The text of the page with its list made anew."""
-    made, count = LIST.subn(lambda _: f"\n{markdown()}\n\n", text)
-    if count != 1:
-        raise ValueError(f"{PAGE.name} must have one list of keys, but has {count}")
-    return made
+def _entry(text):
+    return textwrap.fill(
+        text, 110, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 if __name__ == "__main__":
-    PAGE.write_text(written(PAGE.read_text()))
-    print(f"{PAGE.name} written")
+    for page in LISTS:
+        page.write_text(written(page), "utf-8")
+        print(f"{page.name} written")

@@ -5,8 +5,9 @@ from typing import Any, Dict, Type
 
 from torch import nn
 
-from fastreid_rib.attention.channel import CAM, ECA, SE, CBAMChannel
+from fastreid_rib.attention.cam import CAM
 from fastreid_rib.attention.dcs import DCSAttention
+from fastreid_rib.attention.gates import ECA, SE, CBAMChannel
 from fastreid_rib.attention.self_attention import SelfAttention
 from fastreid_rib.base.spelling import check_settings, did_you_mean
 

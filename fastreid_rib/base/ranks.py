@@ -15,7 +15,7 @@ def rank_and_size() -> Tuple[int, int]:
 
 
 def exchange(*numbers: int) -> List[Tuple[int, ...]]:
-    """Tell every rank a few numbers and hear theirs, from host to host.
+    """Tells every rank a few numbers and hears theirs, from host to host.
 
     Never waits for a GPU: where the process group is NCCL's, a gloo group is made beside it, in the
     first call (as FastReID does for its own messages).
@@ -60,7 +60,7 @@ def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
 
 
 def sum_over_ranks(*tensors: Tensor) -> None:
-    """Replace each (contiguous) tensor by its sum over the ranks, in place."""
+    """Replaces each (contiguous) tensor by its sum over the ranks, in place."""
     if rank_and_size()[1] > 1:
         for tensor in tensors:
             if tensor.numel():
@@ -89,7 +89,7 @@ def own_share(weights: Tensor) -> slice:
 
 
 def join_slices(own: Tensor, rows: int, where: Optional[slice] = None) -> Tensor:
-    """Put what every rank computed for its share together.
+    """Puts what every rank computed for its share together.
 
     Args:
         own: (length of the share, ...)
@@ -108,7 +108,7 @@ def join_slices(own: Tensor, rows: int, where: Optional[slice] = None) -> Tensor
 
 
 def copy_from_first(tensor: Tensor) -> Tensor:
-    """Give every rank the bits of rank 0's (contiguous) tensor, in place."""
+    """Gives every rank the bits of rank 0's (contiguous) tensor, in place."""
     if rank_and_size()[1] > 1:
         dist.broadcast(tensor, src=0)
     return tensor

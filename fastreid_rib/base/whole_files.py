@@ -2,7 +2,29 @@
 
 import contextlib
 import os
+import uuid
 from typing import IO, Any, Iterator, Optional
+
+
+@contextlib.contextmanager
+def renamed_to(path: str, by_one: bool = False) -> Iterator[str]:
+    """Gives the name of a file to write; that gets its real name, in one step, once it is written.
+
+    So nobody ever reads half a file. If writing it fails, what stood under the name is as it was.
+
+    Args:
+        path: the real name.
+        by_one: whether only one process at a time writes it. Its unfinished file is then called
+            the same at each attempt, so that what a killed process left is overwritten by the next.
+    """
+    partial = f"{path}.partial" if by_one else f"{path}.{uuid.uuid4().hex}.partial"
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(partial)
+        raise
 
 
 @contextlib.contextmanager
@@ -17,19 +39,13 @@ def written_whole(path: str, mode: str = "wb") -> Iterator[Any]:
     Raises:
         OSError: it cannot be written; what stood under the name is as it was.
     """
-    partial = f"{path}.partial"
     try:
-        with open(partial, mode) as opened:
+        with renamed_to(path, by_one=True) as partial, open(partial, mode) as opened:
             file = _KeepsItsError(opened)
             yield file  # as much of a file as torch.save and FastReID use
             file.finish()
-        os.replace(partial, path)
         _sync_folder(os.path.dirname(path) or ".")
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.remove(partial)
-        if not isinstance(error, OSError):
-            raise
+    except OSError as error:
         raise OSError(
             error.errno,
             f"{error.strerror}. It was not written; an older file of that name is whole. Make "

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import List, Optional
 
+from fastreid_rib.base import cache
 from fastreid_rib.ops import build, native
 
 
@@ -70,7 +71,6 @@ def _destination(into: Optional[str]) -> Path:
     if into != "cache" and writable:
         package.mkdir(exist_ok=True)
         return package
-    cache = native.cache_folder()
-    for place in (cache.parent, cache):  # whatever the umask: loading refuses what others can write
-        place.mkdir(mode=0o755, parents=True, exist_ok=True)
-    return cache
+    folder = native.cache_folder()
+    cache.make_folder(folder)
+    return folder

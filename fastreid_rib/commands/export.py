@@ -28,7 +28,7 @@ class Exported(NamedTuple):
     path: str
     removed: Dict[str, int]
     losses: Tuple[str, ...]
-    attention: Optional[config.Attention]
+    attention: Optional[config.AskedAttention]
 
 
 def export(checkpoint: str, folder: str, config_file: Optional[str] = None) -> Exported:
@@ -59,7 +59,7 @@ def export(checkpoint: str, folder: str, config_file: Optional[str] = None) -> E
     if "RIB" not in cfg.MODEL.LOSSES:
         raise ValueError("the plugin is switched off by FASTREID_RIB_DISABLE; unset it for this")
     cfg.merge_from_file(config_file)
-    attention = config.attention(cfg)
+    attention = config.asked_attention(cfg)
     cfg = _without_rib(cfg)
 
     content = checked(checkpoint, lambda: read_safely(checkpoint))
@@ -105,7 +105,7 @@ def main(checkpoint: str, folder: str, config_file: Optional[str] = None) -> int
 def _without_rib(cfg: Any) -> Any:
     """The config with the plugin's keys at their defaults, which FastReID's dump leaves out."""
     cfg.MODEL.LOSSES.NAME = tuple(name for name in config.loss_names(cfg) if name != "RIBLoss")
-    attends = config.attention(cfg) is not None
+    attends = config.asked_attention(cfg) is not None
     for path in keys.NODES:
         if not (attends and path == "MODEL.ATTENTION"):
             keys.reset(cfg, path)

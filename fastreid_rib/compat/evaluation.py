@@ -1,15 +1,20 @@
 """Evaluation: FastReID's compiled ranking, and the CUHK03 protocol."""
 
 import functools
+import hashlib
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Callable, Optional
 
+from fastreid_rib.base import cache
 from fastreid_rib.base.patching import overlay, replace, wrap
+from fastreid_rib.base.whole_files import renamed_to
 
 _BUILD = """
 import sys
@@ -39,20 +44,20 @@ def compile_ranking(module: ModuleType) -> None:
         module: ``fastreid.evaluation.rank_cylib``.
     """
     source = os.path.abspath(os.path.dirname(module.__file__ or ""))
-    cache = _cache_folder(source)
-    if cache and os.path.isdir(cache) and _only_ours(cache):
-        module.__path__.append(cache)
+    folder = _cache_folder(source)
+    if folder and folder.is_dir() and not cache.why_untrusted(folder, folder.parent):
+        module.__path__.append(str(folder))
 
     @functools.lru_cache(maxsize=None)  # one attempt a process, not one an evaluation
     def compile_helper() -> None:
         target = source
         if not os.access(source, os.W_OK):
-            if cache is None:
+            if folder is None:
                 return
-            os.makedirs(cache, mode=0o700, exist_ok=True)
-            if not _only_ours(cache):
+            cache.make_folder(folder)
+            if cache.why_untrusted(folder, folder.parent):
                 return
-            target = cache
+            target = str(folder)
         failure = _compile(source, target)
         if failure:
             logging.getLogger("fastreid.evaluation").warning(
@@ -87,30 +92,20 @@ def _compile(source: str, target: str) -> Optional[str]:
                 lines = run.stdout.strip().splitlines()
                 return lines[-1] if lines else f"exit status {run.returncode}"
             for name in os.listdir(built):
-                _publish(os.path.join(built, name), os.path.join(target, name))
+                with renamed_to(os.path.join(target, name)) as partial:
+                    shutil.copy(os.path.join(built, name), partial)
         except (OSError, subprocess.SubprocessError) as error:
             return str(error)
     return None
 
 
-def _publish(path: str, target: str) -> None:
-    """Copies in one step, so that no other process ever loads half a file."""
-    import shutil
-
-    partial = f"{target}.{os.getpid()}"
-    shutil.copy(path, partial)
-    os.replace(partial, target)
-
-
-def _cache_folder(source: str) -> Optional[str]:
+def _cache_folder(source: str) -> Optional[Path]:
     """Where the compiled ranking goes when FastReID's folder is read-only (None: nowhere).
 
     The name holds whatever the machine code depends on: the source, Python and NumPy.
     """
     if not hasattr(os, "getuid"):
         return None
-    import hashlib
-
     import numpy
 
     digest = hashlib.sha256(f"{sys.version} {numpy.__version__}".encode())
@@ -120,14 +115,10 @@ def _cache_folder(source: str) -> Optional[str]:
                 digest.update(file.read())
         except OSError:
             return None
-    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(root, "fastreid_rib", f"rank_cylib-{digest.hexdigest()[:16]}")
-
-
-def _only_ours(folder: str) -> bool:
-    """Whether nobody else can put machine code into `folder`, which is going to be loaded."""
-    state = os.stat(folder)
-    return state.st_uid == os.getuid() and not state.st_mode & 0o022
+    try:
+        return cache.cache_folder(f"rank_cylib-{digest.hexdigest()[:16]}")
+    except RuntimeError:  # a user without a home
+        return None
 
 
 def evaluate_rank_by_package(module: ModuleType) -> None:

@@ -101,7 +101,7 @@ class MarketLayout(Benchmark):
     """
 
     def __init__(self, root: str = "datasets", **kwargs: Any) -> None:
-        """Read the names."""
+        """Reads the names."""
         folder = self.folder(root)
         parts = [
             os.path.join(folder, part)
@@ -138,7 +138,7 @@ class SidesLayout(AllOccluded, Benchmark):
     train_sides: Optional[Tuple[str, str]] = None
 
     def __init__(self, root: str = "datasets", **kwargs: Any) -> None:
-        """Read the names."""
+        """Reads the names."""
         folder = self.folder(root)
         places = [os.path.join(folder, *side.split("/")) for side in self.sides]
         training = [os.path.join(folder, *side.split("/")) for side in self.train_sides or ()]

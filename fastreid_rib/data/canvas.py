@@ -47,7 +47,7 @@ class Canvas:
     """
 
     def __init__(self, height: int) -> None:
-        """Start with a black picture."""
+        """Starts with a black picture."""
         self.step = TALL // (2 * height)
         self.first = self.step // 2  # a sample lies in the middle of its square
         self.y = np.arange(2 * height, dtype=np.int64) * self.step + self.first
@@ -55,7 +55,7 @@ class Canvas:
         self.samples = np.zeros((2 * height, height, 3), dtype=np.int64)
 
     def polygon(self, points: Sequence[Point], paint: Paint, origin: Point = (0, 0)) -> None:
-        """Paint a convex polygon.
+        """Paints a convex polygon.
 
         Args:
             points: its corners in order, either way round.
@@ -73,12 +73,12 @@ class Canvas:
         self._fill(rows, columns, left | right, paint, x - origin[0], y - origin[1])
 
     def box(self, x0: int, y0: int, x1: int, y1: int, paint: Paint) -> None:
-        """Paint an upright rectangle; a cloth's pattern starts at its corner (x0, y0)."""
+        """Paints an upright rectangle; a cloth's pattern starts at its corner (x0, y0)."""
         rows, columns, x, y = self._window(x0, y0, x1, y1)
         self._fill(rows, columns, np.ones((y.size, x.size), dtype=bool), paint, x - x0, y - y0)
 
     def ellipse(self, centre: Point, rx: int, ry: int, paint: Paint) -> None:
-        """Paint an upright ellipse with half axes rx and ry."""
+        """Paints an upright ellipse with half axes rx and ry."""
         (cx, cy), rx, ry = centre, max(rx, 1), max(ry, 1)
         rows, columns, x, y = self._window(cx - rx, cy - ry, cx + rx, cy + ry)
         inside = ((x - cx) * ry) ** 2 + ((y - cy) * rx) ** 2 <= (rx * ry) ** 2

@@ -16,7 +16,7 @@ _WHITE = 255
 
 
 def contact_sheet(spec: SyntheticSpec, rows: int, enlarge: int) -> np.ndarray:
-    """Draw the sheet.
+    """Draws the sheet.
 
     Args:
         spec: the data set.
@@ -48,7 +48,7 @@ def _framed(spec: SyntheticSpec, shot: Shot) -> np.ndarray:
 
 
 def main(arguments: List[str]) -> None:
-    """Write the sheet of the default data set to the file that is named."""
+    """Writes the sheet of the default data set to the file that is named."""
     if len(arguments) != 1:
         raise SystemExit("usage: python -m fastreid_rib.data.contact_sheet FILE.png")
     # 256 colours make the file a third as large

@@ -61,7 +61,7 @@ class FolderReID(ImageDataset):
     def __init__(
         self, root: str = "datasets", settings: Optional[FolderSettings] = None, **kwargs: Any
     ) -> None:
-        """Read the pictures' places; none is opened."""
+        """Reads the pictures' places; none is opened."""
         settings = settings or folder_settings.configured()
         self._place, self._found = _read(root, settings)
         pictures = self._found.pictures

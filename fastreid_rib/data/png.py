@@ -9,7 +9,7 @@ _STORED_MAX = 65535
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """Encode a picture as an uncompressed PNG file.
+    """Encodes a picture as an uncompressed PNG file.
 
     Compressors are free to change their output from one version to the next (zlib and zlib-ng
     differ today), so the deflate stream is written here, in stored blocks. From zlib only the two

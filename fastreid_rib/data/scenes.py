@@ -9,14 +9,8 @@ from typing import NamedTuple, Tuple
 import numpy as np
 
 from fastreid_rib.data.canvas import TALL, WIDE, Canvas, Cloth, Colour
-from fastreid_rib.data.pedestrians import (
-    Pedestrian,
-    Place,
-    Pose,
-    draw_int,
-    draw_one,
-    paint_pedestrian,
-)
+from fastreid_rib.data.figures import Place, Pose, paint_pedestrian
+from fastreid_rib.data.pedestrians import Pedestrian, draw_int, draw_one
 
 _WALLS = ((150, 140, 128), (176, 176, 172), (112, 120, 128), (136, 104, 88), (124, 138, 112))
 _GROUNDS = ((124, 122, 118), (150, 146, 138), (98, 100, 104), (112, 122, 92), (160, 148, 130))
@@ -52,7 +46,7 @@ class Camera(NamedTuple):
 
     @classmethod
     def random(cls, rng: np.random.RandomState) -> "Camera":
-        """Put up a camera."""
+        """Puts up a camera."""
         wall = draw_one(rng, _WALLS)
         seam = (wall[0] - 24, wall[1] - 24, wall[2] - 24)
         things = []
@@ -79,7 +73,7 @@ class Camera(NamedTuple):
 def photograph(
     rng: np.random.RandomState, camera: Camera, who: Pedestrian, occluded: bool, height: int
 ) -> np.ndarray:
-    """Take a picture of a person.
+    """Takes a picture of a person.
 
     Args:
         rng: decides everything about this one picture. The noise comes last, so that one state
@@ -156,7 +150,7 @@ def _paint_occluder(rng: np.random.RandomState, canvas: Canvas, place: Place) ->
 
 
 def _expose(rng: np.random.RandomState, scene: np.ndarray, camera: Camera) -> np.ndarray:
-    """Turn what is there, int64 0 to 255, into what the camera saves, uint8."""
+    """Turns what is there, int64 0 to 255, into what the camera saves, uint8."""
     height, width, _ = scene.shape
     light, slant = draw_int(rng, 216, 278), draw_int(rng, -32, 32)
     blur = (camera.blur + draw_int(rng, 0, 3) // 3) * max(height // 64, 1)

@@ -51,7 +51,7 @@ class SyntheticReID(ImageDataset):
     spec = SyntheticSpec()
 
     def __init__(self, root: str = "datasets", **kwargs: Any) -> None:
-        """Find the pictures, or draw them."""
+        """Finds the pictures, or draws them."""
         unknown = sorted(set(kwargs) - set(SPEC_FIELDS) - set(_BASE_ARGUMENTS))
         if unknown:
             raise ValueError(

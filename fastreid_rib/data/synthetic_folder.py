@@ -18,6 +18,7 @@ from typing import Dict, List, NamedTuple
 
 import numpy as np
 
+from fastreid_rib.base.whole_files import renamed_to
 from fastreid_rib.data.canvas import HEIGHTS
 from fastreid_rib.data.pedestrians import Pedestrian, draw_int
 from fastreid_rib.data.png import encode_png
@@ -69,7 +70,7 @@ class SyntheticSpec:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Checks the ranges."""
         limits = {
             "num_train_ids": (1, _MAX_IDS - 1),
             "train_images": (1, 9999),
@@ -165,7 +166,7 @@ def folder_name(spec: SyntheticSpec) -> str:
 
 
 def generate(directory: str, spec: SyntheticSpec) -> None:
-    """Make the folder, or what is missing of it; return at once where it is complete.
+    """Makes the folder, or what is missing of it; returns at once where it is complete.
 
     Any number of processes may do so at once, and may be killed at any time. None waits for
     another: a picture comes out the same whoever draws it, and appears under its name in one
@@ -221,16 +222,8 @@ def _parameters(spec: SyntheticSpec) -> str:
 
 
 def _write(path: str, content: bytes) -> None:
-    # never under the final name: a reader, or a process that comes later, must not see half a file
-    part = f"{path}.{uuid.uuid4().hex}.part"
-    try:
-        with open(part, "wb") as file:
-            file.write(content)
-        os.replace(part, path)
-    except BaseException:
-        if os.path.exists(part):
-            os.remove(part)
-        raise
+    with renamed_to(path) as partial, open(partial, "wb") as file:
+        file.write(content)
 
 
 def _finished(directory: str, spec: SyntheticSpec, shots: List[Shot]) -> bool:

@@ -5,6 +5,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from fastreid_rib.base.spelling import did_you_mean
 from fastreid_rib.integration import keys
+from fastreid_rib.integration.evaluation import occluded
 from fastreid_rib.settings.rib import RIBSettings
 
 SHORT_NAMES = {
@@ -67,6 +68,11 @@ def names_rib(cfg: Any) -> bool:
     return "RIBLoss" in loss_names(cfg)
 
 
+def asks_for_plugin(cfg: Any) -> bool:
+    """Whether a config asks for anything that FastReID alone does not have: RIB or attention."""
+    return names_rib(cfg) or asked_attention(cfg) is not None
+
+
 def rib_before_attention(cfg: Any) -> bool:
     """Whether RIB's embedding is to be taken in front of the attention at the head."""
     return names_rib(cfg) and cfg.MODEL.LOSSES.RIB.EMBEDDING == "before"
@@ -117,20 +123,18 @@ def check(cfg: Any) -> None:
         ValueError: a key out of its range, or a file that cannot be read; the message names the
             key, what was expected and the value.
     """
-    attention(cfg)
-    search(cfg)
+    asked_attention(cfg)
+    asked_search(cfg)
     for path in ("", "TEST", "DATASETS.FOLDER"):
         keys.read(cfg, path)
     if cfg.TEST.OCCLUDED:
-        from fastreid_rib.integration.occlusion import listed  # not at the top: it loads torch
-
-        listed(cfg)
+        occluded.listed(cfg)
     if names_rib(cfg):
         keys.read(cfg, "MODEL.LOSSES.RIB")
 
 
-def search(cfg: Any) -> keys.SearchKeys:
-    """What a config asks of the search for its backbone's widths.
+def asked_search(cfg: Any) -> keys.SearchKeys:
+    """The search for a backbone's widths that a config asks for, or what one has found.
 
     Args:
         cfg: a FastReID config.
@@ -152,7 +156,7 @@ def search(cfg: Any) -> keys.SearchKeys:
     return asked
 
 
-class Attention(NamedTuple):
+class AskedAttention(NamedTuple):
     """The attention that a config asks for.
 
     Attributes:
@@ -172,7 +176,7 @@ ATTENTION_HEADS = ("DCSHead", "ChannelAttentionHead")
 """Values of ``MODEL.HEADS.NAME`` that stand for an attention with ``PLACEMENT ("head",)``."""
 
 
-def attention(cfg: Any) -> Optional[Attention]:
+def asked_attention(cfg: Any) -> Optional[AskedAttention]:
     """The attention that a config asks for, by ``MODEL.ATTENTION`` or by its head's name.
 
     Args:
@@ -216,7 +220,7 @@ def attention(cfg: Any) -> Optional[Attention]:
         for setting in attention_settings(name)
         if hasattr(asked, setting)
     }
-    return Attention(name, tuple(placement), settings, asked.lr_factor)
+    return AskedAttention(name, tuple(placement), settings, asked.lr_factor)
 
 
 def without_attention(cfg: Any) -> Any:

@@ -9,8 +9,7 @@ from torch import Tensor
 from fastreid_rib.base import ranks
 from fastreid_rib.ops.assignment import half_squared_norms
 from fastreid_rib.ops.group_sum import group_sum
-from fastreid_rib.ops.layout import empty_rows
-from fastreid_rib.ops.precision import full_precision
+from fastreid_rib.ops.products import centroid_products
 
 # Elements of the largest temporary, (rows of a chunk, clusters): 16 MiB in float32.
 _CHUNK_ELEMENTS = 2**22
@@ -102,11 +101,8 @@ def _nearest(rows: Tensor, centroids: Tensor) -> Tuple[Tensor, Tensor]:
     index = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
     similarity = rows.new_empty(len(rows))
     for chunk in chunks(len(rows), len(centroids)):
-        # Aligned: at K = 751 the product takes a third less time than into contiguous rows.
-        scores = empty_rows(rows, chunk.stop - chunk.start, len(centroids))
-        with full_precision(rows.device):
-            torch.mm(rows[chunk], centroids.t(), out=scores)
-        similarity[chunk], index[chunk] = scores.sub_(norms).max(dim=1)
+        scores = centroid_products(rows[chunk], centroids).sub_(norms)
+        similarity[chunk], index[chunk] = scores.max(dim=1)
     return index, similarity
 
 

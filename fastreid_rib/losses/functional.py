@@ -98,6 +98,31 @@ def rib_loss(
     for name, vector, length in vectors:  # another shape might broadcast
         if vector is not None and tuple(vector.shape) != (length,):
             raise ValueError(f"{name} must be ({length},), got {tuple(vector.shape)}")
+    return checked_rib_loss(
+        embeddings, labels, centroids, log_q, beta=beta, gamma=gamma, form=form, log_p=log_p,
+        mean=mean, reduction=reduction, index=index, floor=floor, half_norms=half_norms,
+        backend=backend,
+    )  # fmt: skip
+
+
+def checked_rib_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    centroids: Tensor,
+    log_q: Tensor,
+    *,
+    beta: float,
+    gamma: float,
+    form: str,
+    log_p: Optional[Tensor],
+    mean: Optional[Tensor],
+    index: Optional[Tensor],
+    floor: Optional[Tensor],
+    half_norms: Optional[Tensor],
+    backend: str,
+    reduction: str = "mean",
+) -> Tensor:
+    """As :func:`rib_loss`, of arguments that have been checked: ``RIBLoss`` does it once a step."""
     dtype = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
     known = (labels >= 0) & (labels < len(log_q))
     # Taken out before the normalisation: a NaN there would come back as NaN times zero.

@@ -42,7 +42,7 @@ class Reservoir(nn.Module):
         return min(self.seen, self._stream_limit)
 
     def clear(self, epoch: int) -> None:
-        """Forget all rows; the stream of ``epoch`` begins."""
+        """Forgets all rows; the stream of ``epoch`` begins."""
         self.restore(None, None, None, 0, epoch)
 
     def restore(
@@ -53,7 +53,7 @@ class Reservoir(nn.Module):
         seen: int,
         epoch: int,
     ) -> None:
-        """Take over the state of another reservoir: what :meth:`content` gave, and its counters."""
+        """Takes over the state of another: what :meth:`content` gave, and its counters."""
         self.rows, self.labels, self.inputs = rows, labels, inputs
         self.seen, self.epoch = seen, epoch
         held = 0 if rows is None else len(rows)

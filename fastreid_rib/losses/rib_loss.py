@@ -17,10 +17,11 @@ from torch.nn import functional as F
 from fastreid_rib.base import ranks
 from fastreid_rib.base.spelling import check_settings
 from fastreid_rib.losses import state
-from fastreid_rib.losses.functional import check_batch, rib_loss
+from fastreid_rib.losses.centering import center_inputs, center_rows
+from fastreid_rib.losses.class_table import kept_entries
+from fastreid_rib.losses.functional import check_batch, checked_rib_loss
 from fastreid_rib.losses.moving import move
-from fastreid_rib.losses.q_table import kept_entries
-from fastreid_rib.losses.refresh import center_rows, centred, refresh
+from fastreid_rib.losses.refresh import refresh
 from fastreid_rib.losses.reservoir import Reservoir
 from fastreid_rib.losses.statistics import Statistics
 from fastreid_rib.ops import aligned_rows
@@ -169,7 +170,7 @@ class RIBLoss(nn.Module):
             zero = embeddings[:0].sum()
             return zero if zero.dtype == torch.float64 else zero.float()
         assert self.centroids is not None and self.log_q is not None
-        loss = rib_loss(
+        loss = checked_rib_loss(
             embeddings,
             labels,
             self.centroids,
@@ -196,7 +197,7 @@ class RIBLoss(nn.Module):
         return min(1.0, max(0.0, done / (self.settings.ramp_epochs + 1)))
 
     def start_epoch(self, epoch: int) -> Dict[str, float]:
-        """Begin an epoch: new centroids and Q from what the last one gathered, if RIB is due.
+        """Begins an epoch: new centroids and Q from what the last one gathered, if RIB is due.
 
         Call it on every rank before the first step of each epoch; again for the same epoch it does
         nothing. With several ranks it calls collectives.
@@ -235,7 +236,7 @@ class RIBLoss(nn.Module):
         return report
 
     def forget(self) -> None:
-        """Drop everything that was gathered: as before the first epoch."""
+        """Drops everything that was gathered: as before the first epoch."""
         self._reset()
 
     def extra_repr(self) -> str:
@@ -255,7 +256,7 @@ class RIBLoss(nn.Module):
         rows = F.normalize(embeddings.float(), dim=1)
         values = rows
         if inputs is not None:
-            inputs = centred(inputs.detach())
+            inputs = center_inputs(inputs.detach())
             values = torch.cat([rows, inputs], dim=1)
         # Marked, not dropped: how many there are is known on the device only.
         labels = labels.masked_fill(~values.isfinite().all(dim=1), -1)

@@ -5,7 +5,7 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 import torch
 from torch import Tensor
 
-from fastreid_rib.losses.q_table import kept_entries
+from fastreid_rib.losses.class_table import kept_entries
 from fastreid_rib.losses.statistics import Statistics
 from fastreid_rib.settings.rib import RIBSettings
 

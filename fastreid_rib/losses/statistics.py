@@ -16,7 +16,7 @@ class Statistics(NamedTuple):
     log_q: Tensor
     """(C, K), float32: log of the floored Q(a|y), nats; (C, m) if only m entries are kept."""
     log_q_index: Optional[Tensor]
-    """(C, m), int32: the cluster of each entry; None: the table is whole. See ``q_table``."""
+    """(C, m), int32: the cluster of each entry; None: the table is whole. See ``class_table``."""
     log_q_floor: Optional[Tensor]
     """(C,), float32: log Q of the clusters that are not listed; None with ``log_q_index``."""
     log_p: Optional[Tensor]

@@ -14,6 +14,7 @@ from fastreid_rib.ops import backends
 from fastreid_rib.ops.assignment import half_squared_norms
 from fastreid_rib.ops.layout import empty_rows
 from fastreid_rib.ops.precision import full_precision
+from fastreid_rib.ops.products import centroid_products
 from fastreid_rib.ops.rows import bound_rows_
 from fastreid_rib.ops.tracing import is_compiling
 from fastreid_rib.settings.rib import FORMS
@@ -141,15 +142,13 @@ def _forward(
 ) -> Tuple[Tensor, Tensor]:
     # First, so that a backend that cannot be used raises before anything is computed.
     kind = backends.choose(backend, embeddings.device, embeddings.dtype)
-    rows = empty_rows(embeddings, len(embeddings), len(centroids))
-    with full_precision(embeddings.device):
-        torch.mm(embeddings, centroids.t(), out=rows)
+    products = centroid_products(embeddings, centroids)
     table = (log_q, index, floor)
     loss = bound_rows_(
-        rows, half_norms, table, labels, 2 * beta, gamma, form, log_p, kind,
+        products, half_norms, table, labels, beta, gamma, form, log_p, kind,
         may_fall_back=backend == "auto",
     )  # fmt: skip
-    return loss, rows
+    return loss, products
 
 
 def _setup_context(ctx: Any, inputs: Tuple[Any, ...], output: Tuple[Tensor, Tensor]) -> None:

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from fastreid_rib.ops import backends
 from fastreid_rib.ops.assignment import half_squared_norms
-from fastreid_rib.ops.layout import empty_rows
-from fastreid_rib.ops.precision import full_precision
+from fastreid_rib.ops.products import centroid_products
 from fastreid_rib.ops.rows import table_rows_
 
 
@@ -64,15 +63,12 @@ def add_soft_assignments_(
     if half_norms is None:
         half_norms = half_squared_norms(centroids)
     kind = backends.choose(backend, embeddings.device, dtype)
-    rows = empty_rows(embeddings, len(embeddings), len(centroids))
-    with full_precision(embeddings.device):
-        torch.mm(embeddings, centroids.t(), out=rows)
     return table_rows_(
         table,
-        rows,
+        centroid_products(embeddings, centroids),
         half_norms,
         labels,
-        2 * beta,
+        beta,
         kind,
         deterministic=deterministic,
         may_fall_back=backend == "auto",

@@ -5,7 +5,6 @@ in the package's own folder and in the user's cache; of two, the one built last 
 """
 
 import ctypes
-import os
 import threading
 from contextlib import suppress
 from ctypes import POINTER, c_float, c_int, c_int32, c_int64, c_void_p
@@ -13,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Dict, List, Optional
 
+from fastreid_rib.base import cache
 from fastreid_rib.ops.build import is_complete, library_name, sources_digest
 
 ABI_VERSION = 2
@@ -99,7 +99,10 @@ class Library:
         """
         try:
             if path.parent != PACKAGE_FOLDER:
-                _refuse_what_others_can_write(path)
+                # Who can write the folder above can swap this one.
+                reason = cache.why_untrusted(path, path.parent, path.parent.parent)
+                if reason:
+                    raise ValueError(reason)
             self._functions = _open(path)
         except (OSError, AttributeError, ValueError) as error:
             raise Unavailable(f"{path} cannot be used: {error}") from error
@@ -163,9 +166,7 @@ def cache_folder() -> Path:
     Raises:
         RuntimeError: the user has no home folder.
     """
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    root = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
-    return root / "fastreid-rib" / f"kernels-{sources_digest()[:16]}"
+    return cache.cache_folder(f"kernels-{sources_digest()[:16]}")
 
 
 @lru_cache(maxsize=None)
@@ -218,13 +219,3 @@ def _open(path: Path) -> ctypes.CDLL:
     functions.rib_error_text.restype = ctypes.c_char_p
     functions.rib_describe.restype = ctypes.c_char_p
     return functions
-
-
-def _refuse_what_others_can_write(path: Path) -> None:
-    """Loading a library runs its code: who can write it, or swap it, is who is trusted."""
-    for place in (path, path.parent, path.parent.parent):
-        status = place.stat()
-        if status.st_uid not in (0, os.geteuid()):
-            raise ValueError(f"{place} belongs to another user; delete it")
-        if status.st_mode & 0o022:
-            raise ValueError(f"{place} can be written by others; `chmod go-w` it or delete it")

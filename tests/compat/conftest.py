@@ -1,5 +1,6 @@
 """A Market-1501 folder made here, and what FastReID does with its repairs switched off."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,16 @@ def write_market(root, identities=6, size=(16, 32)):
 @pytest.fixture(scope="session")
 def market(tmp_path_factory):
     return write_market(tmp_path_factory.mktemp("market"))
+
+
+@pytest.fixture
+def as_after_setup(tmp_path):
+    """FastReID's trainer writes into a folder, as `default_setup` makes it, and sets up logs."""
+    (tmp_path / "logs").mkdir()
+    log = logging.getLogger("fastreid")
+    before = log.handlers[:], log.propagate, log.level
+    yield
+    log.handlers[:], log.propagate, log.level = before
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,5 @@
-"""People's own pictures in FastReID's layouts: read if they can be understood, else one error."""
+"""Data sets that are not there, are empty or cannot be evaluated: one error, before training."""
 
-import glob
-import logging
 import os
 import re
 import warnings
@@ -18,15 +16,7 @@ from trees import DUKE, MARKET, in_market, market_names, small_market, write_pic
 
 from fastreid_rib.compat import datasets
 
-
-def stock(dataset):
-    """FastReID's own method, without the repair."""
-    return dataset.process_dir.__stock__
-
-
-def facts(items):
-    """File name, identity and camera of each picture, sorted: folders are listed in any order."""
-    return sorted((os.path.basename(path), pid, camera) for path, pid, camera in items)
+pytestmark = pytest.mark.usefixtures("as_after_setup")
 
 
 @pytest.fixture
@@ -35,210 +25,27 @@ def said(heard):
     return heard(datasets.logger)
 
 
-@pytest.fixture(autouse=True)
-def as_after_setup(tmp_path):
-    """FastReID's trainer writes into a folder, as `default_setup` makes it, and sets up logs."""
-    (tmp_path / "logs").mkdir()
-    log = logging.getLogger("fastreid")
-    before = log.handlers[:], log.propagate, log.level
-    yield
-    log.handlers[:], log.propagate, log.level = before
-
-
-DUKE_FORM = "_f{:07d}"
-REAL = {
-    # data set: (folder, what the real one holds besides what is easy)
-    Market1501: (
-        MARKET,
-        in_market(
-            market_names([2, 7, 1500], range(1, 7)),
-            market_names([1, 1501], (1, 6), 1),
-            [*market_names([0, 1, 1501], range(1, 7)), *market_names([3], (1,), form="_{:d}")]
-            + [f"-1_c{camera}s1_000401_03.jpg" for camera in range(1, 7)],
-        ),
-    ),
-    DukeMTMC: (
-        DUKE,
-        in_market(
-            market_names([1, 2, 4000], range(1, 9), form=DUKE_FORM),
-            market_names([5, 7139], (2, 8), 1, form=DUKE_FORM),
-            market_names([5, 17, 7139], range(1, 9), form=DUKE_FORM),
-            DUKE,
-        ),
-    ),
-}
-
-
-@pytest.mark.parametrize("dataset", REAL)
-def test_the_real_data_sets_are_read_by_fastreid_itself(dataset, tmp_path, said):
-    folder, names = REAL[dataset]
-    root = write_tree(tmp_path, names)
-    for part in ("bounding_box_train", "query", "bounding_box_test"):
-        (tmp_path / folder / part / "Thumbs.db").write_bytes(b"of Windows")
-        (tmp_path / folder / part / "._0001_c1s1_000001_00.jpg").write_bytes(b"of macOS")
-    data = dataset(root=root)
-    for part, items, train in (
-        ("bounding_box_train", data.train, True),
-        ("query", data.query, False),
-        ("bounding_box_test", data.gallery, False),
-    ):
-        expected = stock(dataset)(data, os.path.join(root, folder, part), train)
-        assert expected and items == expected  # the same order, identities and cameras
-    assert said() == []
-
-
-def test_msmt17_is_read_by_fastreid_itself(tmp_path):
-    root = write_msmt17(tmp_path, "{} {}\n")
-    data = MSMT17(root=root)
-    places = os.path.join(root, "MSMT17_V1", "train"), os.path.join(root, "MSMT17_V1")
-    expected = stock(MSMT17)(data, places[0], os.path.join(places[1], "list_train.txt"))
-    assert data.train == expected and len(expected) == 4
-    assert {pid for _, pid, _ in data.query} == {2 + 0, 2 + 1}  # behind those that train
-
-
-# People's own pictures: {case: (changes of the names, what FastReID does of itself)}
-OWN = {
-    "JPG": ({"ending": ".JPG"}, 0),
-    "png": ({"ending": ".png"}, 0),
-    "jpeg": ({"ending": ".jpeg"}, 0),
-    "bmp": ({"ending": ".bmp"}, 0),
-    "identities above 1501": ({"identities": (5, 1502, 20000), "tested": (1600, 1601)}, None),
-    "cameras above 6": ({"cameras": (1, 7, 9)}, None),
-    "camera 0": ({"cameras": (0, 1)}, None),
-    "cameras with two digits": ({"cameras": (11, 12, 21)}, "another camera"),
-    "cameras with zeros": ({"cameras": ("01", "02")}, None),
-}
-
-
-@pytest.mark.parametrize("case", OWN)
-@pytest.mark.parametrize("dataset, folder", [(Market1501, MARKET), (DukeMTMC, DUKE)])
-def test_own_pictures_are_read(dataset, folder, case, tmp_path):
-    how, by_itself = OWN[case]
-    root = write_tree(tmp_path, small_market(folder, **how))
-    data = dataset(root=root)
-    identities = [int(i) for i in how.get("identities", range(1, 4))]
-    tested = [int(i) for i in how.get("tested", range(11, 14))]
-    cameras = [int(camera) - 1 for camera in how.get("cameras", (1, 2))]
-    name = dataset.dataset_name
-    assert {pid for _, pid, _ in data.train} == {f"{name}_{i}" for i in identities}
-    assert {camera for *_, camera in data.train} == {f"{name}_{c}" for c in cameras}
-    for items, shots in ((data.query, 1), (data.gallery, 1)):
-        assert {pid for _, pid, _ in items} == set(tested)
-        assert {camera for *_, camera in items} == set(cameras)
-        assert len(items) == len(tested) * len(cameras) * shots
-        for path, pid, camera in items:
-            assert os.path.basename(path).startswith(f"{pid:04d}_c")
-            assert int(re.search(r"_c(\d+)", os.path.basename(path)).group(1)) - 1 == camera
-    # and what it was without the repair
-    place = os.path.join(root, folder, "bounding_box_train")
-    if dataset is DukeMTMC and case == "identities above 1501":
-        assert facts(stock(dataset)(data, place)) == facts(data.train)
-    elif by_itself is None:
-        with pytest.raises(AssertionError):
-            stock(dataset)(data, place)
-    elif by_itself == 0:
-        assert stock(dataset)(data, place) == []
-    else:
-        assert {c for *_, c in stock(dataset)(data, place)} == {f"{name}_0", f"{name}_1"}
-
-
-def test_cameras_with_two_digits_are_evaluated_as_any(tmp_path, make_cfg, monkeypatch):
-    """Cut to one digit, 11 and 12 would be one camera, whose pictures are left out."""
+@pytest.fixture
+def rooted(tmp_path, monkeypatch):
+    """Lets FastReID read its data sets from a tree of these names."""
     from fastreid.data import build
 
-    torch.manual_seed(0)
-    model = DefaultTrainer.build_model(make_cfg({"MODEL.BACKBONE.PRETRAIN": False})).eval()
-    results = []
-    for cameras in ((1, 2, 3), (11, 12, 25)):
-        root = write_tree(tmp_path / str(cameras[0]), small_market(cameras=cameras, shots=3))
+    def at(names):
+        root = write_tree(tmp_path, names)
         monkeypatch.setattr(build, "_root", root)
-        changes = {"DATASETS.TESTS": ("Market1501",)}
-        results.append(DefaultTrainer.test(make_cfg(changes), model))
-    assert results[0] == pytest.approx(results[1], abs=1e-3) and results[0]["mAP"] > 0
-    monkeypatch.setattr(Market1501, "process_dir", stock(Market1501))
-    assert DefaultTrainer.test(make_cfg(changes), model)["mAP"] != pytest.approx(
-        results[0]["mAP"], abs=1
-    )
+        return root
+
+    return at
 
 
-@pytest.mark.parametrize("dataset, folder", [(Market1501, MARKET), (DukeMTMC, DUKE)])
-def test_a_file_with_another_name_between_them(dataset, folder, tmp_path):
-    root = write_tree(tmp_path, small_market(folder))
-    for name in ("copy of anna.jpg", "z.jpg"):
-        write_picture(tmp_path / folder / "bounding_box_train" / name)
-    with pytest.raises(ValueError) as error:
-        dataset(root=root)
-    path = os.path.join(root, folder, "bounding_box_train", "copy of anna.jpg")
-    assert str(error.value) == (
-        f"{dataset.__name__}: the name of {path} (and of 1 others) says neither identity nor "
-        "camera. Expected names such as 0001_c1s1_000001_00.jpg. Rename such files, or move them "
-        "out of the folder; pictures laid out in another way are read by DATASETS.NAMES "
-        "('FolderReID',)."
-    )
-    os.remove(path)
-    os.remove(os.path.join(os.path.dirname(path), "z.jpg"))
-    assert len(dataset(root=root).train) == 12
-
-
-def test_a_name_of_which_the_number_is_none(tmp_path):
-    root = write_tree(tmp_path, [*small_market(), f"{MARKET}/query/12-7_c1s1_000001_00.jpg"])
-    with pytest.raises(ValueError, match="12-7_c1s1_000001_00.jpg says neither identity nor"):
-        list(Market1501(root=root).query)  # read when it is asked for
-
-
-@pytest.mark.parametrize("dataset, folder", [(Market1501, MARKET), (DukeMTMC, DUKE)])
-@pytest.mark.parametrize("parent", ["run-1_c2", "data[1]", "9999_c9 more"])
-def test_a_data_root_with_any_name(dataset, folder, parent, tmp_path):
-    names = small_market(folder)
-    plain = dataset(root=write_tree(tmp_path / "plain", names))
-    odd = dataset(root=write_tree(tmp_path / parent, names))
-    for part in ("train", "query", "gallery"):
-        assert facts(getattr(odd, part)) == facts(getattr(plain, part)) != []
-    place = os.path.join(str(tmp_path / parent), folder, "bounding_box_train")
-    try:
-        by_itself = facts(stock(dataset)(odd, place))
-    except AssertionError:
-        by_itself = None
-    assert by_itself != facts(plain.train)
-
-
-def test_masks_and_copies_beside_the_pictures_stay_out(tmp_path, said):
-    root = write_tree(tmp_path, small_market())
-    folder = tmp_path / MARKET / "bounding_box_train"
-    write_picture(folder / "0001_c1s1_000000_00.png")  # a mask of the .jpg
-    write_picture(folder / "contents.png")
-    assert len(Market1501(root=root).train) == 12
-    assert [line for line in said() if "left out" in line] == [
-        f"Market1501: 2 pictures of {folder} are left out, such as 0001_c1s1_000000_00.png: they "
-        "stand beside .jpg pictures, and repeat the name of one or say neither identity nor camera."
-    ]
-    write_picture(folder / "0001_c1s1_000099_00.PNG")  # a picture like the others
-    data = Market1501(root=root)
-    assert len(data.train) == 13
-
-
-def test_pictures_in_folders_of_their_identities(tmp_path):
-    names = [name.replace("train/0001_", "train/0001/0001_") for name in small_market()]
-    names = [name for name in names if "train/0001/" in name or "train/" not in name]
-    with pytest.raises(ValueError) as error:
-        Market1501(root=write_tree(tmp_path, names))
-    assert "holds no picture but 1 folders, such as 0001. Expected the pictures themselves" in str(
-        error.value
-    )
-    assert "FolderReID" in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "files, told", [((), "is empty"), (("notes.txt",), "of its 1 files, such as notes.txt, none")]
-)
-def test_an_empty_folder(tmp_path, files, told):
-    root = write_tree(tmp_path, [name for name in small_market() if "/query/" not in name])
-    folder = tmp_path / MARKET / "query"
-    folder.mkdir()
-    for name in files:
-        (folder / name).write_text("")
-    with pytest.raises(ValueError, match=f"Market1501: {re.escape(str(folder))} {told}"):
-        list(Market1501(root=root).query)
+MARKET_BOTH = {
+    "DATASETS.NAMES": ("Market1501",),
+    "DATASETS.TESTS": ("Market1501",),
+    "SOLVER.IMS_PER_BATCH": 4,
+    "DATALOADER.NUM_INSTANCE": 2,
+    "MODEL.BACKBONE.PRETRAIN": False,
+    "MODEL.HEADS.NUM_CLASSES": 0,
+}
 
 
 @pytest.mark.parametrize("part", ["bounding_box_train", "query", "bounding_box_test"])
@@ -265,68 +72,6 @@ def test_a_data_root_that_is_missing_is_named(tmp_path):
         warnings.simplefilter("ignore")  # FastReID's own, of another structure
         with pytest.raises(RuntimeError, match="bounding_box_train, .*query"):
             Market1501(root=str(tmp_path))
-
-
-def write_msmt17(root, line, cameras=("01", "12"), version=("MSMT17_V1", "train", "test")):
-    """Two identities train and two test, one picture by each camera."""
-    folder, train, test = version
-    lists = {"train": [], "val": [], "query": [], "gallery": []}
-    for part in lists:
-        for identity in range(2):
-            for camera in cameras[:1] if part == "query" else cameras:
-                name = f"{identity:04d}/{identity:04d}_{part}_{camera}_0303morning_0008_0.jpg"
-                place = test if part in ("query", "gallery") else train
-                write_picture(root / folder / place / name)
-                lists[part].append(line.format(name, identity))
-    for part, lines in lists.items():
-        (root / folder / f"list_{part}.txt").write_text("".join(lines))
-    return str(root)
-
-
-@pytest.mark.parametrize("line", ["{}   {}\n", "{} {}\n\n", "{} {} \n"])
-def test_lists_of_msmt17_that_are_clear(tmp_path, line):
-    plain = MSMT17(root=write_msmt17(tmp_path / "plain", "{} {}\n"))
-    data = MSMT17(root=write_msmt17(tmp_path / "own", line))
-    for part in ("train", "query", "gallery"):
-        items = getattr(data, part)
-        assert facts(items) == facts(getattr(plain, part)) != []
-        assert all(os.path.isfile(path) for path, *_ in items)
-
-
-def test_underscores_and_spaces_in_folders_of_msmt17(tmp_path):
-    root = write_msmt17(tmp_path, "{} {}\n")
-    folder = tmp_path / "MSMT17_V1"
-    (folder / "train" / "0000").rename(folder / "train" / "id_a 0")
-    for path in (folder / "list_train.txt", folder / "list_val.txt"):
-        path.write_text(path.read_text().replace("0000/", "id_a 0/"))
-    items = MSMT17(root=root).train
-    assert [camera for *_, camera in items] == ["msmt17_0", "msmt17_11"] * 2
-    assert all(os.path.isfile(item[0]) for item in items)
-
-
-@pytest.mark.parametrize(
-    "line",
-    ["anna/anna.jpg 1", "0000/0000_000_xx_0303.jpg 1", "0000/0000_000_01_0303.jpg anna", "x"],
-)
-def test_a_line_of_msmt17_that_is_not_clear(tmp_path, line):
-    root = write_msmt17(tmp_path, "{} {}\n")
-    path = tmp_path / "MSMT17_V1" / "list_query.txt"
-    path.write_text(path.read_text() + line + "\n")
-    with pytest.raises(ValueError) as error:
-        MSMT17(root=root)
-    assert str(error.value).startswith(
-        f"{path}, line 3: {line!r} is not a picture and its identity"
-    )
-
-
-def test_lists_of_msmt17_that_are_missing_or_of_another_place(tmp_path):
-    root = write_msmt17(tmp_path, "{} {}\n")
-    (tmp_path / "MSMT17_V1" / "list_gallery.txt").unlink()
-    with pytest.raises(RuntimeError, match="list_gallery.txt.* is not found: MSMT17"):
-        MSMT17(root=root)
-    root = write_msmt17(tmp_path / "other", "elsewhere/{} {}\n")
-    with pytest.raises(RuntimeError, match="list_train.txt, line 1, expects it there"):
-        MSMT17(root=root)
 
 
 def test_a_data_set_without_pictures():
@@ -358,29 +103,6 @@ HOPELESS = {
         "0 have their identity there by their own camera alone, which FastReID leaves out, and 4 "
         "not at all",
     ),
-}
-
-
-@pytest.fixture
-def rooted(tmp_path, monkeypatch):
-    """Lets FastReID read its data sets from a tree of these names."""
-    from fastreid.data import build
-
-    def at(names):
-        root = write_tree(tmp_path, names)
-        monkeypatch.setattr(build, "_root", root)
-        return root
-
-    return at
-
-
-MARKET_BOTH = {
-    "DATASETS.NAMES": ("Market1501",),
-    "DATASETS.TESTS": ("Market1501",),
-    "SOLVER.IMS_PER_BATCH": 4,
-    "DATALOADER.NUM_INSTANCE": 2,
-    "MODEL.BACKBONE.PRETRAIN": False,
-    "MODEL.HEADS.NUM_CLASSES": 0,
 }
 
 
@@ -496,32 +218,19 @@ def test_own_pictures_train_and_evaluate(rooted, make_cfg):
     assert 0 < results["mAP"] <= 100
 
 
-def test_glob_is_what_the_order_comes_from(tmp_path):
-    """The repair relies on it: what FastReID lists, and in which order, is glob's."""
-    root = write_tree(tmp_path, small_market())
-    folder = os.path.join(root, MARKET, "bounding_box_train")
-    listed = [item[0] for item in Market1501(root=root).train]
-    assert listed == glob.glob(os.path.join(folder, "*.jpg"))
-
-
 def test_what_fastreid_says_of_itself(tmp_path):
     """The defects, without the repairs."""
     from fastreid.data.datasets.bases import Dataset
     from fastreid.data.samplers import NaiveIdentitySampler, TrainingSampler
     from fastreid.evaluation.rank import evaluate_rank
 
-    root = write_tree(tmp_path, [*small_market(), f"{MARKET}/query/anna.jpg"])
+    root = write_tree(tmp_path, small_market())
     data = Market1501(root=root)
-    with pytest.raises(AttributeError, match="'NoneType' object has no attribute 'groups'"):
-        stock(Market1501)(data, os.path.join(root, MARKET, "query"), False)
     with pytest.raises(RuntimeError) as error:
         Dataset.check_before_run.__stock__(data, "gone")
     assert str(error.value) == '"gone" is not found'
     with pytest.raises(AssertionError, match="^Dataset folder not found$"):
         MSMT17.__init__.__stock__(data, root=root)
-    (tmp_path / "list.txt").write_text("a/0000_000_01_0.jpg 0\n\n")
-    with pytest.raises(ValueError, match="not enough values to unpack"):
-        stock(MSMT17)(data, root, str(tmp_path / "list.txt"))
     with pytest.raises(ValueError, match="DATALOADER.SAMPLER_TRAIN TrainingSampler"):
         NaiveIdentitySampler([], 4, 2, seed=0)
     with pytest.raises(AssertionError, match="^$"):

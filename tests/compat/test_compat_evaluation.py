@@ -44,7 +44,7 @@ def test_a_read_only_folder_is_compiled_into_the_cache(ranking, tmp_path, monkey
     from fastreid.evaluation.rank import eval_market1501
 
     monkeypatch.setenv("CFLAGS", "-O0")  # it has to be right, not fast
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("FASTREID_RIB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(tmp_path) + os.pathsep + os.environ["PATH"])
     python3 = tmp_path / "python3"  # not the running interpreter, and good for nothing
     python3.write_text("#!/bin/sh\nexit 1\n")

@@ -22,12 +22,13 @@ def test_repairs_act_where_their_defect_is_and_nowhere_else():
     assert compat.active() == expected
 
 
-def test_the_documentation_lists_exactly_the_repairs():
-    from pathlib import Path
+def test_every_repair_says_where_its_defect_is():
+    from fastreid_rib.compat.repairs import _always
 
-    page = (Path(__file__).parents[2] / "docs" / "guide" / "repairs.md").read_text()
-    listed = [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")]
-    assert listed == [repair.name for repair in compat.REPAIRS]
+    for repair in compat.REPAIRS:
+        assert repair.defect and repair.instead and repair.where
+        assert not any(text.endswith(".") for text in repair[1:3]), repair.name
+        assert repair.present is _always or repair.where != "everywhere", repair.name
 
 
 def test_a_second_time_changes_nothing():
@@ -45,7 +46,7 @@ def test_a_repair_that_does_not_fit_leaves_fastreid_usable(monkeypatch, caplog):
 
     import fastreid.data.data_utils  # noqa: F401
 
-    odd = compat.Repair("odd", "", ("fastreid.data.data_utils",), lambda: True, after=fails)
+    odd = compat.Repair("odd", "", "", ("fastreid.data.data_utils",), lambda: True, after=fails)
     monkeypatch.setattr(compat, "REPAIRS", (odd,))
     compat.repair_loaded()
     compat.repair_loaded()

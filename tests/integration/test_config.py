@@ -185,13 +185,13 @@ DCS = {"MODEL.ATTENTION.NAME": "DCS"}
 
 
 def test_no_attention_by_default(make_cfg):
-    assert config.attention(make_cfg(base={})) is None
+    assert config.asked_attention(make_cfg(base={})) is None
     # Its keys are not looked at then.
-    assert config.attention(make_cfg({"MODEL.ATTENTION.WIDTH": -1})) is None
+    assert config.asked_attention(make_cfg({"MODEL.ATTENTION.WIDTH": -1})) is None
 
 
 def test_the_attention_that_a_config_asks_for(make_cfg):
-    asked = config.attention(make_cfg({**DCS, "MODEL.ATTENTION.WIDTH": 64}))
+    asked = config.asked_attention(make_cfg({**DCS, "MODEL.ATTENTION.WIDTH": 64}))
     assert (asked.name, asked.placement) == ("DCS", ("head",))
     assert asked.settings == {
         "width": 64,
@@ -206,12 +206,12 @@ def test_the_attention_that_a_config_asks_for(make_cfg):
         "depthwise": False,
     }
     changes = {"MODEL.ATTENTION.NAME": "ECA", "MODEL.ATTENTION.PLACEMENT": ["layer2", "head"]}
-    asked = config.attention(make_cfg(changes))
+    asked = config.asked_attention(make_cfg(changes))
     settings = {"kernel_size": 0, "start": "identity", "norm": "batch"}
     assert asked == ("ECA", ("layer2", "head"), settings, 1.0)
-    assert config.attention(make_cfg({"MODEL.HEADS.NAME": "DCSHead"})).name == "DCS"
+    assert config.asked_attention(make_cfg({"MODEL.HEADS.NAME": "DCSHead"})).name == "DCS"
     changes = {"MODEL.HEADS.NAME": "ChannelAttentionHead", "MODEL.ATTENTION.CHANNEL": "CBAM"}
-    assert config.attention(make_cfg(changes)).name == "CBAM"
+    assert config.asked_attention(make_cfg(changes)).name == "CBAM"
 
 
 @pytest.mark.parametrize(

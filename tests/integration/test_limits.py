@@ -11,6 +11,7 @@ from fastreid.engine import DefaultTrainer, default_setup
 from keys_at_edges import BASE, FAILS, ROWS, TOLD, TRAINS, WRONG, config
 
 from fastreid_rib.integration.engine import limits
+from fastreid_rib.integration.engine.rules import RULES
 
 SCRIPT = Path(__file__).parent / "keys_at_edges.py"
 
@@ -112,7 +113,7 @@ def test_the_list_holds_every_numeric_key_of_fastreid(make_cfg):
     ours = ("MODEL.LOSSES.RIB.", "MODEL.ATTENTION.", "DATASETS.FOLDER.", "SEED")  # test_config.py
     keys = {key for key in numeric(make_cfg(base={})) if not key.startswith(ours)}
     assert keys == {row[0] for row in ROWS}
-    assert {rule.key for rule in limits.RULES} <= keys
+    assert {rule.key for rule in RULES} <= keys
 
 
 def test_it_comes_before_the_data_are_read(make_cfg):

@@ -33,8 +33,12 @@ from hypothesis import strategies as st
 from fastreid_rib.commands.export import _without_rib
 from fastreid_rib.data.synthetic import SyntheticReIDTiny
 from fastreid_rib.data.synthetic_folder import QUERY, plan
-from fastreid_rib.integration import config, occlusion
+from fastreid_rib.integration import config
+from fastreid_rib.integration.evaluation import parts
+from fastreid_rib.integration.evaluation.occluded import which_are_occluded
+from fastreid_rib.integration.evaluation.parts import PARTS
 
+EVALUATION = "fastreid_rib.integration.evaluation"  # whose files log
 METRICS = ["Rank-1", "Rank-5", "Rank-10", "mAP", "mINP"]
 STOCK = [*METRICS, "metric"]
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
@@ -72,7 +76,7 @@ def said():
         def emit(self, record):
             records.append(record)
 
-    loggers, handler = (logging.getLogger(testing.__name__), occlusion.logger), Keep()
+    loggers, handler = (logging.getLogger(testing.__name__), logging.getLogger(EVALUATION)), Keep()
     levels = [log.level for log in loggers]
     for log in loggers:
         log.addHandler(handler)
@@ -101,7 +105,7 @@ def warned(records):
 
 
 def told(records):
-    return [record.getMessage() for record in records if record.name == occlusion.__name__]
+    return [record.getMessage() for record in records if record.name.startswith(EVALUATION)]
 
 
 # Five queries and four gallery pictures, by hand. The first leaves out its own camera's picture 0
@@ -165,7 +169,7 @@ def evaluate(make_cfg, monkeypatch):
         )
         evaluator = ReidEvaluator(make_cfg(changes), len(dist))
         if occluded is not None:
-            evaluator = occlusion.PartsEvaluator(evaluator, occluded)
+            evaluator = parts.PartsEvaluator(evaluator, occluded)
         evaluator.reset()
         targets, cameras = torch.tensor(pids + G_PIDS), torch.tensor(Q_CAMS + G_CAMS)
         inputs = {"targets": targets, "camids": cameras}
@@ -179,7 +183,7 @@ def evaluate(make_cfg, monkeypatch):
 def test_numbers_by_hand(evaluate, cython):
     stock = rank.evaluate_rank
     results = evaluate(DIST, cython=cython)
-    assert list(results) == STOCK + [f"{part}/{m}" for part in occlusion.PARTS for m in METRICS]
+    assert list(results) == STOCK + [f"{part}/{m}" for part in PARTS for m in METRICS]
     for key, expected in BY_HAND.items():
         assert results[key] == pytest.approx(expected, rel=1e-6), key
     assert rank.evaluate_rank is stock
@@ -218,7 +222,7 @@ def test_the_parts_make_up_the_whole(seed, identities, cython):
     q_pids, g_pids = rng.randint(0, identities, 12), rng.randint(0, identities, 30)
     q_camids, g_camids = rng.randint(0, 2, 12), rng.randint(0, 2, 30)
     ranking = (rng.rand(12, 30).astype(np.float32), q_pids, g_pids, q_camids, g_camids)
-    answered = occlusion._answered(*ranking[1:])
+    answered = parts._answered(*ranking[1:])
     same = (q_pids[:, None] == g_pids) & (q_camids[:, None] != g_camids)
     assert (answered == same.any(axis=1)).all()
     if not answered.any():
@@ -226,12 +230,12 @@ def test_the_parts_make_up_the_whole(seed, identities, cython):
 
     class Inner:
         def evaluate(self):
-            return occlusion._accuracy(*ranking)
+            return parts._accuracy(*ranking)
 
     occluded = rng.rand(12) < 0.5
     with pytest.MonkeyPatch.context() as patch:
         rank_by(patch, cython)
-        results = occlusion.PartsEvaluator(Inner(), occluded).evaluate()
+        results = parts.PartsEvaluator(Inner(), occluded).evaluate()
     for metric in METRICS:
         total = sum(
             results[f"{part}/{metric}"] * (mask & answered).sum()
@@ -327,7 +331,7 @@ def test_a_list_says_what_the_data_set_would(make_cfg, model, said, tmp_path):
 
 
 def which(cfg, dataset="SilentReIDTiny"):
-    return occlusion.which_are_occluded(cfg, dataset, [f"data/query/{n}" for n in queries()[0]])
+    return which_are_occluded(cfg, dataset, [f"data/query/{n}" for n in queries()[0]])
 
 
 def test_a_list_counts_more_than_the_data_set(make_cfg, tmp_path):
@@ -440,7 +444,7 @@ def test_training_writes_the_parts_and_keeps_the_best_by_the_whole(make_cfg, run
     )
     text = (tmp_path / "logs" / "metrics.json").read_text()
     found = [line for line in map(json.loads, text.splitlines()) if "metric" in line][-1]
-    assert all(f"{part}/{m}" in found for part in occlusion.PARTS for m in METRICS)
+    assert all(f"{part}/{m}" in found for part in PARTS for m in METRICS)
     count = sum(queries()[1])
     total = count * found["occluded/mAP"] + (12 - count) * found["free/mAP"]
     assert total / 12 == pytest.approx(found["mAP"], rel=1e-5)

@@ -386,9 +386,9 @@ MUTANTS = [
     ),
     Mutant(
         "a launch for no images",
-        "    if (p.n == 0) return RIB_OK;\n    if (!p.products || !p.half_norms || !p.log_q ||"
-        " !p.labels || !p.loss) return RIB_EARG;\n",
-        "",
+        "    if (p.n == 0) return RIB_OK;\n    if (!pointers_given(p)) return RIB_EARG;\n"
+        "    switch (p.log_q_dtype) {\n",
+        "    switch (p.log_q_dtype) {\n",
         "launch.h",
     ),
     Mutant(

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sums import image_information, sums_of
 
 from fastreid_rib.losses import information as info
 from fastreid_rib.ops import bound
@@ -54,26 +55,26 @@ def test_every_measure_by_hand():
     log_f = torch.tensor([[0.0, -1e9], [-1e9, 0.0]])
     log_x = torch.tensor([[0.75, 0.25], [0.25, 0.75]]).log()
     log_q = torch.tensor([[0.9, 0.1], [0.2, 0.8]]).log()
-    tables = info.tabulate(log_f, torch.tensor([0, 1]), log_q, log_x)
-    assert info.label_information(tables).item() == pytest.approx(math.log(2))
-    assert info.input_information(tables).item() == pytest.approx(0.1308120)
-    assert info.information_bottleneck(tables).item() == pytest.approx(0.1308120 - math.log(2))
-    assert info.relevance_term(tables).item() == pytest.approx(-math.log(0.72) / 2)
-    assert info.compression_term(tables).item() == pytest.approx(-0.5623351)
+    sums = sums_of(log_f, torch.tensor([0, 1]), log_q, log_x)
+    assert info.label_information(sums).item() == pytest.approx(math.log(2))
+    assert info.input_information(sums).item() == pytest.approx(0.1308120)
+    assert info.information_bottleneck(sums).item() == pytest.approx(0.1308120 - math.log(2))
+    assert info.relevance_term(sums).item() == pytest.approx(-math.log(0.72) / 2)
+    assert info.compression_term(sums).item() == pytest.approx(-0.5623351)
     ibb = -0.5623351 - math.log(0.72) / 2
-    assert info.variational_bound(tables).item() == pytest.approx(ibb)
+    assert info.variational_bound(sums).item() == pytest.approx(ibb)
     # mean phi_x is (1/2, 1/2), mean log phi_x is (ln 3/4 + ln 1/4) / 2 in both clusters
-    assert info.bound_constant(tables).item() == pytest.approx(math.log(3 / 16) / 2)
-    assert info.conditional_bound(tables).item() == pytest.approx(-math.log(0.72) / 2)
-    assert info.image_information(tables).item() == pytest.approx(0, abs=1e-12)
+    assert info.bound_constant(sums).item() == pytest.approx(math.log(3 / 16) / 2)
+    assert info.conditional_bound(sums).item() == pytest.approx(-math.log(0.72) / 2)
+    assert image_information(sums).item() == pytest.approx(0, abs=1e-12)
 
 
 def test_image_information_by_hand():
     # One identity, two images told apart: ln 2 beyond the identity.
-    tables = info.tabulate(
+    sums = sums_of(
         torch.tensor([[0.0, -1e9], [-1e9, 0.0]]), torch.tensor([0, 0]), torch.zeros(1, 2)
     )
-    assert info.image_information(tables).item() == pytest.approx(math.log(2))
+    assert image_information(sums).item() == pytest.approx(math.log(2))
 
 
 @settings(max_examples=60, deadline=None)
@@ -81,11 +82,11 @@ def test_image_information_by_hand():
 def test_chain_of_bounds(parameters):
     log_f, log_x, labels = random_problem(**parameters)
     log_q = class_table(log_f, labels, parameters["classes"])
-    tables = info.tabulate(log_f, labels, log_q, log_x)
-    ib = info.information_bottleneck(tables).item()
-    beyond = info.image_information(tables).item()
-    klb = info.conditional_bound(tables).item()
-    papers = (info.variational_bound(tables) - info.bound_constant(tables)).item()
+    sums = sums_of(log_f, labels, log_q, log_x)
+    ib = info.information_bottleneck(sums).item()
+    beyond = image_information(sums).item()
+    klb = info.conditional_bound(sums).item()
+    papers = (info.variational_bound(sums) - info.bound_constant(sums)).item()
     assert ib <= beyond + SLACK
     assert beyond <= klb + SLACK
     assert klb <= papers + SLACK
@@ -100,11 +101,11 @@ def test_bounds_hold_for_any_q(parameters):
     log_f, log_x, labels = random_problem(**parameters)
     torch.manual_seed(parameters["seed"])
     log_q = torch.randn(parameters["classes"], parameters["k"], dtype=torch.float64).log_softmax(1)
-    tables = info.tabulate(log_f, labels, log_q, log_x)
-    klb = info.conditional_bound(tables).item()
-    papers = (info.variational_bound(tables) - info.bound_constant(tables)).item()
-    assert info.information_bottleneck(tables).item() <= klb + SLACK
-    assert info.image_information(tables).item() <= klb + SLACK
+    sums = sums_of(log_f, labels, log_q, log_x)
+    klb = info.conditional_bound(sums).item()
+    papers = (info.variational_bound(sums) - info.bound_constant(sums)).item()
+    assert info.information_bottleneck(sums).item() <= klb + SLACK
+    assert image_information(sums).item() <= klb + SLACK
     assert klb <= papers + SLACK
 
 
@@ -129,17 +130,17 @@ def test_the_lagrangian_is_bounded_for_every_gamma(parameters, gamma, plug_in):
     log_q = any_table(parameters)
     if plug_in:
         log_q = class_table(log_f, labels, parameters["classes"])
-    tables = info.tabulate(log_f, labels, log_q, log_x)
+    sums = sums_of(log_f, labels, log_q, log_x)
     log_p = marginal_of(log_q, labels)
-    assert torch.allclose((tables.marginal / tables.images).log(), log_p)
-    of_image, of_label = info.feature_information(tables), info.label_information(tables)
-    of_input = info.input_information(tables)
-    bound = info.lagrangian_bound(tables, gamma, log_p).item()
+    assert torch.allclose((sums.marginal / sums.images).log(), log_p)
+    of_image, of_label = info.feature_information(sums), info.label_information(sums)
+    of_input = info.input_information(sums)
+    bound = info.lagrangian_bound(sums, gamma, log_p).item()
     assert (gamma * of_image - of_label).item() <= bound + SLACK
     assert of_input.item() <= of_image.item() + SLACK
     if plug_in:  # nothing but the plug-in table makes it an equality
         assert bound == pytest.approx((gamma * of_image - of_label).item(), abs=1e-8)
-    of_the_paper = info.lagrangian_bound(tables, gamma).item()
+    of_the_paper = info.lagrangian_bound(sums, gamma).item()
     if gamma <= 1:
         assert (gamma * of_input - of_label).item() <= of_the_paper + SLACK
         assert bound <= of_the_paper + SLACK
@@ -150,10 +151,10 @@ def test_the_lagrangian_is_bounded_for_every_gamma(parameters, gamma, plug_in):
 def test_at_gamma_one_the_marginal_cancels(parameters):
     log_f, _, labels = random_problem(**parameters)
     log_q = any_table(parameters)
-    tables = info.tabulate(log_f, labels, log_q)
-    klb = info.conditional_bound(tables).item()
+    sums = sums_of(log_f, labels, log_q)
+    klb = info.conditional_bound(sums).item()
     for log_p in (marginal_of(log_q, labels), None):
-        assert info.lagrangian_bound(tables, 1.0, log_p).item() == pytest.approx(klb, abs=1e-9)
+        assert info.lagrangian_bound(sums, 1.0, log_p).item() == pytest.approx(klb, abs=1e-9)
 
 
 @pytest.mark.parametrize("gamma", [1.01, 2.0])
@@ -161,10 +162,10 @@ def test_beyond_gamma_one_nothing_is_bounded_without_the_marginal(gamma):
     """Assignments that tell nothing, I(F~;i) = I(F~;Y) = 0, go below it."""
     labels = torch.arange(6) % 3
     uniform = torch.full((6, 4), -math.log(4), dtype=torch.float64)
-    tables = info.tabulate(uniform, labels, uniform[:3])
-    without = info.lagrangian_bound(tables, gamma).item()
+    sums = sums_of(uniform, labels, uniform[:3])
+    without = info.lagrangian_bound(sums, gamma).item()
     assert without == pytest.approx((1 - gamma) * math.log(4))
-    with_it = info.lagrangian_bound(tables, gamma, marginal_of(uniform[:3], labels)).item()
+    with_it = info.lagrangian_bound(sums, gamma, marginal_of(uniform[:3], labels)).item()
     assert with_it == pytest.approx(0, abs=1e-9)
 
 
@@ -183,7 +184,7 @@ def test_the_embeddings_form_is_below_that_of_the_clusters(parameters):
     by_jensen = -(log_f + (log_q - log_p)[labels]).logsumexp(1)
     assert torch.allclose(embedding, by_jensen)
     assert torch.allclose(clusters.mean(), info.lagrangian_bound(
-        info.tabulate(log_f, labels, log_q), 0.0, log_p))  # fmt: skip
+        sums_of(log_f, labels, log_q), 0.0, log_p))  # fmt: skip
     assert (embedding <= clusters + SLACK).all()
 
 
@@ -197,10 +198,10 @@ def test_collapse_is_worst_with_the_marginal_and_best_without(parameters):
     full, papers = [], []
     for log_phi in (log_f, one_cluster):
         log_q = class_table(log_phi, labels, classes)
-        tables = info.tabulate(log_phi, labels, log_q)
-        full.append(info.lagrangian_bound(tables, 0.0, marginal_of(log_q, labels)).item())
-        papers.append(info.lagrangian_bound(tables, 0.0).item())
-        information = info.label_information(tables).item()
+        sums = sums_of(log_phi, labels, log_q)
+        full.append(info.lagrangian_bound(sums, 0.0, marginal_of(log_q, labels)).item())
+        papers.append(info.lagrangian_bound(sums, 0.0).item())
+        information = info.label_information(sums).item()
         assert full[-1] == pytest.approx(-information, abs=1e-8)
     assert full[1] == pytest.approx(0, abs=1e-9) and full[0] <= full[1] + SLACK
     assert papers[1] == pytest.approx(0, abs=1e-9) and papers[0] >= papers[1] - SLACK
@@ -210,11 +211,11 @@ def test_identities_that_are_told_apart_are_worth_their_entropy_with_the_margina
     labels = torch.arange(15) % 5
     log_f = torch.eye(5, dtype=torch.float64)[labels].clamp(min=1e-300).log()
     log_q = class_table(log_f, labels, 5)
-    tables = info.tabulate(log_f, labels, log_q)
-    full = info.lagrangian_bound(tables, 0.0, marginal_of(log_q, labels)).item()
+    sums = sums_of(log_f, labels, log_q)
+    full = info.lagrangian_bound(sums, 0.0, marginal_of(log_q, labels)).item()
     assert full == pytest.approx(-math.log(5))
     # As published they are worth what collapse is, too.
-    assert info.lagrangian_bound(tables, 0.0).item() == pytest.approx(0, abs=1e-9)
+    assert info.lagrangian_bound(sums, 0.0).item() == pytest.approx(0, abs=1e-9)
 
 
 @settings(max_examples=30, deadline=None)
@@ -222,9 +223,9 @@ def test_identities_that_are_told_apart_are_worth_their_entropy_with_the_margina
 def test_a_floor_costs_at_most_its_excess(parameters):
     log_f, _, labels = random_problem(**parameters)
     log_q = class_table(log_f, labels, parameters["classes"], floor=1e-3)
-    tables = info.tabulate(log_f, labels, log_q)
-    klb = info.conditional_bound(tables).item()
-    assert info.image_information(tables).item() <= klb + parameters["k"] * 1e-3 + SLACK
+    sums = sums_of(log_f, labels, log_q)
+    klb = info.conditional_bound(sums).item()
+    assert image_information(sums).item() <= klb + parameters["k"] * 1e-3 + SLACK
 
 
 @settings(max_examples=30, deadline=None)
@@ -233,20 +234,20 @@ def test_published_compression_term_does_not_depend_on_the_features(parameters):
     log_f, log_x, labels = random_problem(**parameters)
     published = torch.einsum("ia,ib,ib->", log_f.exp(), log_x.exp(), log_x) / len(labels)
     log_q = class_table(log_f, labels, parameters["classes"])
-    tables = info.tabulate(log_f, labels, log_q, log_x)
-    others = info.tabulate(-log_f.log_softmax(1).flip(0), labels, log_q, log_x)
-    assert info.compression_term(tables).item() == pytest.approx(published.item(), abs=1e-9)
-    assert info.compression_term(tables).item() == info.compression_term(others).item()
+    sums = sums_of(log_f, labels, log_q, log_x)
+    others = sums_of(-log_f.log_softmax(1).flip(0), labels, log_q, log_x)
+    assert info.compression_term(sums).item() == pytest.approx(published.item(), abs=1e-9)
+    assert info.compression_term(sums).item() == info.compression_term(others).item()
 
 
 @settings(max_examples=20, deadline=None)
 @given(problems)
-def test_tables_add_up_over_chunks_and_blocks_of_identities(parameters):
+def test_sums_add_up_over_chunks_and_blocks_of_identities(parameters):
     log_f, log_x, labels = random_problem(**parameters)
     classes, half = parameters["classes"], parameters["n"] // 2
     log_q = class_table(log_f, labels, classes)
-    whole = info.tabulate(log_f, labels, log_q, log_x)
-    parts = info.empty_tables(log_f.shape[1], log_x.shape[1], log_f.device)
+    whole = sums_of(log_f, labels, log_q, log_x)
+    parts = info.empty_sums(log_f.shape[1], log_x.shape[1], log_f.device)
     for chunk in (slice(0, half), slice(half, None)):
         info.add_images_(parts, log_f[chunk], log_x[chunk])
     for identity in range(classes):
@@ -264,9 +265,9 @@ def test_label_information_is_that_of_the_joint_table(parameters):
     log_f, _, labels = random_problem(**parameters)
     classes = parameters["classes"]
     joint = torch.stack([log_f[labels == y].exp().sum(0) for y in range(classes)])
-    tables = info.tabulate(log_f, labels, class_table(log_f, labels, classes))
+    sums = sums_of(log_f, labels, class_table(log_f, labels, classes))
     expected = info.mutual_information(joint).item()
-    assert info.label_information(tables).item() == pytest.approx(expected, abs=1e-9)
+    assert info.label_information(sums).item() == pytest.approx(expected, abs=1e-9)
 
 
 @settings(max_examples=30, deadline=None)
@@ -274,7 +275,7 @@ def test_label_information_is_that_of_the_joint_table(parameters):
 def test_information_is_within_its_limits(parameters):
     log_f, log_x, labels = random_problem(**parameters)
     log_q = class_table(log_f, labels, parameters["classes"])
-    tables = info.tabulate(log_f, labels, log_q, log_x)
+    sums = sums_of(log_f, labels, log_q, log_x)
     label_limit = math.log(min(parameters["k"], parameters["classes"])) + SLACK
-    assert -SLACK <= info.label_information(tables).item() <= label_limit
-    assert info.input_information(tables).item() >= -SLACK
+    assert -SLACK <= info.label_information(sums).item() <= label_limit
+    assert info.input_information(sums).item() >= -SLACK

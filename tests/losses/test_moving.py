@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from fastreid_rib import losses
 from fastreid_rib.losses import rib_loss
+from fastreid_rib.losses.class_table import class_table, weighted_sum
 from fastreid_rib.losses.moving import move
-from fastreid_rib.losses.q_table import q_table, weighted_sum
 from fastreid_rib.losses.statistics import Statistics
 from fastreid_rib.settings import RIBSettings
 
@@ -24,7 +24,7 @@ CLASSES, CLUSTERS, DIM = 5, 7, 4
 
 
 def statistics_of(centroids, q, counts, entries=0, with_marginal=True, floor=1e-6):
-    table = q_table(q, entries, floor)
+    table = class_table(q, entries, floor)
     log_p = None
     if with_marginal:
         log_p = (weighted_sum(counts, table, q.shape[1]) / counts.sum()).log().to(q.dtype)

@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastreid_rib import losses
 from fastreid_rib.losses import rib_loss, rib_loss_reference
+from fastreid_rib.losses.centering import center_inputs
 from fastreid_rib.losses.clustering import kmeans
-from fastreid_rib.losses.refresh import centred
 
 # RIB from the second epoch on, so that tests need no third.
 RIBLoss = functools.partial(losses.RIBLoss, warmup_epochs=1, **PAPER)
@@ -357,10 +357,10 @@ def test_non_finite_inputs_never_enter_either(kind):
 def test_inputs_are_centred_and_normalised():
     inputs = torch.tensor([[1.0, 3.0], [7.0, 7.0]]).half()
     expected = [-(0.5**0.5), 0.5**0.5, 0, 0]
-    assert centred(inputs).flatten().tolist() == pytest.approx(expected)
+    assert center_inputs(inputs).flatten().tolist() == pytest.approx(expected)
     # An image that is brighter and has more contrast is the same input.
     image = torch.rand(1, 12)
-    assert torch.allclose(centred(image), centred(3 * image + 1), atol=1e-6)
+    assert torch.allclose(center_inputs(image), center_inputs(3 * image + 1), atol=1e-6)
 
 
 def test_batch_is_checked():

@@ -120,5 +120,5 @@ def folders(tmp_path, monkeypatch):
     package.parent.mkdir()
     monkeypatch.setattr(native, "PACKAGE_FOLDER", package)
     monkeypatch.setattr(native, "_loaded", {})
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("FASTREID_RIB_CACHE", str(tmp_path / "cache"))
     return package, Path(native.cache_folder())

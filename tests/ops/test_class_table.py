@@ -66,7 +66,7 @@ def test_the_same_bits_with_any_number_of_threads():
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             table = torch.zeros(7, 301)
-            table_rows_(table, products, half_norms, labels, 120.0, "cpu")
+            table_rows_(table, products, half_norms, labels, 60.0, "cpu")
             tables.append(table)
     finally:
         torch.set_num_threads(before)

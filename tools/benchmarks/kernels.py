@@ -164,7 +164,7 @@ def row_kernel(problem, budget, device):
 
     def kernel():
         bound_rows_(
-            rows, problem.half_norms, (problem.log_q, None, None), problem.labels, 2 * BETA, GAMMA,
+            rows, problem.half_norms, (problem.log_q, None, None), problem.labels, BETA, GAMMA,
             "clusters", None, kind,
         )  # fmt: skip
 

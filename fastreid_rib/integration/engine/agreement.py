@@ -60,8 +60,7 @@ def compare_settings(cfg: Any, patience: Optional[float] = None) -> None:
         RanksDisagreeError: on every rank that has the plugin, naming ranks and settings. Where
             neither RIB nor attention is in use, a rank without the plugin is a warning.
     """
-    in_use = config.names_rib(cfg) or config.attention(cfg) is not None
-    compare("settings", settings(cfg), patience, required=in_use)
+    compare("settings", settings(cfg), patience, required=config.asks_for_plugin(cfg))
 
 
 def compare_identities(count: int, patience: Optional[float] = None) -> None:

@@ -8,8 +8,9 @@ from typing import Any, Callable
 
 from fastreid_rib.base.patching import wrap
 from fastreid_rib.base.ranks import rank_and_size
-from fastreid_rib.integration import config, occlusion
+from fastreid_rib.integration import config
 from fastreid_rib.integration.engine import agreement, limits, output_folder, seeding
+from fastreid_rib.integration.evaluation import parts
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def extend_default_setup(defaults: Any) -> None:
     wrap(defaults, "default_setup", default_setup)
     limits.extend_trainer(defaults)
     agreement.extend_trainer(defaults)  # is asked first: the ranks may have other data
-    occlusion.extend_trainer(defaults)
+    parts.extend_trainer(defaults)
 
 
 def claim_output_folder(cfg: Any, args: Any) -> None:
@@ -57,7 +58,7 @@ def claim_output_folder(cfg: Any, args: Any) -> None:
     try:
         output_folder.claim(cfg.OUTPUT_DIR)
     except output_folder.FolderInUseError as error:
-        if config.names_rib(cfg) or config.attention(cfg) is not None:
+        if config.asks_for_plugin(cfg):
             raise
         logger.warning("%s", error)
 

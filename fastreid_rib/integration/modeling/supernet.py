@@ -15,8 +15,8 @@ from fastreid_rib.attention import ATTENTIONS, build_attention
 from fastreid_rib.base.evaluating import evaluated
 from fastreid_rib.base.patching import wrap
 from fastreid_rib.integration import config
-from fastreid_rib.integration.modeling import placement
 from fastreid_rib.integration.modeling.multiply_adds import counted
+from fastreid_rib.integration.modeling.placement import follow_epochs
 from fastreid_rib.integration.modeling.search_spaces import choice_of, space_of
 from fastreid_rib.search import Channels, Cost, Space, WidthSearch, narrow
 from fastreid_rib.settings.declaration import SettingError
@@ -60,7 +60,7 @@ def search_widths(model: Any, cfg: Any) -> None:
     with on_device(model, cfg.MODEL.DEVICE) as device:
         cost = cost_of(model, space, cfg, device)
     try:
-        search = WidthSearch(backbone, cost, config.search(cfg), cfg.SEED)
+        search = WidthSearch(backbone, cost, config.asked_search(cfg), cfg.SEED)
     except SettingError as error:
         raise ValueError(error.of_keys("MODEL.SEARCH")) from error
     except ValueError as error:
@@ -70,7 +70,7 @@ def search_widths(model: Any, cfg: Any) -> None:
             search.mask_behind(backbone.get_submodule(path), Channels(space.blocks[path]))
     model.search = search
     if not hasattr(model, "attention_epochs"):  # attention follows them already
-        placement.follow_epochs(model, cfg.SOLVER.MAX_EPOCH)
+        follow_epochs(model, cfg.SOLVER.MAX_EPOCH)
     model.register_forward_pre_hook(_draw)
     model.register_forward_hook(_add_cost)
 
@@ -84,7 +84,7 @@ def cost_of(model: Any, space: Space, cfg: Any, device: torch.device) -> Cost:
         cfg: a FastReID config; INPUT.SIZE_TEST is the size that counts.
         device: where to try it out.
     """
-    attention = config.attention(cfg)
+    attention = config.asked_attention(cfg)
     extra: Dict[str, List[float]] = {}
     constant, apart = 0.0, []
     backbone, images = model.backbone, torch.zeros(1, 3, *cfg.INPUT.SIZE_TEST, device=device)

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "arguments.h"
 #include "rows.cuh"
 
 #ifndef RIB_DESCRIPTION
@@ -92,15 +93,12 @@ constexpr int64_t kMaxBlocks = INT32_MAX;
 inline int bound(const rib_bound_args* args) {
     if (!args) return RIB_EARG;
     const rib_bound_args& p = *args;
-    const int64_t listed = p.index ? p.m : p.K;
-    if (p.n < 0 || p.n > kMaxBlocks || p.K < 1 || p.K > kMaxColumns || p.C < 1 ||
-        p.products_pitch < p.K || listed < 1 || listed > p.K || p.log_q_pitch < listed ||
-        (p.index && (!p.floor || p.index_pitch < listed)) || p.variant < RIB_AUTO ||
-        p.variant > (RIB_CACHED | RIB_WIDE) || p.form < RIB_CLUSTERS || p.form > RIB_EMBEDDING) {
+    if (!sizes_fit(p) || p.n > kMaxBlocks || p.K > kMaxColumns || p.variant < RIB_AUTO ||
+        p.variant > (RIB_CACHED | RIB_WIDE)) {
         return RIB_EARG;
     }
     if (p.n == 0) return RIB_OK;
-    if (!p.products || !p.half_norms || !p.log_q || !p.labels || !p.loss) return RIB_EARG;
+    if (!pointers_given(p)) return RIB_EARG;
     switch (p.log_q_dtype) {
         case RIB_F32:
             return bound_of<float>(p);
@@ -115,13 +113,9 @@ inline int bound(const rib_bound_args* args) {
 inline int table(const rib_table_args* args) {
     if (!args) return RIB_EARG;
     const rib_table_args& p = *args;
-    if (p.n < 0 || p.n > kMaxBlocks || p.K < 1 || p.K > kMaxColumns || p.C < 1 ||
-        p.C > kMaxBlocks || p.products_pitch < p.K || p.table_pitch < p.K ||
-        !p.order != !p.starts) {
-        return RIB_EARG;
-    }
+    if (!sizes_fit(p) || p.n > kMaxBlocks || p.K > kMaxColumns || p.C > kMaxBlocks) return RIB_EARG;
     if (p.n == 0) return RIB_OK;
-    if (!p.products || !p.half_norms || !p.labels || !p.table || !p.negentropy) return RIB_EARG;
+    if (!pointers_given(p)) return RIB_EARG;
     const int threads = block_threads(p.threads, p.K);
     if (!threads) return RIB_EARG;
     size_t limit = 0;

@@ -12,7 +12,7 @@
 #include <new>
 #include <tuple>
 
-#include "rib.h"
+#include "arguments.h"
 
 // Instruction sets to compile for besides the portable code: 0 none, 1 AVX2, 2 AVX-512 too.
 #ifndef __x86_64__
@@ -392,15 +392,9 @@ int bound_of(const rib_bound_args& p) {
 int bound(const rib_bound_args* args) {
     if (!args) return RIB_EARG;
     const rib_bound_args& p = *args;
-    const int64_t listed = p.index ? p.m : p.K;
-    if (p.n < 0 || p.K < 1 || p.C < 1 || p.products_pitch < p.K || listed < 1 || listed > p.K ||
-        p.log_q_pitch < listed || (p.index && (!p.floor || p.index_pitch < listed)) ||
-        p.log_q_dtype < RIB_F32 || p.log_q_dtype > RIB_BF16 || p.form < RIB_CLUSTERS ||
-        p.form > RIB_EMBEDDING) {
-        return RIB_EARG;
-    }
+    if (!rib::sizes_fit(p)) return RIB_EARG;
     if (p.n == 0) return RIB_OK;
-    if (!p.products || !p.half_norms || !p.log_q || !p.labels || !p.loss) return RIB_EARG;
+    if (!rib::pointers_given(p)) return RIB_EARG;
     if (p.log_q_dtype == RIB_F16) return bound_of<Float16>(p);
     if (p.log_q_dtype == RIB_BF16) return bound_of<BFloat16>(p);
     return bound_of<float>(p);
@@ -409,12 +403,9 @@ int bound(const rib_bound_args* args) {
 int table(const rib_table_args* args) {
     if (!args) return RIB_EARG;
     const rib_table_args& p = *args;
-    if (p.n < 0 || p.K < 1 || p.C < 1 || p.products_pitch < p.K || p.table_pitch < p.K ||
-        !p.order != !p.starts) {
-        return RIB_EARG;
-    }
+    if (!rib::sizes_fit(p)) return RIB_EARG;
     if (p.n == 0) return RIB_OK;
-    if (!p.products || !p.half_norms || !p.labels || !p.table || !p.negentropy) return RIB_EARG;
+    if (!rib::pointers_given(p)) return RIB_EARG;
     const RowFunctions& functions = row_functions();
     const int threads = threads_for(p.n, p.K, p.threads, p.parallel);
     const Scratch scratch(threads, p.K);

@@ -1,11 +1,11 @@
-"""Channel attention for (B, C, H, W) maps: SE, ECA, the channel half of CBAM, and CAM.
+"""Channel attention by gates, for (B, C, H, W) maps: SE, ECA and the channel half of CBAM.
 
-The first three multiply each channel by a gate. As published a gate is a sigmoid, which starts near
-1/2: put into a pretrained network it halves the map, and what was learnt behind it no longer fits.
-Here, unless ``start="published"``, the gate is twice a sigmoid and the layer before it starts at
-zero. The gate then starts at exactly 1, can amplify as well as suppress (0..2), and weight decay
-pulls towards leaving the map alone. At step 0 only that last layer gets a gradient; the layers
-before it get exact zeros, and a gradient after the first update.
+Each channel is multiplied by a gate. As published a gate is a sigmoid, which starts near 1/2: put
+into a pretrained network it halves the map, and what was learnt behind it no longer fits. Here,
+unless ``start="published"``, the gate is twice a sigmoid and the layer before it starts at zero.
+The gate then starts at exactly 1, can amplify as well as suppress (0..2), and weight decay pulls
+towards leaving the map alone. At step 0 only that last layer gets a gradient; the layers before it
+get exact zeros, and a gradient after the first update.
 
 What goes into that last layer is normalised over the batch (ours, see
 :mod:`fastreid_rib.attention.norm`): the logit of each channel then has mean 0 over the images, and
@@ -20,10 +20,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from fastreid_rib.attention.attend import at_least_float32, attend, attention_weights
+from fastreid_rib.attention.attend import at_least_float32
 from fastreid_rib.attention.inputs import check_channels, check_positive
 from fastreid_rib.attention.norm import build_norm
-from fastreid_rib.ops.precision import full_precision
 from fastreid_rib.settings.attention import AttentionSettings
 from fastreid_rib.settings.declaration import check
 
@@ -209,71 +208,6 @@ class CBAMChannel(ChannelGate):
         # Together, so that in eval the running statistics fit what they are used for.
         pooled = torch.stack((x.mean(dim=(2, 3)), x.amax(dim=(2, 3))))
         return self.excite(pooled).sum(dim=0)
-
-
-class CAM(nn.Module):
-    """Channel affinity: each channel takes from those that differ most from it.
-
-    ::
-
-        A = softmax(max(X X^T) - X X^T)      (C, C), the maximum over each row
-        x + gamma * A X                      X: (C, H * W)
-
-    The channel attention module of DANet (Fu et al., "Dual Attention Network for Scene
-    Segmentation", CVPR 2019), which ABD-Net brought to Re-ID (Chen et al., "ABD-Net: Attentive but
-    Diverse Person Re-Identification", ICCV 2019). As published, with gamma starting at 0: the
-    identity at step 0. Subtracting from the maximum changes no softmax, so softmax(-X X^T) is what
-    is computed, in float32 under autocast: these sums over positions reach hundreds, and bfloat16
-    would round them by whole nats. The C x C weights are never held as a whole.
-
-    Args:
-        channels: C, >= 1.
-
-    Raises:
-        ValueError: an argument is out of its range.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        check_positive(channels=channels)
-        self.channels = channels
-        self.gamma = nn.Parameter(torch.zeros(1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The map and what its channels take from each other.
-
-        Args:
-            x: (B, C, H, W), any floating dtype.
-
-        Returns:
-            Shape and dtype of ``x``.
-
-        Raises:
-            ValueError: not a map, or of other channels.
-        """
-        rows = self._rows(x)
-        with full_precision(x.device):
-            mixed = attend(rows, rows, rows, -1.0)
-        return x + (self.gamma * mixed).to(x.dtype).reshape(x.shape)
-
-    @torch.no_grad()
-    def weights(self, x: Tensor) -> Tensor:
-        """(B, C, C), at least float32: row i says how much of each channel goes into channel i.
-
-        Args:
-            x: as for ``forward``.
-        """
-        rows = self._rows(x)
-        with full_precision(x.device):
-            return attention_weights(rows, rows, -1.0)
-
-    def extra_repr(self) -> str:
-        """The channels."""
-        return f"{self.channels}"
-
-    def _rows(self, x: Tensor) -> Tensor:
-        check_channels(self, x, self.channels)
-        return at_least_float32(x.flatten(2))
 
 
 def _bottleneck(channels: int, reduction: int, norm: str) -> nn.Sequential:

@@ -11,7 +11,7 @@ from torch import Tensor
 from fastreid_rib.ops.group_sum import group_sum
 
 
-class QTable(NamedTuple):
+class ClassTable(NamedTuple):
     """Natural logarithms of Q; without index and floor all of it."""
 
     log_q: Tensor
@@ -27,7 +27,7 @@ def kept_entries(entries: int, clusters: int) -> int:
     return entries if 0 < entries < clusters else clusters
 
 
-def q_table(q: Tensor, entries: int, least: float) -> QTable:
+def class_table(q: Tensor, entries: int, least: float) -> ClassTable:
     """The table of given rows.
 
     A sparse row keeps its m largest entries, and the clusters that are left out share what is left
@@ -44,14 +44,14 @@ def q_table(q: Tensor, entries: int, least: float) -> QTable:
     clusters = q.shape[1]
     entries = kept_entries(entries, clusters)
     if entries == clusters:
-        return QTable(q.clamp(min=least).log().float(), None, None)
+        return ClassTable(q.clamp(min=least).log().float(), None, None)
     largest, index = q.topk(entries, dim=1)
     rest = (1 - largest.sum(dim=1, dtype=torch.float64)) / (clusters - entries)
     floor = rest.clamp(min=least).log().float()
-    return QTable(largest.clamp(min=least).log().float(), index.int(), floor)
+    return ClassTable(largest.clamp(min=least).log().float(), index.int(), floor)
 
 
-def sum_of_logs(weights: Tensor, table: QTable) -> Tensor:
+def sum_of_logs(weights: Tensor, table: ClassTable) -> Tensor:
     """``sum_ya weights_ya log Q(a|y)``, float64.
 
     Args:
@@ -66,7 +66,7 @@ def sum_of_logs(weights: Tensor, table: QTable) -> Tensor:
     return listed.sum(dtype=torch.float64) + others.sum()
 
 
-def weighted_sum(weights: Tensor, table: QTable, clusters: int) -> Tensor:
+def weighted_sum(weights: Tensor, table: ClassTable, clusters: int) -> Tensor:
     """``sum_y weights_y Q(a|y)``, (K,) float64.
 
     Args:

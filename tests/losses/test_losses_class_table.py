@@ -10,11 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kinds import MOVING, PAPER, every_kind
+from sums import image_information, sums_of
 from torch.nn import functional as F
 
 from fastreid_rib import losses
 from fastreid_rib.losses import information, rib_loss, rib_loss_reference
-from fastreid_rib.losses.q_table import q_table, sum_of_logs, weighted_sum
+from fastreid_rib.losses.class_table import class_table, sum_of_logs, weighted_sum
 
 # RIB from the second epoch on, so that tests need no third.
 RIBLoss = functools.partial(losses.RIBLoss, warmup_epochs=1, **PAPER)
@@ -38,7 +39,7 @@ def test_by_hand():
     q = torch.tensor([[0.1, 0.5, 0.2, 0.2], [0.25, 0.25, 0.25, 0.25], [0.0, 0.0, 0.0, 1.0]])
     q[0, 2] += 0.01
     q[0, 3] -= 0.01
-    log_q, index, floor = q_table(q, 2, 1e-6)
+    log_q, index, floor = class_table(q, 2, 1e-6)
     assert index.dtype == torch.int32 and index[0].tolist() == [1, 2] and index[2, 0] == 3
     assert log_q.exp()[0].tolist() == pytest.approx([0.5, 0.21])
     assert floor.exp().tolist() == pytest.approx([(0.1 + 0.19) / 2, 0.25, 1e-6])
@@ -48,7 +49,7 @@ def test_by_hand():
 @pytest.mark.parametrize("entries", [0, 12, 40])
 def test_as_many_entries_as_clusters_is_the_whole_table(entries):
     q = random_rows(0)
-    log_q, index, floor = q_table(q, entries, 1e-3)
+    log_q, index, floor = class_table(q, entries, 1e-3)
     assert index is None and floor is None
     assert torch.equal(log_q, q.clamp(min=1e-3).log())
 
@@ -57,7 +58,7 @@ def test_as_many_entries_as_clusters_is_the_whole_table(entries):
 @given(seed=st.integers(0, 10**6), entries=st.integers(1, 11))
 def test_rows_sum_to_one_and_no_other_shared_value_diverges_less(seed, entries):
     q = random_rows(seed).double()
-    table = q_table(q, entries, 1e-30)
+    table = class_table(q, entries, 1e-30)
     full = whole(table, 12).double()
     assert torch.allclose(full.exp().sum(1), torch.ones(4).double(), atol=1e-5)
     loss = -(q * full).sum(1)
@@ -71,7 +72,7 @@ def test_rows_sum_to_one_and_no_other_shared_value_diverges_less(seed, entries):
 @given(seed=st.integers(0, 10**6), entries=st.integers(1, 12))
 def test_sums_over_the_table(seed, entries):
     q, weights = random_rows(seed), 5 * random_rows(seed + 1)
-    table = q_table(q, entries, 1e-6)
+    table = class_table(q, entries, 1e-6)
     full = whole(table, 12) if entries < 12 else table.log_q
     expected = (weights.double() * full.double()).sum().item()
     assert sum_of_logs(weights, table).item() == pytest.approx(expected, rel=1e-5)
@@ -86,14 +87,14 @@ def test_a_sparse_table_is_still_a_bound_and_more_entries_tighten_it(seed, entri
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(24) % 4
     log_phi = (3 * torch.randn(24, 12, generator=generator, dtype=torch.float64)).log_softmax(1)
-    sums = torch.zeros(4, 12, dtype=torch.float64).index_add_(0, labels, log_phi.exp())
+    of_labels = torch.zeros(4, 12, dtype=torch.float64).index_add_(0, labels, log_phi.exp())
     bounds = []
     for m in (entries, entries + 1):
-        table = q_table(sums / 6, m, 1e-30)
+        table = class_table(of_labels / 6, m, 1e-30)
         log_q = whole(table, 12) if m < 12 else table.log_q
-        tables = information.tabulate(log_phi, labels, log_q)
-        bounds.append(information.conditional_bound(tables).item())
-        assert information.image_information(tables).item() <= bounds[-1] + 1e-5
+        sums = sums_of(log_phi, labels, log_q)
+        bounds.append(information.conditional_bound(sums).item())
+        assert image_information(sums).item() <= bounds[-1] + 1e-5
     assert bounds[1] <= bounds[0] + 1e-5
 
 

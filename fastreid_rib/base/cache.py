@@ -1,0 +1,64 @@
+"""The folder for what is compiled on a machine, and whether its code may be loaded.
+
+Environment:
+    FASTREID_RIB_CACHE: the folder. Without it, ``fastreid-rib`` in ``$XDG_CACHE_HOME``, or in
+        ``~/.cache``.
+"""
+
+import os
+from pathlib import Path
+from typing import Optional
+
+
+def cache_folder(name: str) -> Path:
+    """A folder of the user's for what cannot be put where it belongs; it need not exist.
+
+    Args:
+        name: its own name within the cache; it should change with whatever its contents depend on.
+
+    Returns:
+        Its absolute path.
+
+    Raises:
+        RuntimeError: neither variable names one, and the user has no home folder.
+    """
+    own = os.environ.get("FASTREID_RIB_CACHE", "")
+    if own:
+        return Path(os.path.abspath(os.path.expanduser(own))) / name
+    base = os.environ.get("XDG_CACHE_HOME", "")  # which counts if it is absolute, says its standard
+    root = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
+    return root / "fastreid-rib" / name
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder of the cache so that others cannot write to it, whatever the umask.
+
+    Args:
+        folder: what :func:`cache_folder` gave.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    for place in (folder.parent, folder):
+        place.mkdir(mode=0o755, parents=True, exist_ok=True)
+
+
+def why_untrusted(*places: Path) -> Optional[str]:
+    """Why code must not be loaded: that runs it, and who can write or swap it is who is trusted.
+
+    Args:
+        places: where it is, and folders above; they exist.
+
+    Returns:
+        Which of them belongs to another user, or can be written by others; None if none does.
+
+    Raises:
+        OSError: one of them cannot be looked at.
+    """
+    for place in places:
+        status = place.stat()
+        if status.st_uid not in (0, os.geteuid()):
+            return f"{place} belongs to another user; delete it"
+        if status.st_mode & 0o022:
+            return f"{place} can be written by others; `chmod go-w` it or delete it"
+    return None

@@ -1,0 +1,185 @@
+"""FastReID's readers of Market-1501, DukeMTMC and MSMT17, with pictures that people add to them.
+
+Where FastReID reads a folder or a list rightly it does so itself: the real data sets keep the
+order, the identities and the cameras that it gives them.
+"""
+
+import glob
+import logging
+import os
+import re
+from types import ModuleType
+from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
+
+from fastreid_rib.base.patching import wrap
+from fastreid_rib.base.pictures import OWN_DATA, Shot, missing, shots_in
+
+logger = logging.getLogger(__name__)
+
+_STOCK_NAME = re.compile(r"([-\d]+)_c(\d)")
+
+
+class _Limits(NamedTuple):
+    """What FastReID asserts of a data set in Market-1501's layout.
+
+    Attributes:
+        identities: the smallest and the largest number of a person.
+        cameras: the same of a camera.
+        junk: the identity that is passed over, if one is.
+    """
+
+    identities: Tuple[float, float]
+    cameras: Tuple[int, int]
+    junk: Optional[int]
+
+
+def market_names(module: ModuleType) -> None:
+    """Market1501 reads what people add to it: other endings, cameras, identities, any data root.
+
+    FastReID's sees ``.jpg`` alone, cuts the number of a camera to its first digit, asserts at most
+    1501 identities and 6 cameras, and looks for both in the whole path.
+
+    Args:
+        module: ``fastreid.data.datasets.market1501``.
+    """
+    _read_by_names(module.Market1501, _Limits((0, 1501), (1, 6), junk=-1))
+
+
+def duke_names(module: ModuleType) -> None:
+    """DukeMTMC reads the same; it has no junk and asserts 8 cameras.
+
+    Args:
+        module: ``fastreid.data.datasets.dukemtmcreid``.
+    """
+    _read_by_names(module.DukeMTMC, _Limits((-float("inf"), float("inf")), (1, 8), junk=None))
+
+
+def _read_by_names(dataset: Any, limits: _Limits) -> None:
+    def process_dir(
+        stock: Callable[..., Any], self: Any, dir_path: str, is_train: bool = True
+    ) -> Any:
+        name = type(self).__name__
+        shots, left_out = shots_in(dir_path, name)
+        if left_out:
+            logger.warning(
+                "%s: %d pictures of %s are left out, such as %s: they stand beside .jpg pictures, "
+                "and repeat the name of one or say neither identity nor camera.",
+                name,
+                len(left_out),
+                dir_path,
+                left_out[0],
+            )
+        if _stock_reads_the_same(dir_path, shots, limits):
+            return stock(self, dir_path, is_train)
+        items: List[Tuple[str, Any, Any]] = []
+        for shot in shots:
+            identity, camera = shot.identity, shot.camera - 1
+            if identity == limits.junk:
+                continue
+            path = os.path.join(dir_path, shot.name)
+            if is_train:
+                prefix = self.dataset_name
+                items.append((path, f"{prefix}_{identity}", f"{prefix}_{camera}"))
+            else:
+                items.append((path, identity, camera))
+        logger.info(
+            "%s: %d pictures of %s are read by the names of their files; FastReID's own reader "
+            "would leave some out or misread them.",
+            name,
+            len(items),
+            dir_path,
+        )
+        return items
+
+    wrap(dataset, "process_dir", process_dir)
+
+
+def _stock_reads_the_same(folder: str, shots: Sequence[Shot], limits: _Limits) -> bool:
+    if glob.escape(folder) != folder:  # FastReID would take it for a pattern
+        return False
+    for shot in shots:
+        found = _STOCK_NAME.search(os.path.join(folder, shot.name))
+        if not shot.name.endswith(".jpg") or found is None:
+            return False
+        if found.groups() != (_STOCK_NAME.search(shot.name) or found).groups():
+            return False  # a folder's name looks like an identity and a camera
+        if shot.identity == limits.junk:
+            continue
+        if int(found.group(2)) != shot.camera:
+            return False
+        if not limits.identities[0] <= shot.identity <= limits.identities[1]:
+            return False
+        if not limits.cameras[0] <= shot.camera <= limits.cameras[1]:
+            return False
+    return True
+
+
+def msmt17_lists(module: ModuleType) -> None:
+    """MSMT17 says which line of which list it cannot read, and reads those that are clear.
+
+    FastReID's wants exactly one space in a line and no underscore in a folder's name, and has bare
+    errors for the rest.
+
+    Args:
+        module: ``fastreid.data.datasets.msmt17``.
+    """
+
+    def init(stock: Callable[..., None], self: Any, root: str = "datasets", **kwargs: Any) -> None:
+        places = [os.path.join(root, folder) for folder in module.VERSION_DICT]
+        if not any(map(os.path.exists, places)):
+            raise RuntimeError(missing(places[0], f"MSMT17 (or {places[1]})"))
+        stock(self, root, **kwargs)
+
+    def process_dir(
+        stock: Callable[..., Any],
+        self: Any,
+        dir_path: str,
+        list_path: str,
+        is_train: bool = True,
+    ) -> Any:
+        if not os.path.isfile(list_path):
+            raise RuntimeError(missing(list_path, "MSMT17"))
+        as_stock = True
+        items: List[Tuple[str, int, int]] = []
+        with open(list_path) as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    as_stock = False
+                    continue
+                path, identity, camera = _listed(line, f"{list_path}, line {number}")
+                as_stock = as_stock and _stock_splits(line, path, camera)
+                whole = os.path.join(dir_path, path)
+                if not items and not os.path.isfile(whole):
+                    raise RuntimeError(missing(whole, f"{list_path}, line {number},"))
+                items.append((whole, identity, camera - 1))
+        if as_stock:
+            return stock(self, dir_path, list_path, is_train)
+        if not is_train:
+            return items
+        name = self.dataset_name
+        return [(path, f"{name}_{pid}", f"{name}_{camera}") for path, pid, camera in items]
+
+    wrap(module.MSMT17, "__init__", init)
+    wrap(module.MSMT17, "process_dir", process_dir)
+
+
+def _listed(line: str, where: str) -> Tuple[str, int, int]:
+    """Path, identity and camera of a line of MSMT17's lists."""
+    path, _, identity = line.strip().rpartition(" ")
+    parts = os.path.basename(path).split("_")
+    try:
+        return path.strip(), int(identity), int(parts[2])
+    except (IndexError, ValueError):
+        raise ValueError(
+            f"{where}: {line.strip()!r} is not a picture and its identity. Expected a line such as "
+            "'0000/0000_000_01_0303morning_0008_0.jpg 0', with the camera (01) third in the name "
+            f"of the file and a number for the identity. Mend the line, or {OWN_DATA}."
+        ) from None
+
+
+def _stock_splits(line: str, path: str, camera: int) -> bool:
+    parts = line.split(" ")
+    if len(parts) != 2 or parts[0] != path:
+        return False
+    fields = path.split("_")
+    return len(fields) > 2 and fields[2].isdigit() and int(fields[2]) == camera

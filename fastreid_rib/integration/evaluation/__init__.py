@@ -1,0 +1,1 @@
+"""What FastReID's evaluation has besides: the occluded and the free queries, each apart."""

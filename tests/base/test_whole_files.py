@@ -1,0 +1,39 @@
+"""A file has its name once it is whole."""
+
+import os
+
+import pytest
+
+from fastreid_rib.base.whole_files import renamed_to
+
+
+def test_it_gets_its_name_once_it_is_written(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with renamed_to(str(path)) as partial:
+        with open(partial, "w") as file:
+            file.write("new")
+        assert path.read_text() == "old"
+        assert os.path.dirname(partial) == str(tmp_path)  # a rename is one step in one folder only
+    assert path.read_text() == "new" and os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("by_one", [True, False])
+def test_what_fails_leaves_the_old_one_and_nothing_else(tmp_path, by_one):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), renamed_to(str(path), by_one) as partial:
+        open(partial, "w").close()
+        raise RuntimeError
+    with pytest.raises(FileNotFoundError), renamed_to(str(path), by_one):
+        pass  # nothing was written
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["file"]
+
+
+def test_several_processes_have_a_file_each_and_one_overwrites_its_own(tmp_path):
+    path = str(tmp_path / "file")
+    names = []
+    for by_one in (True, True, False, False):
+        with pytest.raises(FileNotFoundError), renamed_to(path, by_one) as partial:
+            names.append(partial)
+    assert names[:2] == [path + ".partial"] * 2 and len({*names}) == 3
