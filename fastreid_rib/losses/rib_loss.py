@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 # Below this share of log(identities) the soft assignment is as good as uniform. Runs in which RIB
 # collapsed fell under it within three refreshes; in runs that gained by it it was above 0.08.
 _LEAST_SHARE = 0.02
+_RISE = 0.1  # of it, from a refresh to the next: less is no progress
 
 
 class RIBLoss(nn.Module):
@@ -105,6 +106,7 @@ class RIBLoss(nn.Module):
         self._steps = 0  # of this epoch so far
         self._epoch_steps = 0  # of the epoch before
         self._epoch = -1  # host integers: reading them never waits for a GPU
+        self._told: Optional[float] = None  # about the identity, by the refresh before, in nats
         self._size_may_change = False
         # Not persistent for torch: _save_to_state_dict writes them (of the bank its filled part).
         for name in Statistics._fields:
@@ -317,18 +319,28 @@ class RIBLoss(nn.Module):
             draw=random.Random(f"{self.settings.seed}/{epoch}/{self.bank.seen}/refresh"),
         )
         self._set_statistics(statistics)
-        told = report["mutual_information"]
+        self._warn_of_collapse(epoch, report["mutual_information"])
+        return report
+
+    def _warn_of_collapse(self, epoch: int, told: float) -> None:
+        """Says so if the clusters tell next to nothing, and no more than a refresh before.
+
+        Those of a network that has only begun to learn tell little, too, and more with each epoch.
+        """
+        before, self._told = self._told, told
         most = math.log(min(self.num_classes, self.settings.num_clusters))
-        if told < _LEAST_SHARE * most:
+        least = _LEAST_SHARE * most
+        if told < least and before is not None and told - before < _RISE * least:
             logger.warning(
-                "RIB at epoch %d: the clusters tell %.3f of %.3f nats about the identity, so the "
-                "loss has next to no gradient. The embeddings lie too close together for this "
-                "beta: raise beta, start later (warmup_epochs), or look why they do",
+                "RIB at epoch %d: the clusters tell %.3f of %.3f nats about the identity, %.3f at "
+                "the refresh before, so the loss has next to no gradient. The embeddings lie too "
+                "close together for this beta: raise beta, start later (warmup_epochs), or look "
+                "why they do",
                 epoch,
                 told,
                 most,
+                before,
             )
-        return report
 
     def _statistics(self) -> Optional[Statistics]:
         if self.centroids is None:
@@ -346,7 +358,7 @@ class RIBLoss(nn.Module):
 
     def _reset(self) -> None:
         self._set_statistics(None)
-        self._epoch = -1
+        self._epoch, self._told = -1, None
         self._steps = self._epoch_steps = 0
         for bank in (self.bank, self.older):
             bank.clear(-1)

@@ -2,6 +2,7 @@ import copy
 import functools
 import logging
 import math
+import re
 
 import pytest
 import torch
@@ -733,17 +734,25 @@ def test_repr_shows_the_settings():
     assert "num_classes=6, beta=5.0, " in repr(RIBLoss(6, beta=5.0))
 
 
-@pytest.mark.parametrize("spread, warned", [(1e-3, 1), (1.0, 0)])
-def test_says_when_the_assignment_is_as_good_as_uniform(spread, warned, caplog):
+@pytest.mark.parametrize(
+    "spreads, warned",
+    [
+        ((1e-3, 1e-3, 1e-3), [2, 3]),
+        ((1.0, 1e-3, 1e-3), [2, 3]),
+        ((1e-3, 1.0, 1.0), []),  # has only begun to learn
+        ((1.0, 1.0, 1.0), []),
+    ],
+)
+def test_says_when_the_assignment_is_as_good_as_uniform_and_stays_so(spreads, warned, caplog):
     rib, stream = RIBLoss(CLASSES, beta=5.0), Stream()
-    for epoch in range(2):
+    for epoch, spread in enumerate((*spreads, 1.0)):
         rib.start_epoch(epoch)
         for _ in range(8):
             embeddings, labels = stream.batch()
             rib((torch.ones(DIM) + spread * embeddings).requires_grad_(), labels)
     lines = [r.message for r in caplog.records if "next to no gradient" in r.message]
-    assert len(lines) == warned
-    assert all("epoch 1" in line and "beta" in line for line in lines)
+    assert [int(re.search(r"epoch (\d+)", line)[1]) for line in lines] == warned
+    assert all("beta" in line and "at the refresh before" in line for line in lines)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
