@@ -77,12 +77,24 @@ def build_architecture(architecture: Callable[[Any], torch.nn.Module], cfg: Any)
 @functools.lru_cache(maxsize=None)
 def with_rib(architecture: type) -> type:
     """The subclass of a meta-architecture that adds RIB to its losses, under the same name."""
-    body = {"__module__": architecture.__module__, "__doc__": architecture.__doc__}
+    body = {
+        "__module__": architecture.__module__,
+        "__doc__": architecture.__doc__,
+        "rib_architecture": architecture,
+    }
     return type(architecture.__name__, (_AddsRIB, architecture), body)
+
+
+def _without_state(architecture: type) -> Any:
+    """What pickle fills with the state of a model: found by the architecture's own name."""
+    kind: Any = with_rib(architecture)
+    return kind.__new__(kind)
 
 
 class _AddsRIB(torch.nn.Module):
     """Mixin over a meta-architecture; ``rib`` holds the statistics, in the checkpoint with it."""
+
+    rib_architecture: type
 
     def __init__(self, cfg: Any) -> None:
         super().__init__(cfg)
@@ -95,6 +107,10 @@ class _AddsRIB(torch.nn.Module):
             backends.choose(rib.BACKEND, torch.device(cfg.MODEL.DEVICE))
             self.rib = RIBLoss(cfg.MODEL.HEADS.NUM_CLASSES, config.rib_settings(cfg))
         self._rib_pixels: Optional[torch.Tensor] = None
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle, ``torch.save`` and copies: the class is made at run time and has no address."""
+        return _without_state, (self.rib_architecture,), {**self.__dict__, "_rib_pixels": None}
 
     def preprocess_image(self, batched_inputs: Any) -> torch.Tensor:
         """As the architecture does; keeps a small version of the images if RIB reports on them."""

@@ -4,7 +4,7 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 from torch import nn
 
-from fastreid_rib.integration.modeling import searched_backbone
+from fastreid_rib.integration.modeling import inverted_residuals
 from fastreid_rib.search import Channels, Layer, Space
 
 SHARES = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25)
@@ -23,13 +23,18 @@ def space_of(backbone: nn.Module, cfg: Any) -> Space:
         ValueError: a backbone without a space, or options that are not nested widths, one tuple a
             group, the widest as built.
     """
-    kind, name = type(backbone).__name__, cfg.MODEL.BACKBONE.NAME
-    if isinstance(backbone, searched_backbone.SearchedBackbone):
-        return _named(cfg, searched_backbone.space_of, backbone, searched_backbone.options_of(cfg))
+    kind = type(backbone).__name__
+    if isinstance(backbone, inverted_residuals.SearchedBackbone):
+        return _named(
+            cfg,
+            inverted_residuals.space_of,
+            backbone,
+            inverted_residuals.options_of(cfg.MODEL.SEARCH.OPTIONS),
+        )
     makers: Dict[str, Callable[..., Any]] = {"MobileNetV2": _mobilenet, "ResNet": _resnet}
     if kind not in makers:
         raise ValueError(
-            f"MODEL.BACKBONE.NAME is {name!r}, whose widths MODEL.SEARCH cannot choose. It can "
+            f"MODEL.BACKBONE.NAME is {cfg.MODEL.BACKBONE.NAME!r}, whose widths MODEL.SEARCH cannot choose. It can "
             "those of build_searched_backbone, build_mobilenetv2_backbone and "
             "build_resnet_backbone."
         )
@@ -82,7 +87,7 @@ def _mobilenet(backbone: Any) -> Built:
                 layers.append(Layer(f"{path}.conv.3", before, after))
                 layers.append(Layer(f"{path}.conv.4", after, after, masked=True))
             else:
-                layers += searched_backbone.inverted_residual(
+                layers += inverted_residuals.inverted_residual(
                     f"{path}.conv", before, after, int(times)
                 )
             before, place = after, place + 1

@@ -1,0 +1,93 @@
+"""Whole models with RIB: pickled, saved by torch.save, copied; in another process, too."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from fastreid.modeling import build_model
+from fastreid.utils.events import EventStorage
+
+RIB = {
+    "MODEL.LOSSES.NAME": ("CrossEntropy", "Triplet", "RIB"),
+    "MODEL.LOSSES.RIB.WARMUP_EPOCHS": 1,
+    "MODEL.LOSSES.RIB.INPUT": "pixels",
+}
+MODELS = {
+    "Baseline": RIB,
+    "Baseline with attention": {**RIB, "MODEL.ATTENTION.NAME": "DCS"},
+    "a search": {
+        **RIB,
+        "MODEL.BACKBONE.NAME": "build_searched_backbone",
+        "MODEL.BACKBONE.DEPTH": "0.25x",
+        "MODEL.SEARCH.ENABLED": True,
+    },
+    "MoCo": {**RIB, "MODEL.META_ARCHITECTURE": "MoCo"},
+}
+
+
+def batch():
+    torch.manual_seed(2)
+    return {"images": torch.rand(8, 3, 64, 32) * 255, "targets": torch.arange(8) % 4}
+
+
+def trained(model, epochs):
+    """The losses of a step in each epoch."""
+    losses = []
+    model.train()
+    for epoch in epochs:
+        with EventStorage() as storage:
+            storage.epoch = epoch
+            torch.manual_seed(epoch)
+            found = model(batch())
+            model.zero_grad()
+            sum(found.values()).backward()
+            losses.append({name: float(loss) for name, loss in found.items()})
+    return losses
+
+
+def saved(model, tmp_path):
+    path = str(tmp_path / "model.pth")
+    torch.save(model, path)
+    return torch.load(path, **({"weights_only": False} if torch.__version__[0] > "1" else {}))
+
+
+COPIES = {
+    "pickle": lambda model, _: pickle.loads(pickle.dumps(model)),
+    "torch.save": saved,
+    "deepcopy": lambda model, _: copy.deepcopy(model),
+}
+
+
+@pytest.mark.parametrize("how", COPIES)
+@pytest.mark.parametrize("name", MODELS)
+def test_a_copy_trains_on_as_the_model_does(make_cfg, tmp_path, name, how):
+    model = build_model(make_cfg(MODELS[name]))
+    trained(model, (0, 1, 2))  # statistics, and gradients that hang on the model
+    other = COPIES[how](model, tmp_path)
+    assert type(other) is type(model) and other.rib is not model.rib
+    state = model.state_dict()
+    assert all(torch.equal(state[key], value) for key, value in other.state_dict().items())
+    expected = trained(model, (3, 4))
+    assert trained(other, (3, 4)) == expected and expected[-1]["loss_rib"] != 0
+    with torch.no_grad():
+        next(other.parameters()).zero_()
+    assert next(model.parameters()).abs().sum() > 0
+
+
+def test_it_is_read_where_nothing_was_built_yet(make_cfg, tmp_path, run_script):
+    model = build_model(make_cfg(RIB)).eval()
+    path = str(tmp_path / "model.pth")
+    torch.save(model, path)
+    images = batch()["images"]
+    torch.save(images, str(tmp_path / "images.pth"))
+    code = (
+        "import sys, inspect, torch\n"
+        "trusting = 'weights_only' in inspect.signature(torch.load).parameters\n"
+        "model = torch.load(sys.argv[1], **({'weights_only': False} if trusting else {}))\n"
+        "print('SUM', float(model(torch.load(sys.argv[2])).double().sum()), type(model).__name__)"
+    )
+    run = run_script("-c", code, path, str(tmp_path / "images.pth")).stdout
+    _, total, kind = run.strip().splitlines()[-1].split()
+    assert kind == "Baseline"
+    assert float(total) == pytest.approx(float(model(images.clone()).double().sum()), rel=1e-5)
