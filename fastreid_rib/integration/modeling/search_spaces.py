@@ -34,8 +34,8 @@ def space_of(backbone: nn.Module, cfg: Any) -> Space:
     makers: Dict[str, Callable[..., Any]] = {"MobileNetV2": _mobilenet, "ResNet": _resnet}
     if kind not in makers:
         raise ValueError(
-            f"MODEL.BACKBONE.NAME is {cfg.MODEL.BACKBONE.NAME!r}, whose widths MODEL.SEARCH cannot choose. It can "
-            "those of build_searched_backbone, build_mobilenetv2_backbone and "
+            f"MODEL.BACKBONE.NAME is {cfg.MODEL.BACKBONE.NAME!r}, whose widths MODEL.SEARCH cannot "
+            "choose. It can those of build_searched_backbone, build_mobilenetv2_backbone and "
             "build_resnet_backbone."
         )
     built, layers, blocks = makers[kind](backbone)
