@@ -6,13 +6,17 @@ Between ``<!-- NAME -->`` and ``<!-- end of NAME -->`` stands, in docs/guide:
 
 - configuration.md, ``keys``: every key with default, range and meaning, from the declarations in
   ``fastreid_rib/settings`` and in ``integration/keys.py``;
+- attention.md, ``attentions``: every attention with the first sentence of its class, from the names
+  in ``attention/registry.py``, and a link to its page in docs/attention if it has one;
 - repairs.md, ``repairs``: every repair with its defect, from the table in ``compat/repairs.py``.
 """
 
+import inspect
 import re
 import textwrap
 from pathlib import Path
 
+from fastreid_rib.attention import ATTENTIONS
 from fastreid_rib.compat import REPAIRS
 from fastreid_rib.integration.keys import NODES, keys_of
 from fastreid_rib.settings.declaration import declared
@@ -25,6 +29,16 @@ def list_of_keys():
     return "\n".join(entry for path in NODES for entry in _keys_of(path))
 
 
+def list_of_attentions():
+    """A list of all attentions in Markdown: name, what it is, its page."""
+    return "\n".join(_entry(_attention(name)) for name in ATTENTIONS)
+
+
+def page_of(name):
+    """The name of an attention's page in docs/attention: self-attention.md of SelfAttention."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower() + ".md"
+
+
 def list_of_repairs():
     """A list of all repairs in Markdown: name, where the defect is, defect, what comes instead."""
     return "\n".join(
@@ -35,6 +49,7 @@ def list_of_repairs():
 
 LISTS = {
     GUIDE / "configuration.md": ("keys", list_of_keys),
+    GUIDE / "attention.md": ("attentions", list_of_attentions),
     GUIDE / "repairs.md": ("repairs", list_of_repairs),
 }
 """For each page, the name of its list and what makes it."""
@@ -61,6 +76,13 @@ def _keys_of(path):
         for other in known:  # settings of the same node are keys here
             meaning = meaning.replace(f"`{other}`", f"`{other.upper()}`")
         yield _entry(f"- **`{name}`**, default `{value}`, {of.range.text}{symbol}. {meaning}")
+
+
+def _attention(name):
+    first = inspect.getdoc(ATTENTIONS[name]).split("\n\n")[0].replace("\n", " ")
+    page = f"../attention/{page_of(name)}"
+    more = f" [More]({page})." if (GUIDE / page).exists() else ""
+    return f'- **`"{name}"`**: {first.replace("``", "`")}{more}'
 
 
 def _entry(text):

@@ -101,7 +101,7 @@ class AttentionKeys(AttentionSettings):
         "",
         text("a name, or '' (none)"),
         'Attention module: `"DCS"`, `"SelfAttention"` (DCS without its mask), or a channel '
-        'attention, `"SE"`, `"ECA"`, `"CBAM"`, `"CAM"`. `""`: none.',
+        'attention, such as `"SE"`; the page on attention lists all. `""`: none.',
     )
     placement: Tuple[str, ...] = setting(
         ("head",),
