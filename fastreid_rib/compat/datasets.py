@@ -58,6 +58,37 @@ def empty_data_set(module: ModuleType) -> None:
     wrap(module.CommDataset, "__init__", init)
 
 
+def word_labels(module: ModuleType) -> None:
+    """Identities and cameras of a data set may be words, or words in one and numbers in another.
+
+    Training pictures got numbers already, unless words and numbers could not be sorted; those of
+    test sets reached the evaluation as words. What FastReID can work with is left as it is.
+
+    Args:
+        module: ``fastreid.data.common``.
+    """
+
+    def init(
+        stock: Callable[..., None],
+        self: Any,
+        img_items: Any,
+        transform: Any = None,
+        relabel: bool = True,
+    ) -> None:
+        for place in (1, 2):  # identity, camera
+            labels = {item[place] for item in img_items}
+            words = sum(isinstance(label, str) for label in labels)
+            if words and (words < len(labels) or not relabel):
+                ordered = sorted(labels, key=lambda label: (isinstance(label, str), label))
+                number = {label: i for i, label in enumerate(ordered)}
+                img_items = [
+                    (*item[:place], number[item[place]], *item[place + 1 :]) for item in img_items
+                ]
+        stock(self, img_items, transform, relabel)
+
+    wrap(module.CommDataset, "__init__", init)
+
+
 def test_sets(module: ModuleType) -> None:
     """Test sets are read before training, and refused if no query can be answered.
 

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import inspect
 import logging
 import os
 import shutil
@@ -237,3 +238,23 @@ def reranking_in_small_galleries(module: ModuleType) -> None:
         return stock(features, min(k1, len(features)), *args, **kwargs)
 
     wrap(module, "compute_jaccard_distance", distance)
+
+
+_COUNTS = ("num_vis", "max_rank")
+
+
+def numbers_of_the_command_line(module: ModuleType) -> None:
+    """``vis_rank_list`` takes numbers as text, as demo/visualize_result.py hands them on.
+
+    Args:
+        module: ``fastreid.utils.visualizer``.
+    """
+
+    def vis_rank_list(stock: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
+        call = inspect.signature(stock).bind(self, *args, **kwargs)
+        call.arguments.update(
+            {name: int(call.arguments[name]) for name in _COUNTS if name in call.arguments}
+        )
+        return stock(*call.args, **call.kwargs)
+
+    wrap(module.Visualizer, "vis_rank_list", vis_rank_list)

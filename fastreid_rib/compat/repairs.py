@@ -475,4 +475,26 @@ REPAIRS: Tuple[Repair, ...] = (
         ("fastreid.engine.defaults",),
         after=resuming.whole_state,
     ),
+    Repair(
+        "word-labels",
+        "identities or cameras that are words fail in the evaluation ('list' object has no "
+        "attribute 'to'), and words beside numbers in the training ('<' not supported)",
+        "they are numbered, in the order of their names, numbers first",
+        ("fastreid.data.common",),
+        after=datasets.word_labels,
+    ),
+    Repair(
+        "teacher-device",
+        "a distiller's teacher is built on the device that the teacher's own config names",
+        "teachers are where the student is",
+        ("fastreid.modeling.meta_arch.distiller",),
+        after=training.teacher_device,
+    ),
+    Repair(
+        "visualizer-numbers",
+        "demo/visualize_result.py --max-rank 4 hands text to a function that adds numbers",
+        "text becomes a number",
+        ("fastreid.utils.visualizer",),
+        after=evaluation.numbers_of_the_command_line,
+    ),
 )

@@ -160,3 +160,30 @@ class _Settings:
         if path.startswith(self._prefix) and not os.path.exists(path):
             path = os.path.join(self._folder, path[len(self._prefix) :])
         self._cfg.merge_from_file(path)
+
+
+def teacher_device(module: ModuleType) -> None:
+    """A distiller's teachers are built where the student is, whatever their own config says.
+
+    Args:
+        module: ``fastreid.modeling.meta_arch.distiller``.
+    """
+    build: Any = vars(module)["build_model"]
+    devices: List[str] = []
+    if hasattr(build, "__stock__"):
+        return
+
+    def build_model(cfg: Any) -> Any:
+        cfg.MODEL.DEVICE = devices[-1] if devices else cfg.MODEL.DEVICE
+        return build(cfg)
+
+    def init(stock: Callable[..., None], self: Any, cfg: Any) -> None:
+        devices.append(cfg.MODEL.DEVICE)
+        try:
+            stock(self, cfg)
+        finally:
+            devices.pop()
+
+    vars(build_model)["__stock__"] = build
+    vars(module)["build_model"] = build_model  # in this module alone
+    wrap(module.Distiller, "__init__", init)

@@ -321,3 +321,61 @@ def regnet():
         finally:
             os.chdir(here)
     return shapes
+
+
+def labels_of(*items, relabel):
+    """What the loader of a data set gives of some pictures: identities, cameras."""
+    from fastreid.data import common
+    from fastreid.data.build import fast_batch_collator
+
+    common.read_image = lambda path: torch.zeros(3, 2, 2)
+    pictures = common.CommDataset([("a.jpg", *item) for item in items], relabel=relabel)
+    batch = fast_batch_collator([pictures[i] for i in range(len(pictures))])
+    return batch["targets"].tolist(), batch["camids"].tolist()
+
+
+def words_of_a_test_set():
+    return labels_of(("anna", "door"), ("ben", "yard"), ("anna", "yard"), relabel=False)
+
+
+def words_and_numbers():
+    return labels_of(("anna", 2), (7, 2), (3, 1), relabel=True)
+
+
+def teacher_of_another_device():
+    """A student on the CPU, whose teacher's config says "meta"; where the teacher is."""
+    from fastreid.modeling import build_model
+
+    with tempfile.TemporaryDirectory() as folder:
+        cfg = get_cfg()
+        cfg.MODEL.DEVICE = "cpu"
+        cfg.MODEL.BACKBONE.NAME = "build_osnet_backbone"
+        cfg.MODEL.BACKBONE.DEPTH = "x0_25"
+        cfg.MODEL.BACKBONE.FEAT_DIM = 128
+        cfg.MODEL.HEADS.NUM_CLASSES = 3
+        weights = os.path.join(folder, "teacher.pth")
+        torch.save({"model": build_model(cfg).state_dict()}, weights)
+        teacher = cfg.clone()
+        teacher.MODEL.DEVICE = "meta"
+        config = os.path.join(folder, "teacher.yml")
+        with open(config, "w") as file:
+            file.write(teacher.dump())
+        cfg.MODEL.META_ARCHITECTURE = "Distiller"
+        cfg.KD.MODEL_CONFIG, cfg.KD.MODEL_WEIGHTS = [config], [weights]
+        (found,) = build_model(cfg).model_ts
+        return str(next(found.parameters()).device)
+
+
+def drawn_ranks():
+    """Pictures of two queries' ranks, numbers as text; how many there are."""
+    from fastreid.utils import visualizer
+
+    def draw(self, queries, output, ranks, *rest):
+        drawn.extend((query, rank) for query in queries for rank in range(1 + ranks))
+
+    drawn = []
+    visualizer.Visualizer.save_rank_result = draw
+    shown = visualizer.Visualizer.__new__(visualizer.Visualizer)
+    shown.all_ap = np.array([0.5, 0.2, 0.9])
+    shown.vis_rank_list("folder", False, "2", max_rank="4")
+    return len(drawn)

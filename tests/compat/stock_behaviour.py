@@ -39,6 +39,9 @@ SWITCHED_OFF = (
     "aqe-gallery",
     "rerank-gallery",
     "cosine-warmup",
+    "word-labels",
+    "teacher-device",
+    "visualizer-numbers",
 )
 
 
@@ -55,6 +58,7 @@ def main(path):
         annealed_after_a_long_warm_up,
         bool_of_cuhk03,
         ddp,
+        drawn_ranks,
         empty_epoch,
         expanded_beyond_the_gallery,
         iterate_loader,
@@ -71,6 +75,9 @@ def main(path):
         reranked_beyond_the_gallery,
         small_gallery,
         sync_bn,
+        teacher_of_another_device,
+        words_and_numbers,
+        words_of_a_test_set,
     )
     from fastreid.data.transforms.functional import to_tensor
     from fastreid.evaluation.rank_cylib import compile_helper
@@ -146,6 +153,10 @@ def main(path):
         "rerank_20": outcome(reranked_beyond_the_gallery),
         "rerank_6": outcome(reranked_beyond_the_gallery, 6),
         "cosine": outcome(annealed_after_a_long_warm_up),
+        "teacher": outcome(teacher_of_another_device),
+        "ranks": outcome(drawn_ranks),
+        "words": outcome(words_of_a_test_set),
+        "mixed": outcome(words_and_numbers),
         "numpy": np.__version__,
         "active": compat.active(),
     }

@@ -89,7 +89,8 @@ def test_modules_that_were_loaded_before_are_mended(run_script):
         repair.name
         for repair in compat.REPAIRS
         if repair.after and repair.present()
-        if repair.modules != ("fastreid.evaluation.rank",)  # which the first evaluation loads
+        # The first evaluation loads the one, the demo the other.
+        if repair.modules not in (("fastreid.evaluation.rank",), ("fastreid.utils.visualizer",))
     ]
     assert late == expected
 
