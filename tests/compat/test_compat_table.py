@@ -16,7 +16,8 @@ def test_every_repair_is_named_once_and_can_act():
 
 def test_repairs_act_where_their_defect_is_and_nowhere_else():
     import fastreid.engine
-    import fastreid.evaluation.rank  # noqa: F401
+    import fastreid.evaluation.rank
+    import fastreid.utils.visualizer  # noqa: F401
 
     expected = [repair.name for repair in compat.REPAIRS if repair.present()]
     assert compat.active() == expected
