@@ -9,7 +9,13 @@ def main(argv: Optional[List[str]] = None) -> int:
     """Runs one command and returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m fastreid_rib", description="fastreid-rib")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("doctor", help="what is installed, repaired, missing")
+    examining = commands.add_parser(
+        "doctor", help="what is installed, repaired, missing; what would stop or spoil a training"
+    )
+    examining.add_argument(
+        "--config-file", "--config", metavar="FILE", help="of a training that is to be looked at"
+    )
+    examining.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="of it")
     kernels = commands.add_parser(
         "build-kernels",
         help="compile the kernels of the loss on this machine",
@@ -71,7 +77,7 @@ def main(argv: Optional[List[str]] = None) -> int:
 
     from fastreid_rib.commands import doctor
 
-    return doctor.main()
+    return doctor.main(arguments.config_file, arguments.opts)
 
 
 if __name__ == "__main__":

@@ -5,30 +5,32 @@ import os
 import shutil
 import sys
 from importlib import util
-from typing import Callable, List, NamedTuple, Tuple
+from typing import Callable, List, Optional, Sequence, Tuple
 
 import fastreid_rib
 from fastreid_rib import compat
 from fastreid_rib.base.switches import disabled
 from fastreid_rib.base.version import __version__
+from fastreid_rib.commands.finding import Finding
 
 
-class Finding(NamedTuple):
-    """One line of the report."""
+def main(config_file: Optional[str] = None, opts: Sequence[str] = ()) -> int:
+    """Prints the report; 0 if training can work here, 1 if not.
 
-    status: str
-    """``ok``, ``note`` (works, but you may want to know) or ``FAIL`` (training cannot work)."""
-    subject: str
-    text: str
-
-
-def main() -> int:
-    """Prints the report; 0 if training can work here, 1 if not."""
+    Args:
+        config_file: of a training that is to be looked at as well; None: none.
+        opts: keys and values that change it, as FastReID's scripts take them.
+    """
     findings = [finding for check in CHECKS for finding in _run(check)]
+    if config_file is not None and all(finding.status != "FAIL" for finding in findings):
+        from fastreid_rib.commands.examination import examine  # FastReID loads by now
+
+        findings += examine(config_file, opts)
     for finding in findings:
         print(f"{finding.status:4}  {finding.subject:18} {finding.text}")
     failed = [finding.subject for finding in findings if finding.status == "FAIL"]
-    print(f"\ntraining cannot work here: {', '.join(failed)}" if failed else "\nready to train")
+    names = ", ".join(dict.fromkeys(failed))
+    print(f"\ntraining cannot work here: {names}" if failed else "\nready to train")
     return 1 if failed else 0
 
 

@@ -4,7 +4,7 @@ By name, with what was expected. What can be told from the config alone is in th
 what needs the number of processes, the data or the network is here.
 """
 
-from typing import Any, Callable
+from typing import Any, Callable, Iterator
 
 from fastreid_rib.base.evaluating import evaluated
 from fastreid_rib.base.patching import wrap
@@ -35,49 +35,54 @@ def check(cfg: Any, processes: int = 1, training: bool = True) -> None:
     Raises:
         ValueError: the first key that cannot be what it is, what it must be, and what it is.
     """
+    for refusal in refusals(cfg, processes, training):
+        raise refusal
+
+
+def refusals(cfg: Any, processes: int = 1, training: bool = True) -> Iterator[ValueError]:
+    """All that :func:`check` could raise, in order."""
     for rule in RULES:
         value = at(cfg, rule.key)
         concerned = training or rule.key.startswith(_EVALUATION)
         if concerned and rule.applies(cfg) and not rule.range.holds(value):
-            raise _refusal(rule.key, rule.range.text, value, rule.instead)
+            yield _refusal(rule.key, rule.range.text, value, rule.instead)
     for key in ("SOLVER.IMS_PER_BATCH", "TEST.IMS_PER_BATCH"):
         if at(cfg, key) < processes and (training or key.startswith("TEST")):
             each = " (an image for each process)" if processes > 1 else ""
-            raise _refusal(key, f"at least {processes}{each}", at(cfg, key))
-    if not training:
-        return
-    _check_batches(cfg, processes)
-    if cfg.MODEL.META_ARCHITECTURE == "Distiller":
-        _check_teachers(cfg)
+            yield _refusal(key, f"at least {processes}{each}", at(cfg, key))
+    if training:
+        yield from _of_batches(cfg, processes)
+        if cfg.MODEL.META_ARCHITECTURE == "Distiller":
+            yield from _of_teachers(cfg)
 
 
 def _refusal(key: str, expected: str, value: Any, instead: str = "") -> ValueError:
     return ValueError(f"{key} must be {expected}, but is {value!r}{instead}.")
 
 
-def _check_batches(cfg: Any, processes: int) -> None:
+def _of_batches(cfg: Any, processes: int) -> Iterator[ValueError]:
     images = cfg.SOLVER.IMS_PER_BATCH
     neck = cfg.MODEL.HEADS.WITH_BNNECK and cfg.MODEL.HEADS.NORM in ("BN", "GhostBN")
     if neck and images // processes < 2:
-        raise _refusal(
+        yield _refusal(
             "SOLVER.IMS_PER_BATCH",
             f"at least {2 * processes}, as batch norm (MODEL.HEADS.WITH_BNNECK) needs two images",
             images,
         )
-    queue, batch = cfg.MODEL.QUEUE_SIZE, images // processes * processes
+    queue, batch = cfg.MODEL.QUEUE_SIZE, max(1, images // processes * processes)
     if cfg.MODEL.META_ARCHITECTURE == "MoCo" and (queue < batch or queue % batch):
         near = max(1, round(queue / batch)) * batch
-        raise _refusal(
+        yield _refusal(
             "MODEL.QUEUE_SIZE", "a multiple of SOLVER.IMS_PER_BATCH", queue, f"; {near} is one"
         )
 
 
-def _check_teachers(cfg: Any) -> None:
+def _of_teachers(cfg: Any) -> Iterator[ValueError]:
     configs, weights = cfg.KD.MODEL_CONFIG, cfg.KD.MODEL_WEIGHTS
     if len(weights) < len(configs):
-        raise _refusal("KD.MODEL_WEIGHTS", "a file for each of KD.MODEL_CONFIG", weights)
+        yield _refusal("KD.MODEL_WEIGHTS", "a file for each of KD.MODEL_CONFIG", weights)
     if not configs and not cfg.KD.EMA.ENABLED:
-        raise _refusal(
+        yield _refusal(
             "KD.MODEL_CONFIG", "at least one teacher (or KD.EMA.ENABLED be True)", configs
         )
 
