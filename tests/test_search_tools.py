@@ -1,5 +1,6 @@
 """One command searches, derives and trains; the controls cost what the derived network may."""
 
+import json
 import os
 import subprocess
 import sys
@@ -73,3 +74,21 @@ def test_controls_cost_at_most_as_much_as_the_target(controls, target):
     assert drawn == controls.random(cost, limit, 5) != controls.random(cost, limit, 5, seed=1)
     shares = [width / cost.space.groups[group][0] for group, width in uniform.items()]
     assert max(shares) - min(shares) < 0.2
+
+
+def test_the_benchmark_of_a_supernet(monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(str(TOOLS))
+    import benchmark
+    from benchmarks import search
+
+    name = "the paper's, DEPTH 0.25x"
+    monkeypatch.setattr(search, "BACKBONES", {name: search.BACKBONES[name]})
+    monkeypatch.setattr(search, "BATCH", 8)
+    path = tmp_path / "numbers.json"
+    command = ["benchmark.py", "search", "--pairs", "2", "--json", str(path)]
+    monkeypatch.setattr(sys, "argv", command)
+    benchmark.main()
+    (rounds,) = json.loads(path.read_text())["search"]["rounds"].values()
+    assert len(rounds) == 2 and all(min(times.values()) > 0 for times in rounds)
+    assert all(set(times) == {"widest", "supernet", "half"} for times in rounds)
+    assert "step of supernet / widest" in capsys.readouterr().out

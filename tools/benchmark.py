@@ -7,6 +7,7 @@
     python tools/benchmark.py refresh                 K-means of the refresh against faiss
     python tools/benchmark.py scaling                 step, refresh and memory for many identities
     python tools/benchmark.py table                   what keeping m entries of a row of Q loses
+    python tools/benchmark.py search                  the training step of a supernet
 
 One process, interleaved, medians: on a busy machine only ratios mean something.
 """
@@ -24,7 +25,8 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "what", choices=("kernels", "training", "attention", "refresh", "scaling", "table")
+        "what",
+        choices=("kernels", "training", "attention", "refresh", "scaling", "table", "search"),
     )
     parser.add_argument("--json", metavar="FILE", help="write all numbers there")
     parser.add_argument(
@@ -65,6 +67,10 @@ def main():
         from benchmarks import table
 
         results = table.measure()
+    elif args.what == "search":
+        from benchmarks import search
+
+        results = search.measure(args.pairs)
     else:
         from benchmarks import training
 

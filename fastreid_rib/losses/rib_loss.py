@@ -34,7 +34,8 @@ logger = logging.getLogger(__name__)
 # Below this share of log(identities) the soft assignment is as good as uniform. Runs in which RIB
 # collapsed fell under it within three refreshes; in runs that gained by it it was above 0.08.
 _LEAST_SHARE = 0.02
-_RISE = 0.1  # of it, from a refresh to the next: less is no progress
+_FALL = 0.8  # of what the refresh before told
+_RISE = 1.5  # of what the one before that told: less is no progress
 
 
 class RIBLoss(nn.Module):
@@ -106,7 +107,7 @@ class RIBLoss(nn.Module):
         self._steps = 0  # of this epoch so far
         self._epoch_steps = 0  # of the epoch before
         self._epoch = -1  # host integers: reading them never waits for a GPU
-        self._told: Optional[float] = None  # about the identity, by the refresh before, in nats
+        self._told: List[float] = []  # about the identity, by the last two refreshes, in nats
         self._size_may_change = False
         # Not persistent for torch: _save_to_state_dict writes them (of the bank its filled part).
         for name in Statistics._fields:
@@ -323,14 +324,15 @@ class RIBLoss(nn.Module):
         return report
 
     def _warn_of_collapse(self, epoch: int, told: float) -> None:
-        """Says so if the clusters tell next to nothing, and no more than a refresh before.
+        """Says so if the clusters tell next to nothing, and this is getting no better.
 
         Those of a network that has only begun to learn tell little, too, and more with each epoch.
         """
-        before, self._told = self._told, told
+        last, self._told = self._told, [*self._told[-1:], told]
         most = math.log(min(self.num_classes, self.settings.num_clusters))
-        least = _LEAST_SHARE * most
-        if told < least and before is not None and told - before < _RISE * least:
+        fell = last and told < _FALL * last[-1]
+        stays = len(last) == 2 and told < _RISE * last[0]
+        if told < _LEAST_SHARE * most and (fell or stays):
             logger.warning(
                 "RIB at epoch %d: the clusters tell %.3f of %.3f nats about the identity, %.3f at "
                 "the refresh before, so the loss has next to no gradient. The embeddings lie too "
@@ -339,7 +341,7 @@ class RIBLoss(nn.Module):
                 epoch,
                 told,
                 most,
-                before,
+                last[-1],
             )
 
     def _statistics(self) -> Optional[Statistics]:
@@ -358,7 +360,7 @@ class RIBLoss(nn.Module):
 
     def _reset(self) -> None:
         self._set_statistics(None)
-        self._epoch, self._told = -1, None
+        self._epoch, self._told = -1, []
         self._steps = self._epoch_steps = 0
         for bank in (self.bank, self.older):
             bank.clear(-1)
