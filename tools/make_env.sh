@@ -85,6 +85,7 @@ fi
 if [[ $kind == today ]]; then
     # The pair that the numbers in the README were measured with; Python 3.9 has no such torch.
     if [[ $(version_of "$env/bin/python") == 3.9 ]]; then
+        install pip --upgrade pip  # its own one tries versions of the plugin's needs without an end
         install torch torch torchvision
     else
         install torch torch==2.14.1 torchvision==0.29.1

@@ -6,7 +6,7 @@
 #   bash tools/run_tests.sh                      everything
 #   bash tools/run_tests.sh --fast               without FastReID as published
 #   bash tools/run_tests.sh --stack today-3.12   the tests alone, in an environment of make_env.sh
-#   bash tools/run_tests.sh --all-pythons        doctor and short trainings on all other Pythons
+#   bash tools/run_tests.sh --all-pythons        doctor and a short training on each other Python
 #   bash tools/run_tests.sh -k configs -x        arguments go to pytest
 #
 # JOBS is the number of test processes (2).
@@ -48,10 +48,14 @@ case ${1:-} in
         exit $status
         ;;
     --all-pythons)
+        shift
+        if [[ $# == 0 ]]; then
+            set -- tests/test_training.py -k one_changed_line  # trains, evaluates, resumes
+        fi
         for stack in published-3.8 today-3.9 today-3.10 today-3.12 today-3.13; do
             if python=$(bash tools/make_env.sh $stack tests); then
                 step "$python" -I -m fastreid_rib doctor
-                tests $stack "$python" tests/test_training.py "${@:2}"
+                tests $stack "$python" "$@"
             else
                 status=1
             fi
