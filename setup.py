@@ -1,8 +1,6 @@
-"""Builds the distribution `fastreid-rib`.
+"""What of building the distribution must be code; `pyproject.toml` has the rest.
 
-It imports neither torch nor FastReID, so that pip can build it in isolation, and it asks for
-neither: `fastreid` pins torch 1.13.1, and any requirement on torch would let pip replace the one
-that is there.
+It imports neither torch nor FastReID, so that pip can build it in isolation.
 
 The wheel carries the kernels that the compilers here can build: with g++ or clang++ those for the
 CPU, with nvcc those for CUDA; with neither it is a pure Python wheel, and the loss runs in plain
@@ -21,7 +19,7 @@ import shutil
 import sysconfig
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import setup
 from setuptools.command.build_py import build_py
 
 try:
@@ -114,53 +112,4 @@ def build_kernels(build):
             print(f"fastreid-rib: {kind} kernels left out: {error}")
 
 
-def version():
-    """Reads the version as text: importing the package would need what pip has yet to install."""
-    text = (HERE / "fastreid_rib" / "base" / "version.py").read_text(encoding="utf-8")
-    return re.search(r'^__version__ = "([^"]+)"', text, re.MULTILINE).group(1)
-
-
-def readme():
-    path = HERE / "README.md"
-    return path.read_text(encoding="utf-8") if path.exists() else ""
-
-
-setup(
-    name="fastreid-rib",
-    version=version(),
-    description="RIB (information-bottleneck) training and attention for FastReID",
-    long_description=readme(),
-    long_description_content_type="text/markdown",
-    license="Apache-2.0",
-    python_requires=">=3.8",
-    packages=find_packages(include=["fastreid_rib", "fastreid_rib.*"]),
-    package_data={"fastreid_rib": ["py.typed"], "fastreid_rib.ops": ["csrc/*"]},
-    cmdclass={"build_py": Build, "bdist_wheel": BuildWheel},
-    # No upper bounds anywhere: they would move versions that the user's FastReID works with.
-    install_requires=[
-        "numpy",
-        "yacs",
-        # What FastReID imports and does not declare.
-        "gdown",
-        "matplotlib",
-        "tqdm",
-        "six; python_version < '3.10'",  # torch 1.13's TensorBoard writer imports it
-    ],
-    extras_require={
-        # For `pip install --no-deps fastreid`: what it declares, without its pins and its torch.
-        # torchvision is not among them: each one pins its torch.
-        "fastreid": [
-            "cython",
-            "faiss-cpu",
-            "opencv-python-headless",
-            "pillow",
-            "pyyaml",
-            "scikit-learn",
-            "scipy",
-            "setuptools; python_version >= '3.12'",  # distutils, for FastReID's Cython evaluator
-            "tabulate",
-            "tensorboard",
-            "termcolor",
-        ],
-    },
-)
+setup(license="Apache-2.0", cmdclass={"build_py": Build, "bdist_wheel": BuildWheel})

@@ -57,7 +57,7 @@ def test_the_pages_of_the_loss_and_of_attentions_have_an_example(monkeypatch):
 LONG_ROWS = ("docs/guide/faults.md", "docs/reports/mutations.md")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=name)
 def test_lines_are_short(page):
     lines = enumerate(page.read_text("utf-8").splitlines(), 1)
     rows_may_be_long = name(page) in LONG_ROWS

@@ -4,22 +4,35 @@
 #
 #   bash tools/make_env.sh today            .venv: FastReID beside a current torch
 #   bash tools/make_env.sh published        .venv-published: FastReID with the versions it pins
-#   bash tools/make_env.sh KIND tests       the same, and what tools/run_tests.sh needs
-#   bash tools/make_env.sh today site       the same, and what tools/build_site.sh needs
+#   bash tools/make_env.sh today-3.12       .venv-3.12: the same on a Python of one's choice
+#   bash tools/make_env.sh published-3.8    .venv-published-3.8
+#
+# More words install more: `tests` (pytest and what tests import), `linters` (tools/lint.sh), `site`
+# (tools/build_site.sh), `dist` (tools/build_dist.sh). The last three are for .venv.
 #
 # PYTHON names the interpreter to build on; otherwise PATH and pyenv are searched for one.
 # Exit status 3: there is none that would do.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-case ${1:-} in
+usage() {
+    echo "usage: bash tools/make_env.sh today[-3.9 to -3.13]|published[-3.8|-3.9]" \
+        "[tests] [linters] [site] [dist]" >&2
+    exit 2
+}
+
+kind=${1:-}
+case $kind in
     today) env=.venv versions="3.11 3.12 3.13 3.10 3.9" ;;
     published) env=.venv-published versions="3.9 3.8" ;;
-    *)
-        echo "usage: bash tools/make_env.sh today|published [tests|site]" >&2
-        exit 2
-        ;;
+    today-3.9 | today-3.1[0-3]) env=.venv-${kind#today-} versions=${kind#today-} ;;
+    published-3.[89]) env=.venv-$kind versions=${kind#published-} ;;
+    *) usage ;;
 esac
+kind=${kind%-*}
+for extra in "${@:2}"; do
+    [[ $extra =~ ^(tests|linters|site|dist)$ ]] || usage
+done
 
 say() {
     echo "make_env.sh: $*" >&2
@@ -69,9 +82,10 @@ if ! "$env/bin/python" -m pip --version >/dev/null 2>&1; then
     "$python" -m venv --clear "$env"
 fi
 
-if [[ $env == .venv ]]; then
+if [[ $kind == today ]]; then
     # The pair that the numbers in the README were measured with; Python 3.9 has no such torch.
-    if [[ $(version_of $env/bin/python) == 3.9 ]]; then
+    if [[ $(version_of "$env/bin/python") == 3.9 ]]; then
+        install pip --upgrade pip  # its own one tries versions of the plugin's needs without an end
         install torch torch torchvision
     else
         install torch torch==2.14.1 torchvision==0.29.1
@@ -92,22 +106,27 @@ if [[ -n $(find fastreid_rib setup.py pyproject.toml \
     -o -newer $env/installed-plugin -print 2>/dev/null || echo none) ]]; then
     rm -rf build $env/installed-plugin
 fi
-if [[ $env == .venv && ! -f $env/installed-plugin ]]; then
+if [[ $kind == today && ! -f $env/installed-plugin ]]; then
     say "(pip will say that fastreid pins an older torch: known, and what the plugin repairs)"
 fi
 install plugin "$plugin"
 
-site() {
-    install site mkdocs==1.6.1 mkdocs-material==9.8.2 "mkdocstrings[python]==1.0.8" L2M4M==1.0.4
-}
-if [[ ${2:-} == site ]]; then
-    site
-elif [[ ${2:-} == tests ]]; then
-    install tests pytest pytest-timeout pytest-xdist hypothesis fvcore
-    if [[ $env == .venv ]]; then
-        install onnx onnx onnxruntime  # to run what models are exported to
-        install linters ruff==0.17.6 mypy==2.4.1 import-linter==2.16 clang-format==23.1.5
-        site
-    fi
-fi
+for extra in "${@:2}"; do
+    case $extra in
+        tests)
+            install tests pytest pytest-timeout pytest-xdist hypothesis fvcore
+            if [[ $kind == today ]]; then
+                install onnx onnx onnxruntime  # to run what models are exported to
+                install reading L2M4M==1.0.4 griffe  # to read the documentation's equations and names
+            fi
+            ;;
+        linters)
+            install linters ruff==0.17.6 mypy==2.4.1 import-linter==2.16 clang-format==23.1.5
+            ;;
+        site)
+            install site mkdocs==1.6.1 mkdocs-material==9.8.2 "mkdocstrings[python]==1.0.8" L2M4M==1.0.4
+            ;;
+        dist) install dist build ;;
+    esac
+done
 echo "$env/bin/python"

@@ -1,0 +1,84 @@
+"""What a release says about itself: version, date, authors and citation are the same everywhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fastreid_rib.base.version import __version__
+
+ROOT = Path(__file__).parent.parent
+CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+CHANGELOG = (ROOT / "CHANGELOG.md").read_text("utf-8")
+VERSION = re.compile(r"^## (\S+)(?: - (\d{4}-\d\d-\d\d))?$", re.M)
+
+
+def releases():
+    """{version: date} as the changelog has them, the newest first."""
+    headings = re.findall(r"^## .*$", CHANGELOG, re.M)
+    found = VERSION.findall(CHANGELOG)
+    assert len(found) == len(headings)
+    return dict(found)
+
+
+def test_the_changelog_ends_in_the_version_of_the_package():
+    (unreleased, no_date), (newest, _), *_ = releases().items()
+    assert (unreleased, no_date) == ("Unreleased", "")
+    assert newest == __version__
+
+
+def test_releases_are_dated_and_in_order():
+    versions = [version for version in releases() if version != "Unreleased"]
+    dates = [releases()[version] for version in versions]
+    assert all(dates) and dates == sorted(dates, reverse=True)
+    numbers = [[int(part) for part in version.split(".")] for version in versions]
+    assert numbers == sorted(numbers, reverse=True) and len(numbers) > 1
+
+
+def test_changes_are_grouped():
+    for section in re.split(r"^## ", CHANGELOG, flags=re.M)[1:]:
+        heading, *lines = section.splitlines()
+        groups = [line for line in lines if line.startswith("#")]
+        order = ["### Added", "### Changed", "### Fixed"]
+        assert groups == [group for group in order if group in groups], heading
+        before = "\n".join(lines).split("###")[0].strip()
+        assert before == "", f"{heading}: a change that stands in no group"
+
+
+def test_the_citation_is_of_this_version():
+    assert CITATION["version"] == __version__
+    assert CITATION["date-released"] == releases()[__version__]
+    assert CITATION["license"] == "Apache-2.0"
+
+
+def test_the_citation_has_what_its_schema_requires():
+    required = {"authors", "cff-version", "message", "title"}
+    others = {"abstract", "date-released", "keywords", "license", "type", "version"}
+    assert required <= set(CITATION) <= required | others | {"preferred-citation"}
+    assert CITATION["cff-version"] == "1.2.0" and CITATION["type"] == "software"
+    texts = ("message", "title", "abstract", "version", "date-released")
+    assert all(isinstance(CITATION[key], str) for key in texts)  # yaml makes numbers and dates
+    paper = CITATION["preferred-citation"]
+    assert {"authors", "title", "type"} <= set(paper) and paper["type"] == "article"
+    assert isinstance(paper["year"], int)
+
+
+@pytest.fixture
+def bibtex():
+    text = (ROOT / "README.md").read_text("utf-8")
+    entry = re.search(r"^```bibtex\n(.*?)^```$", text, re.M | re.S).group(1)
+    return dict(re.findall(r"(\w+)=\{(.*)\}", entry))
+
+
+def test_the_paper_is_cited_as_in_the_readme(bibtex):
+    paper = CITATION["preferred-citation"]
+    authors = [f"{who['family-names']}, {who['given-names']}" for who in paper["authors"]]
+    assert bibtex == {
+        "title": paper["title"],
+        "author": " and ".join(authors),
+        "journal": paper["journal"],
+        "year": str(paper["year"]),
+    }
+    number = re.search(r"arXiv:([\d.]+)", paper["journal"]).group(1)
+    assert paper["url"].endswith(number) and paper["identifiers"][0]["value"].endswith(number)
