@@ -117,6 +117,8 @@ for extra in "${@:2}"; do
             install tests pytest pytest-timeout pytest-xdist hypothesis fvcore
             if [[ $kind == today ]]; then
                 install onnx onnx onnxruntime  # to run what models are exported to
+                # What examples/ trains with, without requirements that would move torch.
+                install examples --no-deps torchreid==0.2.5 pytorch-metric-learning==2.9.0
                 install reading L2M4M==1.0.4 griffe  # to read the documentation's equations and names
             fi
             ;;
