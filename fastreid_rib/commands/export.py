@@ -23,12 +23,14 @@ class Exported(NamedTuple):
         removed: keys of RIB's state, with their bytes.
         losses: what MODEL.LOSSES.NAME says now.
         attention: the attention that stays part of the network, or None.
+        searched: whether it is a network of MODEL.SEARCH, which FastReID cannot build alone.
     """
 
     path: str
     removed: Dict[str, int]
     losses: Tuple[str, ...]
     attention: Optional[config.AskedAttention]
+    searched: bool
 
 
 def export(checkpoint: str, folder: str, config_file: Optional[str] = None) -> Exported:
@@ -45,7 +47,8 @@ def export(checkpoint: str, folder: str, config_file: Optional[str] = None) -> E
     Raises:
         FileExistsError: one of the two is there already; nothing was written.
         OSError: a file cannot be read or written.
-        ValueError: the file is no checkpoint, or truncated; or the plugin is switched off.
+        ValueError: the file is no checkpoint, or truncated; it is one of a search; or the plugin is
+            switched off.
         KeyError: the config has a key or a loss that FastReID and this plugin do not know.
     """
     from fastreid.config import get_cfg
@@ -60,6 +63,12 @@ def export(checkpoint: str, folder: str, config_file: Optional[str] = None) -> E
         raise ValueError("the plugin is switched off by FASTREID_RIB_DISABLE; unset it for this")
     cfg.merge_from_file(config_file)
     attention = config.asked_attention(cfg)
+    if cfg.MODEL.SEARCH.ENABLED:
+        raise ValueError(
+            f"{checkpoint} is of a search, a network with all widths at once; export that of the "
+            "derived network (searched.yml), once it is trained"
+        )
+    searched = _is_searched(cfg)
     cfg = _without_rib(cfg)
 
     content = checked(checkpoint, lambda: read_safely(checkpoint))
@@ -74,7 +83,7 @@ def export(checkpoint: str, folder: str, config_file: Optional[str] = None) -> E
         torch.save(dict(content, model=kept), file)
     with written_whole(os.path.join(folder, CONFIG_NAME), "w") as file:
         file.write(cfg.dump())
-    return Exported(path, removed, tuple(cfg.MODEL.LOSSES.NAME), attention)
+    return Exported(path, removed, tuple(cfg.MODEL.LOSSES.NAME), attention, searched)
 
 
 def main(checkpoint: str, folder: str, config_file: Optional[str] = None) -> int:
@@ -99,17 +108,30 @@ def main(checkpoint: str, folder: str, config_file: Optional[str] = None) -> int
             f"{', '.join(done.attention.placement)}). Its weights and MODEL.ATTENTION stay, so "
             "FastReID loads this with the plugin only."
         )
+    if done.searched:
+        print(
+            "warning: the network is one of MODEL.SEARCH. The key stays, so FastReID loads this "
+            "with the plugin only."
+        )
     return 0
 
 
 def _without_rib(cfg: Any) -> Any:
     """The config with the plugin's keys at their defaults, which FastReID's dump leaves out."""
     cfg.MODEL.LOSSES.NAME = tuple(name for name in config.loss_names(cfg) if name != "RIBLoss")
-    attends = config.asked_attention(cfg) is not None
+    stays = {
+        "MODEL.ATTENTION": config.asked_attention(cfg) is not None,
+        "MODEL.SEARCH": _is_searched(cfg),
+    }
     for path in keys.NODES:
-        if not (attends and path == "MODEL.ATTENTION"):
+        if not stays.get(path, False):
             keys.reset(cfg, path)
     return cfg
+
+
+def _is_searched(cfg: Any) -> bool:
+    widths = config.asked_search(cfg).widths
+    return bool(widths) or cfg.MODEL.BACKBONE.NAME == "build_searched_backbone"
 
 
 def _bytes(tensor: torch.Tensor) -> int:

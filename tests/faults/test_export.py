@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from fastreid.config import get_cfg
 from fastreid.modeling import build_model
 from fastreid.utils.checkpoint import Checkpointer
 from fastreid.utils.events import EventStorage
@@ -97,6 +98,35 @@ def test_attention_stays_and_is_told(trained, tmp_path, capsys):
     written = (out / "config.yaml").read_text()
     assert "NAME: SE" in written and "REDUCTION: 8" in written and "RIB" not in written
     assert any(".attention." in key for key in torch.load(out / "model_final.pth")["model"])
+
+
+NARROW = {
+    "MODEL.BACKBONE.NAME": "build_searched_backbone",
+    "MODEL.BACKBONE.DEPTH": "0.25x",
+    "MODEL.SEARCH.WIDTHS": (20, 32, 96, 136),
+}
+
+
+def test_a_searched_network_keeps_its_widths_and_is_told(trained, tmp_path, capsys):
+    folder, model = trained(NARROW)
+    out = tmp_path / "exported"
+    assert main(["export", str(folder / "model_final.pth"), "--output", str(out)]) == 0
+    assert "warning: the network is one of MODEL.SEARCH" in capsys.readouterr().out
+    cfg = get_cfg()
+    cfg.merge_from_file(str(out / "config.yaml"))
+    again = build_model(cfg).eval()
+    content = torch.load(out / "model_final.pth")
+    missing, unexpected = again.load_state_dict(content["model"], strict=False)
+    assert (missing, unexpected) == ([], [])
+    with torch.no_grad():
+        assert torch.equal(again({"images": images(9)}), model({"images": images(9)}))
+
+
+def test_a_supernet_is_not_exported(trained, tmp_path, capsys):
+    folder, _ = trained({**NARROW, "MODEL.SEARCH.WIDTHS": (), "MODEL.SEARCH.ENABLED": True})
+    out = tmp_path / "exported"
+    assert main(["export", str(folder / "model_final.pth"), "--output", str(out)]) == 1
+    assert "is of a search" in capsys.readouterr().out and not out.exists()
 
 
 def test_rib_alone_leaves_no_loss(trained, tmp_path, capsys):
