@@ -5,7 +5,7 @@ from typing import Dict, List
 import torch
 from torch import Tensor, nn
 
-from fastreid_rib.base.ranks import copy_from_first
+from fastreid_rib.base.ranks import exchange
 from fastreid_rib.search.choice import WidthChoice, gumbel, mask_behind
 from fastreid_rib.search.cost import Cost
 from fastreid_rib.search.derive import all_choices, derive
@@ -63,7 +63,7 @@ class WidthSearch(nn.Module):
             {group: WidthChoice(widths) for group, widths in cost.space.groups.items()}
         )
         first = seed if seed >= 0 else int(torch.randint(2**31, ()))
-        self.register_buffer("seed", copy_from_first(torch.tensor(first)))
+        self.register_buffer("seed", torch.tensor(exchange(first)[0][0]))  # the first rank's
         self.register_buffer("steps", torch.tensor(0))
         self._step = 0
         self._warm = settings.warmup_share > 0
