@@ -70,7 +70,7 @@ neck.bias.requires_grad_(False)
 classifier = nn.Linear(192, splits.identities, bias=False).to(device)
 rib = RIBLoss(splits.identities)
 parameters = [*vit.parameters(), *neck.parameters(), *classifier.parameters()]
-optimizer = torch.optim.AdamW(parameters, lr=5e-4)
+optimizer = torch.optim.AdamW(parameters, lr=1e-3)
 
 print("before:", accuracy(vit, splits, args.height))
 for epoch in range(args.epochs):

@@ -13,7 +13,7 @@ from torch import Tensor
 from fastreid_rib import RIBLoss
 from pedestrians import options, read
 
-torch.manual_seed(0)
+torchreid.utils.set_random_seed(0)
 args = options(__doc__, epochs=8).parse_args()
 splits = read(args.data)
 
@@ -63,7 +63,7 @@ model = torchreid.models.build_model(
 )
 if torch.cuda.is_available():
     model = torch.nn.DataParallel(model).cuda()
-optimizer = torchreid.optim.build_optimizer(model, optim="adam", lr=3e-4)
+optimizer = torchreid.optim.build_optimizer(model, optim="adam", lr=1e-3)
 # torchreid does not save a model without one
 scheduler = torchreid.optim.build_lr_scheduler(optimizer, "cosine", max_epoch=args.epochs)
 

@@ -3,19 +3,22 @@
 import math
 import re
 import runpy
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
 from fastreid_rib import RIBLoss
 from fastreid_rib.base.safe_reads import read_safely
-from fastreid_rib.data.synthetic_folder import SyntheticSpec, generate
+from fastreid_rib.data.synthetic_folder import GALLERY, QUERY, TRAIN, SyntheticSpec, generate
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 HELPERS = {"pedestrians", "retrieval"}
-EPOCHS = 8
+IDENTITIES, PICTURES, EPOCHS = 16, 8, 8
 COMMANDS = [
     ("plain_pytorch",),
     ("vit_with_bnneck",),
@@ -24,21 +27,19 @@ COMMANDS = [
     ("with_torchreid",),
 ]
 
-TINY = SyntheticSpec(
-    num_train_ids=16,
-    train_images=8,
-    num_test_ids=12,
-    query_images=2,
-    gallery_images=4,
-    num_distractors=4,
-    height=32,
-)
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
+    """A data set whose test shows the people of the training: so few steps teach no more."""
     path = tmp_path_factory.mktemp("pedestrians")
-    generate(str(path), TINY)
+    generate(str(path), SyntheticSpec(IDENTITIES, PICTURES, num_test_ids=1, height=32))
+    pictures = sorted((path / TRAIN).iterdir())
+    for split, chosen in ((QUERY, range(2)), (GALLERY, range(2, PICTURES))):
+        shutil.rmtree(str(path / split))
+        (path / split).mkdir()
+        for i, picture in enumerate(pictures):
+            if i % PICTURES in chosen:
+                shutil.copy(str(picture), str(path / split))
     return path
 
 
@@ -78,7 +79,8 @@ def run(helpers, monkeypatch, tmp_path, capsys):
     """Runs an example as its own script and gives what it printed."""
 
     def run(name, *arguments):
-        monkeypatch.chdir(tmp_path)  # torchreid writes checkpoints
+        monkeypatch.chdir(tmp_path)  # torchreid writes checkpoints,
+        monkeypatch.setenv("PYTHONHASHSEED", "0")  # and sets this
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
         return capsys.readouterr().out
@@ -91,36 +93,79 @@ def test_each_example_is_tested():
     assert scripts - HELPERS == {command[0] for command in COMMANDS}
 
 
-PACKAGES = {
-    "with_torchreid": "torchreid",
-    "with_pytorch_metric_learning": "pytorch_metric_learning",
-}
-
-
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_it_trains_with_rib_and_learns(command, folder, run, seen, tmp_path):
-    if command[0] in PACKAGES:
-        pytest.importorskip(PACKAGES[command[0]])
     printed = run(*command, "--data", folder, "--height", 32, "--epochs", EPOCHS)
 
     before, after = (float(value) for value in re.findall(r"mAP:? (\d+\.\d)", printed))
-    if command[0] != "with_torchreid":  # whose untrained network finds as much in so small a set
-        assert after > before + 5
-    quarter = len(seen.losses) // 4
-    assert sum(seen.losses[-quarter:]) < sum(seen.losses[:quarter]) - 0.1 * quarter
+    assert after > before + 8  # 19 to 44 more over three seeds of each
 
     # RIB begins with the third epoch, on the embeddings of the second.
     due = seen.reports[2:EPOCHS]
     assert len(due) == EPOCHS - 2 and seen.reports[:2] == [{}, {}]
     assert all(report["mutual_information"] > 0 for report in due)
-    steps = 16 * 8 // 32
-    # torchreid's sampler leaves out what does not fill a batch.
-    least = 0.75 if command[0] == "with_torchreid" else 1.0
-    assert least * (EPOCHS - 2) * steps <= len(seen.losses) <= (EPOCHS - 2) * steps
+    # torchreid's sampler may drop the last batch, which too few identities would fill
+    steps = IDENTITIES * PICTURES // 32 - (command[0] == "with_torchreid")
+    assert len(seen.losses) >= (EPOCHS - 2) * steps
     assert all(math.isfinite(loss) and loss != 0 for loss in seen.losses)
     assert seen.gradients == [1.0] * len(seen.losses)  # part of what was minimised, unscaled
 
     if command[0] == "with_torchreid":
         (checkpoint,) = tmp_path.glob("logs/torchreid/model/*")
         saved = read_safely(str(checkpoint))["state_dict"]
-        assert saved["rib.centroids"].shape == (16, 512)
+        assert saved["rib.centroids"].shape == (IDENTITIES, 512)
+
+
+def test_without_data_pedestrians_are_drawn(helpers, monkeypatch, tmp_path):
+    monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path))
+    monkeypatch.setattr(helpers.pedestrians, "SMALL", SyntheticSpec(3, 2, 2, height=32))
+    splits = helpers.pedestrians.read(None)
+    assert splits.identities == 3 and sorted({label for _, label, _ in splits.train}) == [0, 1, 2]
+    assert {identity for _, identity, _ in splits.query} == {4, 5}
+    image, label, camera = helpers.pedestrians.Pictures(splits.train, 48)[0]
+    assert image.shape == (3, 48, 24) and (label, camera) == splits.train[0][1:]
+
+
+def test_a_batch_has_a_few_pictures_of_a_few_identities(helpers):
+    # identity 1 has one picture, of which a batch takes two
+    items = [(str(i), label, 0) for i, label in enumerate([0, 0, 0, 0, 0, 1, 2, 2, 2, 2, 2, 2])]
+    sampler = helpers.pedestrians.IdentityBatches(items, identities=2, pictures=2)
+    batches = [batch for _ in range(20) for batch in sampler]
+    assert len(sampler) == 3 and len(batches) == 60
+    for batch in batches:
+        labels = [items[i][1] for i in batch]
+        assert labels[0] == labels[1] != labels[2] == labels[3]
+        for pair in (batch[:2], batch[2:]):
+            assert len(set(pair)) == (1 if items[pair[0]][1] == 1 else 2)
+    assert {i for batch in batches for i in batch} == set(range(12))
+
+
+def test_accuracy_is_the_one_that_fastreid_finds(helpers, monkeypatch):
+    from fastreid.evaluation.rank import evaluate_rank
+
+    random = np.random.RandomState(0)
+    embeddings = random.randn(20 + 60, 4).astype("float32")
+    identities, cameras = random.randint(0, 12, 80), random.randint(0, 3, 80)
+    identities[19] = 99  # in no other picture
+
+    def items(rows):
+        return [(i, int(identities[i]), int(cameras[i])) for i in rows]
+
+    # the "picture" is its number, and the model looks its embedding up
+    monkeypatch.setattr(
+        helpers.pedestrians.Pictures,
+        "__getitem__",
+        lambda self, index: (torch.tensor(self.items[index][0]), *self.items[index][1:]),
+    )
+    model = torch.nn.Embedding.from_pretrained(torch.from_numpy(embeddings))
+    splits = helpers.pedestrians.Splits([], items(range(20)), items(range(20, 80)))
+    found = helpers.retrieval.accuracy(model, splits, 32)
+
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    parts = (np.split(part, [20]) for part in (unit, identities, cameras))
+    (queries, gallery), of_identity, by_camera = parts
+    distances = 1 - queries @ gallery.T
+    cmc, precisions, _ = evaluate_rank(distances, *of_identity, *by_camera, use_cython=False)
+    assert found.average_precision == pytest.approx(100 * float(np.mean(precisions)), abs=1e-4)
+    assert found.rank1 == pytest.approx(100 * float(cmc[0]), abs=1e-4)
+    assert 0 < found.rank1 < 100

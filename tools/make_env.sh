@@ -115,10 +115,10 @@ for extra in "${@:2}"; do
     case $extra in
         tests)
             install tests pytest pytest-timeout pytest-xdist hypothesis fvcore
+            # What examples/ trains with. Without requirements, which are here and must not move.
+            install examples --no-deps torchreid==0.2.5 pytorch-metric-learning==2.9.0
             if [[ $kind == today ]]; then
                 install onnx onnx onnxruntime  # to run what models are exported to
-                # What examples/ trains with, without requirements that would move torch.
-                install examples --no-deps torchreid==0.2.5 pytorch-metric-learning==2.9.0
                 install reading L2M4M==1.0.4 griffe  # to read the documentation's equations and names
             fi
             ;;

@@ -151,10 +151,16 @@ class RIBLoss(nn.Module):
             embeddings are not finite.
 
         Raises:
+            TypeError: ``inputs`` is no tensor.
             ValueError: a shape or dtype does not fit, or (on the CPU) a label is >= num_classes. On
                 a GPU such an image is ignored, and the next ``start_epoch`` raises.
         """
         check_batch(embeddings, labels, self.num_classes)
+        if inputs is not None and not isinstance(inputs, Tensor):
+            raise TypeError(
+                f"inputs must be a tensor of pixels or None, got a {type(inputs).__name__}; RIB "
+                "takes whole batches: give the indices that a miner chose to the other loss only"
+            )
         if inputs is not None and (
             inputs.dim() != 2 or len(inputs) != len(labels) or not inputs.is_floating_point()
         ):

@@ -379,6 +379,13 @@ def test_batch_is_checked():
         rib(embeddings[:, :3], labels)
 
 
+def test_tuples_of_a_miner_are_refused():
+    """pytorch-metric-learning's MultipleLosses hands them to every loss."""
+    embeddings, labels = Stream().batch()
+    with pytest.raises(TypeError, match="tensor of pixels or None, got a tuple; RIB takes whole"):
+        RIBLoss(CLASSES)(embeddings, labels, (labels, labels, labels))
+
+
 def test_large_labels_that_a_gpu_could_not_report_are_raised_at_the_next_epoch():
     rib, stream = started()
     rib._bank(*stream.batch(), None)
