@@ -35,6 +35,23 @@ def test_gradients_of_depthwise_convolutions(trainer, stride):
         assert (mine - other).norm() < 0.01 * other.norm()
 
 
+@pytest.mark.today_only  # torch 1.13 has no torch.backends.cpu, and no fused Adam on a CPU either
+@pytest.mark.parametrize("capability, lower", [("AVX512", True), ("AVX2", False)])
+def test_bfloat16_only_where_the_cpu_computes_in_it(trainer, monkeypatch, capability, lower):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    torch.manual_seed(0)
+    backbone = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, bias=False), torch.nn.Conv2d(8, 8, 3, groups=8, bias=False)
+    )
+    images = torch.randn(2, 3, 8, 6)
+    plain, keys = backbone(images), list(backbone.state_dict())
+    trainer.lower_precision(backbone)
+    output = backbone.forward(images)
+    assert output.dtype == torch.float32 and list(backbone.state_dict()) == keys
+    assert torch.allclose(output, plain, atol=1e-5) is not lower
+    assert (output - plain).norm() < 0.02 * plain.norm()
+
+
 def test_a_picture_is_decoded_once_and_is_the_same(trainer, make_cfg, tmp_path, monkeypatch):
     from fastreid.data import common
     from fastreid.data.transforms import build_transforms
