@@ -45,7 +45,7 @@ def test_bfloat16_only_where_the_cpu_computes_in_it(trainer, monkeypatch, capabi
     )
     images = torch.randn(2, 3, 8, 6)
     plain, keys = backbone(images), list(backbone.state_dict())
-    trainer.lower_precision(backbone)
+    trainer.speed_up(backbone)
     output = backbone.forward(images)
     assert output.dtype == torch.float32 and list(backbone.state_dict()) == keys
     assert torch.allclose(output, plain, atol=1e-5) is not lower

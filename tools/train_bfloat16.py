@@ -39,9 +39,9 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg):
-        """FastReID's model, its backbone in bfloat16."""
+        """FastReID's model, its backbone faster."""
         model = super().build_model(cfg)
-        lower_precision(model.backbone)
+        speed_up(model.backbone)
         if cfg.STUDY.RIVAL:
             rival = cfg.STUDY
             classes = cfg.MODEL.HEADS.NUM_CLASSES
@@ -65,19 +65,20 @@ class Trainer(DefaultTrainer):
         return optimizer, parameters
 
 
-def lower_precision(backbone):
+def speed_up(backbone):
     """Lets a backbone compute channels last, and in bfloat16 where the CPU is fast in it.
 
     Args:
         backbone: takes (B, 3, H, W), float32, and keeps its modules and keys.
     """
     lower = computes_bfloat16()
-    if not lower:
-        logger.warning("This CPU only emulates bfloat16: the backbone computes in float32.")
     # On the instance: a wrapper module would change the keys of checkpoints.
     backbone.forward = functools.partial(channels_last, backbone.forward, lower)
+    if not lower:
+        logger.warning("This CPU only emulates bfloat16: the backbone computes in float32.")
+        return
     for module in backbone.modules():
-        if lower and isinstance(module, torch.nn.Conv2d) and module.groups > 1:
+        if isinstance(module, torch.nn.Conv2d) and module.groups > 1:
             module.forward = functools.partial(depthwise, module)
 
 
