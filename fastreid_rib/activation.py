@@ -2,8 +2,9 @@
 
 FastReID has no plug-in mechanism, and its ``train_net.py`` imports nothing of ours. The wheel
 therefore installs a ``.pth`` file that calls :func:`arm` at interpreter start. Nothing happens
-until a module of FastReID is loaded; then the repairs of :mod:`fastreid_rib.compat` for that module
-act around its execution, and the registration for it, if any, right after.
+until a module of FastReID, or of a project beside it, is loaded; then the repairs of
+:mod:`fastreid_rib.compat` for that module act around its execution, and the registration for it, if
+any, right after.
 
 Only ``sys`` and the switches (:mod:`fastreid_rib.base.switches`: ``FASTREID_RIB_DISABLE``) may be
 imported here: every interpreter start pays for this file.
@@ -52,6 +53,11 @@ REGISTRATIONS = {
     "fastreid.utils.checkpoint": ("integration.engine.checkpoints:extend_checkpointer",),
 }
 
+BEGINNINGS = (
+    "fastreid.", "fastretri.", "partialreid.", "fastattr.", "fastface.", "fastclas", "predictor",
+)  # fmt: skip
+"""How the names of modules begin that concern us: FastReID's, its projects' and its demo's."""
+
 
 def arm() -> None:
     """Puts the hook in place, once; what FastReID has already loaded is registered at once."""
@@ -77,7 +83,7 @@ class _Finder:
     """Finds FastReID's modules as the other finders do, and wraps the loaders that concern us."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
-        if not fullname.startswith("fastreid.") or fullname not in _concerned():
+        if not fullname.startswith(BEGINNINGS) or fullname not in _concerned():
             return None
         for finder in sys.meta_path:
             if finder is self or not hasattr(finder, "find_spec"):

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Iterator
 
+_UNDECLARED = ("six", "matplotlib", "tqdm", "faiss", "tensorboard", "mat4py")
+
 
 def collections_lack_mapping() -> bool:
     """Python 3.10 moved the last abstract classes out of ``collections``."""
@@ -46,6 +48,32 @@ def torch_six() -> Iterator[None]:
         del sys.modules["torch._six"]
 
 
+def torch_lacks_containers() -> bool:
+    """Torch 1.9 dropped ``container_abcs`` from ``torch._six``, before all of it."""
+    if torch_lacks_six():
+        return True
+    import torch._six
+
+    return not hasattr(torch._six, "container_abcs")
+
+
+@contextmanager
+def torch_containers() -> Iterator[None]:
+    """Lends a ``torch._six`` that holds ``container_abcs`` while a module executes."""
+    import collections.abc
+
+    found = sys.modules.get("torch._six")
+    stub = ModuleType("torch._six")
+    stub.container_abcs = collections.abc  # type: ignore[attr-defined]
+    sys.modules["torch._six"] = stub
+    try:
+        yield
+    finally:
+        del sys.modules["torch._six"]
+        if found is not None:
+            sys.modules["torch._six"] = found
+
+
 @contextmanager
 def undeclared_dependencies() -> Iterator[None]:
     """Says what to install when a package is missing that FastReID uses and does not declare.
@@ -56,7 +84,7 @@ def undeclared_dependencies() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        if error.name not in ("six", "matplotlib", "tqdm", "faiss", "tensorboard"):
+        if error.name not in _UNDECLARED:
             raise
         package = "faiss-cpu" if error.name == "faiss" else error.name
         raise ModuleNotFoundError(

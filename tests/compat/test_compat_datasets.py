@@ -186,13 +186,22 @@ def test_looking_at_the_test_set_draws_nothing(run_script):
     assert ["looked" in text for text in said] == [False, True]
 
 
-def test_a_trainer_that_evaluates_in_its_own_way_is_left_alone(make_cfg):
+def test_a_trainer_that_evaluates_in_its_own_way_is_left_alone(make_cfg, monkeypatch):
+    def unasked(*args):
+        raise AssertionError("asked")
+
     class Trainer(DefaultTrainer):
         @classmethod
         def build_evaluator(cls, cfg, name, output_folder=None):
             raise AssertionError("not before training")
 
     Trainer(make_cfg({"DATASETS.TESTS": ("NoSuchReID",)}))
+    # Not later either: retrieval among the queries has no gallery, for one.
+    monkeypatch.setattr(datasets, "refuse_unanswerable", unasked)
+    _, queries = Trainer.build_test_loader(make_cfg(), "SyntheticReIDTiny")
+    assert queries > 0
+    with pytest.raises(AssertionError, match="asked"):
+        DefaultTrainer.build_test_loader(make_cfg(), "SyntheticReIDTiny")
     with pytest.raises(KeyError, match="NoSuchReID"):
         DefaultTrainer(make_cfg({"DATASETS.TESTS": ("NoSuchReID",)}))
 
