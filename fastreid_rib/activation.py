@@ -37,7 +37,10 @@ REGISTRATIONS = {
         "integration.engine.startup:extend_default_setup",
         "integration.engine.searching:extend_trainer",
     ),
-    "fastreid.engine.train_loop": ("integration.engine.epoch_generators:extend_trainer",),
+    "fastreid.engine.train_loop": (
+        "integration.engine.epoch_generators:extend_trainer",
+        "integration.engine.searching:extend_amp",
+    ),
     "fastreid.modeling.backbones": ("integration.modeling.searched_backbone",),
     "fastreid.modeling.backbones.build": (
         "integration.modeling.supernet:extend_backbones",

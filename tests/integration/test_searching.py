@@ -8,6 +8,8 @@ import torch
 from fastreid.config import get_cfg
 from fastreid.engine import DefaultTrainer
 
+from fastreid_rib.integration.engine.searching import scale_turns
+
 SEARCH = {
     "MODEL.BACKBONE.NAME": "build_searched_backbone",
     "MODEL.BACKBONE.DEPTH": "0.25x",
@@ -162,3 +164,94 @@ def test_a_derived_network_as_onnx(make_cfg):
     torch.testing.assert_close(
         torch.from_numpy(found), model(images.clone()).detach(), rtol=1e-3, atol=1e-4
     )
+
+
+class Searched:
+    """A supernet with its optimizer and a scaler, as mixed precision steps them; on the CPU."""
+
+    def __init__(self, cfg):
+        from fastreid.modeling import build_model
+        from fastreid.solver import build_optimizer
+
+        self.model = build_model(cfg)
+        self.optimizer, _ = build_optimizer(cfg, self.model)
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        scale_turns(self.scaler)
+        self.search = self.model.search
+        self.logits = list(self.search.parameters())
+
+    def draw(self, for_weights):
+        """Draws until it is their turn."""
+        self.search.draw()
+        while self.search.step_is_for_weights() != for_weights:
+            self.search.draw()
+
+    def backward(self):
+        self.optimizer.zero_grad()
+        loss = self.search.cost_loss() + self.model.backbone.stem[0].weight.sum()
+        self.scaler.scale(loss).backward()
+
+    def step(self):
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+
+@pytest.fixture
+def mixed(make_cfg):
+    """A search in mixed precision, behind its warm-up."""
+    if not hasattr(getattr(torch, "amp", None), "GradScaler"):
+        pytest.skip("this torch scales gradients on GPUs only")
+    made = Searched(make_cfg({**SEARCH, "MODEL.HEADS.NUM_CLASSES": 4}))
+    made.search.set_progress(1.0)
+    made.search.train()
+    return made
+
+
+def test_mixed_precision_unscales_the_gradients_of_the_logits(mixed):
+    mixed.draw(for_weights=False)
+    mixed.backward()
+    scaled = [value.grad.clone() for value in mixed.logits]
+    before = [value.detach().clone() for value in mixed.logits]
+    mixed.step()
+    for value, large, old in zip(mixed.logits, scaled, before):
+        assert torch.equal(value.grad, large / 1024) and value.grad.abs().max() > 0
+        assert not torch.equal(value, old)
+
+
+def test_mixed_precision_leaves_out_a_step_of_the_logits_that_is_not_finite(mixed):
+    mixed.draw(for_weights=False)
+    mixed.backward()
+    mixed.logits[1].grad[0] = float("inf")
+    before = [value.detach().clone() for value in mixed.logits]
+    mixed.step()
+    assert all(torch.equal(value, old) for value, old in zip(mixed.logits, before))
+    assert mixed.scaler.get_scale() == 512
+    # A step of the weights does not look at what is dropped.
+    mixed.draw(for_weights=True)
+    mixed.backward()
+    mixed.logits[1].grad[0] = float("inf")
+    weight = mixed.model.backbone.stem[0].weight
+    old = weight.detach().clone()
+    mixed.step()
+    assert not torch.equal(weight, old) and mixed.scaler.get_scale() == 512
+    assert torch.isfinite(torch.cat([value.flatten() for value in mixed.logits])).all()
+
+
+def test_a_trainer_in_mixed_precision_scales_in_turns(mixed):
+    from fastreid.engine.train_loop import AMPTrainer
+
+    # On the CPU FastReID's trainer is refused; it looks at where the model is, and builds nothing.
+    model, scaler = torch.nn.Linear(1, 1, device="meta"), torch.amp.GradScaler("cpu")
+    AMPTrainer(model, [], mixed.optimizer, None, scaler)
+    assert type(scaler) is type(mixed.scaler)
+    plain = torch.amp.GradScaler("cpu")
+    AMPTrainer(model, [], torch.optim.SGD(model.parameters(), lr=1.0), None, plain)
+    assert type(plain) is torch.amp.GradScaler
+
+
+def test_autocast_does_not_change_the_cost(mixed):
+    mixed.draw(for_weights=False)
+    plain = mixed.search.cost_loss()
+    with torch.autocast("cpu", torch.bfloat16):
+        lower = mixed.search.cost_loss()
+    assert torch.equal(plain, lower) and lower.dtype == torch.float32

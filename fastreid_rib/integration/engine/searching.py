@@ -72,6 +72,33 @@ def extend_trainer(defaults: Any) -> None:
     wrap(defaults.DefaultTrainer, "build_hooks", build_hooks)
 
 
+def extend_amp(train_loop: Any) -> None:
+    """Lets mixed precision unscale the gradients of whose turn it is, and look for infinities there.
+
+    The scaler knows the weights' optimizer alone. The logits would be stepped with gradients 65,536
+    times too large, and ruined by one that is not finite.
+
+    Args:
+        train_loop: the module ``fastreid.engine.train_loop``.
+    """
+
+    def init(stock: Callable[..., None], self: Any, *args: Any, **kwargs: Any) -> None:
+        stock(self, *args, **kwargs)
+        if hasattr(self.optimizer, "logits"):
+            scale_turns(self.grad_scaler)
+
+    wrap(train_loop.AMPTrainer, "__init__", init)
+
+
+def scale_turns(scaler: Any) -> None:
+    """Makes ``scaler.step(optimizer)`` of a search's optimizer the step of whose turn it is.
+
+    Args:
+        scaler: a ``GradScaler``.
+    """
+    scaler.__class__ = _scaling_turns(scaler.__class__)
+
+
 def _search(model: Any) -> Any:
     found = getattr(getattr(model, "module", model), "search", None)
     return found if isinstance(found, WidthSearch) else None
@@ -98,3 +125,12 @@ def _with_turns(kind: Any) -> Any:
 
     # The name stays: torch's profiler and FastReID's log show it.
     return type(kind.__name__, (kind,), {"step": step, "zero_grad": zero_grad})
+
+
+@functools.lru_cache(maxsize=None)
+def _scaling_turns(kind: Any) -> Any:
+    def step(self: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+        theirs = optimizer.search.step_is_for_weights()
+        return kind.step(self, optimizer if theirs else optimizer.logits, *args, **kwargs)
+
+    return type(kind.__name__, (kind,), {"step": step})
