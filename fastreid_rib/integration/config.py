@@ -130,7 +130,12 @@ def check(cfg: Any) -> None:
     if cfg.TEST.OCCLUDED:
         occluded.listed(cfg)
     if names_rib(cfg):
-        keys.read(cfg, "MODEL.LOSSES.RIB")
+        rib: RIBSettings = keys.read(cfg, "MODEL.LOSSES.RIB")
+        if rib.cross_camera and rib.momentum:
+            raise ValueError(
+                "MODEL.LOSSES.RIB.CROSS_CAMERA must be False where MOMENTUM is above 0: the rows of "
+                "the cameras do not follow batches."
+            )
 
 
 def asked_search(cfg: Any) -> keys.SearchKeys:
@@ -147,11 +152,6 @@ def asked_search(cfg: Any) -> keys.SearchKeys:
         raise ValueError(
             "MODEL.SEARCH chooses widths of a whole backbone, and MGN takes it apart. Write "
             "another MODEL.META_ARCHITECTURE, such as Baseline."
-        )
-    if asked.enabled and cfg.SOLVER.AMP.ENABLED:
-        raise ValueError(
-            "SOLVER.AMP.ENABLED must be False where MODEL.SEARCH.ENABLED is True: the scale of its "
-            "gradients is the weights' alone."
         )
     return asked
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastreid_rib.base import ranks
+from fastreid_rib.losses.cameras import across_cameras, row_of
 from fastreid_rib.losses.centering import center_rows, mean_of_rows
 from fastreid_rib.losses.clustering import kmeans, spread_seeds
 from fastreid_rib.losses.reporting import mean_loss, report_of
@@ -28,6 +29,7 @@ def refresh(
     *,
     num_classes: int,
     draw: random.Random,
+    cameras: Optional[Tensor] = None,
 ) -> Tuple[Statistics, Dict[str, float]]:
     """Clusters the rows, and builds Q from them under the new centroids.
 
@@ -41,6 +43,7 @@ def refresh(
         settings: of the loss.
         num_classes: number of identities C.
         draw: source of all chance, in the same state on every rank.
+        cameras: (N,), int64, >= 0; None: not known, or of no interest.
 
     Returns:
         The statistics, and a report in nats, see ``RIBLoss.start_epoch``.
@@ -74,12 +77,22 @@ def refresh(
     table, sums = build_table(
         rows, labels, inputs, counts, means, centroids, input_centroids, marginal, settings
     )
+    of_cameras = None
+    if cameras is not None:
+        of_cameras = across_cameras(
+            table, rows, labels, cameras, counts, centroids, marginal, settings
+        )
+    total, of_rows, known = sums.marginal, None, None
+    if of_cameras is not None:
+        table, of_rows, known, total = of_cameras
     log_p = None
     if settings.relevance == "full":
-        log_p = (sums.marginal / counts.sum()).clamp(min=settings.q_floor).log().float()
-    statistics = Statistics(centroids, *table, log_p, mean, counts, means)
+        log_p = (total / counts.sum()).clamp(min=settings.q_floor).log().float()
+    statistics = Statistics(centroids, *table, log_p, mean, counts, means, of_rows, known)
     losses = None
-    if settings.form == "embedding":
+    if cameras is not None and of_rows is not None and known is not None:
+        labels = row_of(labels, cameras, of_rows, known)
+    if settings.form == "embedding" or of_rows is not None:
         losses = mean_loss(rows, labels, statistics, settings)
     with_inputs = inputs is not None
     report = report_of(sums, settings.gamma, log_p, counts.sum(), losses, with_inputs=with_inputs)

@@ -28,7 +28,8 @@ def report_of(
         gamma: multiplier of the compression.
         log_p: (K,), log of the marginal, or None.
         weight: (), images behind the marginal.
-        losses: (), the mean loss of the rows; None: it follows from the sums (form "clusters").
+        losses: (), the mean loss of the rows; None: it follows from the sums (form "clusters"
+            without cameras).
         with_inputs: whether inputs came, whose own information is reported too.
     """
     label_information = information.label_information(sums)
@@ -36,7 +37,9 @@ def report_of(
         "mutual_information": label_information,
         "klb": information.conditional_bound(sums),
     }
-    if losses is not None:  # of the embedding itself, whose own information nobody can count
+    # Of the embedding itself, whose own information nobody can count, or of rows that other cameras
+    # made, which bound another information than that of the identity alone.
+    if losses is not None:
         report["bound"] = losses
     else:
         report["bound"] = information.lagrangian_bound(sums, gamma, log_p)
@@ -55,7 +58,14 @@ def report_of(
 def mean_loss(
     rows: Tensor, labels: Tensor, statistics: Statistics, settings: RIBSettings
 ) -> Tensor:
-    """What the loss would be on the rows themselves, float64, the same on every rank."""
+    """What the loss would be on the rows themselves, float64, the same on every rank.
+
+    Args:
+        rows: (N, D), as clustered.
+        labels: (N,), int64: the row of the table for each.
+        statistics: with the table.
+        settings: of the loss.
+    """
     total = torch.zeros((), dtype=torch.float64, device=rows.device)
     share = ranks.own_slice(len(rows))
     for chunk in chunks(share.stop - share.start, len(statistics.centroids)):

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from fastreid_rib.base import ranks
 from fastreid_rib.base.spelling import check_settings
 from fastreid_rib.losses import state
+from fastreid_rib.losses.cameras import join_cameras, row_of, split_cameras
 from fastreid_rib.losses.centering import center_inputs, center_rows
 from fastreid_rib.losses.class_table import kept_entries
 from fastreid_rib.losses.functional import check_batch, checked_rib_loss
@@ -26,6 +27,7 @@ from fastreid_rib.losses.reservoir import Reservoir
 from fastreid_rib.losses.statistics import Statistics
 from fastreid_rib.ops import aligned_rows
 from fastreid_rib.ops.assignment import half_squared_norms
+from fastreid_rib.ops.tracing import is_compiling
 from fastreid_rib.settings.declaration import declared
 from fastreid_rib.settings.rib import RIBSettings
 
@@ -36,6 +38,7 @@ logger = logging.getLogger(__name__)
 _LEAST_SHARE = 0.02
 _FALL = 0.8  # of what the refresh before told
 _RISE = 1.5  # of what the one before that told: less is no progress
+_TOO_LARGE = -2  # a label that is no identity, until all ranks know of it
 
 
 class RIBLoss(nn.Module):
@@ -83,6 +86,8 @@ class RIBLoss(nn.Module):
     mean: Optional[Tensor]
     class_counts: Optional[Tensor]
     class_means: Optional[Tensor]
+    camera_rows: Optional[Tensor]
+    cameras: Optional[Tensor]
     half_norms: Optional[Tensor]
     _bad_labels: Tensor
 
@@ -133,7 +138,11 @@ class RIBLoss(nn.Module):
         return self._epoch
 
     def forward(
-        self, embeddings: Tensor, labels: Tensor, inputs: Optional[Tensor] = None
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        inputs: Optional[Tensor] = None,
+        cameras: Optional[Tensor] = None,
     ) -> Tensor:
         """The loss of a batch, and, in training, its embeddings into the reservoir.
 
@@ -143,6 +152,8 @@ class RIBLoss(nn.Module):
             labels: (n,), int64, < num_classes; images with a negative label are ignored.
             inputs: (n, P), floating point: a small grid of each image's pixels, so that the
                 compression term can be reported too. In every step of an epoch or in none.
+            cameras: (n,), int64, >= 0: which camera took each image. With them, and
+                ``cross_camera``, an image is compared with what other cameras saw of its identity.
 
         Returns:
             Scalar, float32 (float64 for float64 embeddings), nats, unscaled; with the marginal of
@@ -151,7 +162,7 @@ class RIBLoss(nn.Module):
             embeddings are not finite.
 
         Raises:
-            TypeError: ``inputs`` is no tensor.
+            TypeError: ``inputs`` or ``cameras`` is no tensor.
             ValueError: a shape or dtype does not fit, or (on the CPU) a label is >= num_classes. On
                 a GPU such an image is ignored, and the next ``start_epoch`` raises.
         """
@@ -168,17 +179,30 @@ class RIBLoss(nn.Module):
                 f"inputs must be ({len(labels)}, P) floating point, a row for each image, got "
                 f"{tuple(inputs.shape)} {inputs.dtype}; write inputs.flatten(1)"
             )
+        if cameras is not None:
+            _check_cameras(cameras, labels)
+            if not self.settings.cross_camera:
+                cameras = None
+            elif self.settings.momentum:
+                raise ValueError(
+                    "with momentum the statistics do not follow cameras; write cross_camera=False, "
+                    "momentum=0, or leave cameras out"
+                )
         if self._bad_labels.device != embeddings.device:
             self.to(embeddings.device)
         self._check_size(embeddings.shape[1])
         gathered = None
         if self.training and torch.is_grad_enabled():
             self._refresh_within_epoch()  # first, since no loss is to see its own batch
-            gathered = self._bank(embeddings.detach(), labels, inputs)
+            gathered = self._bank(embeddings.detach(), labels, inputs, cameras)
         if not self.active:
             zero = embeddings[:0].sum()
             return zero if zero.dtype == torch.float64 else zero.float()
         assert self.centroids is not None and self.log_q is not None
+        if self.camera_rows is not None and self.cameras is not None:
+            # Without cameras in this batch: those of the identities.
+            seen = torch.full_like(labels, -1) if cameras is None else cameras
+            labels = row_of(labels, seen, self.camera_rows, self.cameras)
         loss = checked_rib_loss(
             embeddings,
             labels,
@@ -255,7 +279,11 @@ class RIBLoss(nn.Module):
 
     @torch.no_grad()
     def _bank(
-        self, embeddings: Tensor, labels: Tensor, inputs: Optional[Tensor]
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        inputs: Optional[Tensor],
+        cameras: Optional[Tensor],
     ) -> Tuple[Tensor, Tensor]:
         """Puts a batch into the reservoir; returns its rows and labels, of all ranks."""
         if self._epoch < 0 and not self.bank.seen:
@@ -271,13 +299,14 @@ class RIBLoss(nn.Module):
         labels = labels.masked_fill(~values.isfinite().all(dim=1), -1)
         counts = _rows_of_ranks(len(labels), rows.shape[1], values.shape[1] - rows.shape[1])
         values = ranks.gather_rows(torch.nan_to_num(values).half(), counts)
-        labels = ranks.gather_rows(labels, counts)
-        too_large = labels >= self.num_classes
+        labels = labels.masked_fill(labels >= self.num_classes, _TOO_LARGE)
+        joined = ranks.gather_rows(join_cameras(labels, cameras, self.num_classes), counts)
+        too_large = joined == _TOO_LARGE
         self._bad_labels += too_large.any()
         rows, inputs = values[:, : rows.shape[1]], values[:, rows.shape[1] :]
-        labels = labels.masked_fill(too_large, -1)
-        self.bank.add(rows, labels, inputs if inputs.shape[1] else None)
-        return rows, labels
+        joined = joined.masked_fill(too_large, -1)
+        self.bank.add(rows, joined, inputs if inputs.shape[1] else None)
+        return rows, split_cameras(joined, self.num_classes)[0]
 
     def _move(self, rows: Tensor, labels: Tensor) -> None:
         """Lets the statistics follow a batch: rows (n, D) float16, labels (n,), of all ranks."""
@@ -316,14 +345,16 @@ class RIBLoss(nn.Module):
         if not usable.any():
             logger.warning("RIB: no usable embedding came before epoch %d; no refresh", epoch)
             return {}
+        labels, cameras = split_cameras(labels[usable], self.num_classes)
         statistics, report = refresh(
             rows[usable],
-            labels[usable],
+            labels,
             None if inputs is None else inputs[usable],
             self._statistics(),
             self.settings,
             num_classes=self.num_classes,
             draw=random.Random(f"{self.settings.seed}/{epoch}/{self.bank.seen}/refresh"),
+            cameras=cameras if self.settings.cross_camera else None,
         )
         self._set_statistics(statistics)
         self._warn_of_collapse(epoch, report["mutual_information"])
@@ -398,7 +429,8 @@ class RIBLoss(nn.Module):
             return
         bank, older = (b.content() if b.filled else None for b in (self.bank, self.older))
         counts = (self._epoch, self.bank.seen, self._steps, self._epoch_steps)
-        written = state.to_tensors(state.State(*counts, statistics, bank, older))
+        everything = state.State(*counts, statistics, bank, older)
+        written = state.to_tensors(everything, self.num_classes)
         destination.update((prefix + name, value) for name, value in written.items())
 
     def _load_from_state_dict(
@@ -449,6 +481,28 @@ class RIBLoss(nn.Module):
 for _name in declared(RIBSettings):
     # rib.beta is rib.settings.beta; to write one is an error, since it would change nothing.
     setattr(RIBLoss, _name, property(operator.attrgetter(f"settings.{_name}")))
+
+
+def _check_cameras(cameras: Any, labels: Tensor) -> None:
+    """Raises if cameras do not fit the labels; without waiting for a GPU."""
+    if not isinstance(cameras, Tensor):
+        raise TypeError(
+            f"cameras must be a tensor or None, got a {type(cameras).__name__}; write "
+            "torch.as_tensor(cameras)"
+        )
+    if cameras.dtype != torch.int64 or cameras.shape != labels.shape:
+        raise ValueError(
+            f"cameras must be {tuple(labels.shape)} int64, one for each label, got "
+            f"{tuple(cameras.shape)} {cameras.dtype}; write cameras.long()"
+        )
+    if cameras.device != labels.device:
+        raise ValueError(
+            f"cameras must be on {labels.device} as the labels are, got {cameras.device}; write "
+            "cameras.to(labels.device)"
+        )
+    if cameras.device.type == "cpu" and not is_compiling():
+        if min(cameras.tolist(), default=0) < 0:
+            raise ValueError(f"cameras must be >= 0, got {int(cameras.min())}; number them from 0")
 
 
 def _rows_of_ranks(rows: int, dimensions: int, inputs: int) -> List[int]:

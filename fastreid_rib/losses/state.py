@@ -5,16 +5,17 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 import torch
 from torch import Tensor
 
+from fastreid_rib.losses.cameras import join_cameras, split_cameras
 from fastreid_rib.losses.class_table import kept_entries
 from fastreid_rib.losses.statistics import Statistics
 from fastreid_rib.settings.rib import RIBSettings
 
 Rows = Tuple[Tensor, Tensor, Optional[Tensor]]
-"""What a reservoir holds: embeddings, labels and inputs."""
+"""What a reservoir holds: embeddings, labels (joined with cameras) and inputs."""
 
 _COUNTERS = ("epoch", "rows_seen", "steps", "epoch_steps")
-_BANK = ("bank_rows", "bank_labels", "bank_inputs")
-_OLDER = ("older_rows", "older_labels", "older_inputs")
+_BANK = ("bank_rows", "bank_labels", "bank_inputs", "bank_cameras")
+_OLDER = ("older_rows", "older_labels", "older_inputs", "older_cameras")
 NAMES = _COUNTERS + Statistics._fields + _BANK + _OLDER
 """The names of everything that may be in a checkpoint."""
 
@@ -41,15 +42,19 @@ class UnusableError(Exception):
     """What is found in a checkpoint cannot be taken over; the text says why."""
 
 
-def to_tensors(state: State) -> Dict[str, Tensor]:
-    """A state under the names of a checkpoint."""
+def to_tensors(state: State, num_classes: int) -> Dict[str, Tensor]:
+    """A state of so many identities under the names of a checkpoint."""
     found = {
         name: torch.tensor(count, dtype=torch.int64) for name, count in zip(_COUNTERS, state[:4])
     }
     if state.statistics is not None:
         found.update((k, v) for k, v in state.statistics._asdict().items() if v is not None)
     for names, rows in ((_BANK, state.bank), (_OLDER, state.older)):
-        for name, value in zip(names, rows or ()):
+        if rows is None:
+            continue
+        labels, cameras = split_cameras(rows[1], num_classes)
+        seen = cameras if bool((cameras > 0).any()) else None
+        for name, value in zip(names, (rows[0], labels, rows[2], seen)):
             if value is not None:
                 # A copy: torch.save writes the whole storage behind a view.
                 found[name] = value.clone()
@@ -78,11 +83,20 @@ def from_tensors(
     }
     statistics = None
     if "centroids" in tensors:
+        if not settings.cross_camera and "camera_rows" in tensors:
+            for name in ("log_q", "log_q_index", "log_q_floor"):
+                if name in tensors:
+                    tensors[name] = tensors[name][:num_classes].clone()
+            del tensors["camera_rows"], tensors["cameras"]
         statistics = Statistics(*(tensors.get(name) for name in Statistics._fields))  # type: ignore[arg-type]
     # Checkpoints of 0.1 have no steps: refreshes within an epoch begin an epoch later.
     epoch, seen, steps, before = (int(found.get(name, torch.zeros(()))) for name in _COUNTERS)
     bank, older = (
-        (tensors[names[0]], tensors[names[1]], tensors.get(names[2]))
+        (
+            tensors[names[0]],
+            join_cameras(tensors[names[1]], tensors.get(names[3]), num_classes),
+            tensors.get(names[2]),
+        )
         if names[0] in tensors
         else None
         for names in (_BANK, _OLDER)
@@ -110,19 +124,27 @@ def _check(found: Dict[str, Tensor], settings: RIBSettings, num_classes: int) ->
     size = found["centroids" if "centroids" in found else "bank_rows"].shape[-1]
     rows, older = (len(found[name]) if name in found else 0 for name in (_BANK[0], _OLDER[0]))
     entries = kept_entries(settings.table_entries, settings.num_clusters)
+    table, cameras = num_classes, 0
+    if "camera_rows" in found and "cameras" in found:
+        cameras, rows_of = len(found["cameras"]), found["camera_rows"]
+        table = max(table, int(rows_of.max()) + 1 if rows_of.numel() else 0)
     expected = {
         "centroids": (settings.num_clusters, size),
-        "log_q": (num_classes, entries),
-        "log_q_index": (num_classes, entries),
-        "log_q_floor": (num_classes,),
+        "log_q": (table, entries),
+        "log_q_index": (table, entries),
+        "log_q_floor": (table,),
         "log_p": (settings.num_clusters,),
         "mean": (size,),
         "class_counts": (num_classes,),
         "class_means": (num_classes, size),
+        "camera_rows": (num_classes, cameras),
+        "cameras": (cameras,),
         "bank_rows": (rows, size),
         "bank_labels": (rows,),
         "older_rows": (older, size),
         "older_labels": (older,),
+        "bank_cameras": (rows,),
+        "older_cameras": (older,),
     }
     for name, shape in expected.items():
         if name in found and tuple(found[name].shape) != shape:
@@ -166,5 +188,7 @@ def _names(settings: RIBSettings) -> List[str]:
         "log_q_floor": sparse,
         "log_p": settings.relevance == "full",
         "mean": settings.center,
+        "camera_rows": False,  # they are there if cameras came
+        "cameras": False,
     }
     return [name for name in Statistics._fields if optional.get(name, True)]

@@ -78,6 +78,13 @@ class RIBSettings(Settings):
         "too few images to be certain of the clusters that they missed. With it log(Q / P) is at "
         "least its logarithm; any Q that sums to one gives a bound.",
     )
+    cross_camera: bool = setting(
+        True,
+        yes_or_no,
+        "Whether an image is compared with what the other cameras saw of its identity (ours), as "
+        "in retrieval, and not with what its own one saw too. Without cameras, and for identities "
+        "that one camera alone saw, it is compared with all. Not together with `momentum`.",
+    )
     momentum: float = setting(
         0.0,
         share("0: frozen"),

@@ -18,6 +18,7 @@ def test_defaults_are_in_fastreid_s_config(make_cfg):
         "RELEVANCE",
         "FORM",
         "SMOOTHING",
+        "CROSS_CAMERA",
         "MOMENTUM",
         "REFRESHES",
         "NUM_CLUSTERS",
@@ -83,7 +84,15 @@ def test_momentum_smooths_towards_a_marginal_that_the_paper_has_not(make_cfg):
     }
     with pytest.raises(ValueError, match="RELEVANCE must be 'full' where both MOMENTUM"):
         config.check(make_cfg(paper))
-    config.check(make_cfg({**paper, "MODEL.LOSSES.RIB.SMOOTHING": 0.0}))
+    alone = {"MODEL.LOSSES.RIB.SMOOTHING": 0.0, "MODEL.LOSSES.RIB.CROSS_CAMERA": False}
+    config.check(make_cfg({**paper, **alone}))
+
+
+def test_momentum_does_not_follow_cameras(make_cfg):
+    moving = {"MODEL.LOSSES.NAME": ("CrossEntropy", "RIB"), "MODEL.LOSSES.RIB.MOMENTUM": 0.2}
+    with pytest.raises(ValueError, match="CROSS_CAMERA must be False where MOMENTUM is above 0"):
+        config.check(make_cfg(moving))
+    config.check(make_cfg({**moving, "MODEL.LOSSES.RIB.CROSS_CAMERA": False}))
 
 
 @pytest.mark.parametrize(

@@ -202,6 +202,14 @@ class DeafArchitecture(Baseline):
         return {"loss_own": super().forward(batched_inputs)["loss_cls"]}
 
 
+class DoubledArchitecture(Baseline):
+    """Trains on each batch twice at once."""
+
+    def forward(self, batched_inputs):
+        twice = {name: torch.cat([part, part]) for name, part in batched_inputs.items()}
+        return super().forward({**twice, "camids": batched_inputs["camids"]})
+
+
 class MaskedArchitecture(Baseline):
     """A project's architecture with a term of its own on top of Baseline's losses."""
 
@@ -213,10 +221,10 @@ class MaskedArchitecture(Baseline):
 
 @pytest.fixture
 def registered():
-    for architecture in (DeafArchitecture, MaskedArchitecture):
+    for architecture in (DeafArchitecture, DoubledArchitecture, MaskedArchitecture):
         META_ARCH_REGISTRY.register(architecture)
     yield
-    for architecture in (DeafArchitecture, MaskedArchitecture):
+    for architecture in (DeafArchitecture, DoubledArchitecture, MaskedArchitecture):
         del META_ARCH_REGISTRY._obj_map[architecture.__name__]
 
 
@@ -242,3 +250,36 @@ def test_an_architecture_that_is_no_class(make_cfg):
         assert isinstance(build_model(cfg), torch.nn.Identity)
     finally:
         del META_ARCH_REGISTRY._obj_map["function_architecture"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "batch", "crossed"),
+    [
+        ({}, {"camids": torch.arange(8) % 2}, True),
+        ({"MODEL.LOSSES.RIB.CROSS_CAMERA": False}, {"camids": torch.arange(8) % 2}, False),
+        ({}, {}, False),
+        ({}, {"camids": torch.zeros(8).long()}, False),
+        ({}, {"camids": ["a"] * 8}, False),
+        ({}, {"camids": torch.arange(4)}, False),
+    ],
+)
+def test_cameras_come_with_the_batch(make_cfg, changes, batch, crossed):
+    model = build_model(make_cfg({**RIB, **changes})).train()
+    labels = torch.arange(8) // 4
+    with EventStorage() as storage:
+        for epoch in range(3):
+            storage.epoch = epoch
+            images = torch.rand(8, 3, 64, 32) * 255
+            losses = model({"images": images, "targets": labels, **batch})
+            assert torch.isfinite(losses["loss_rib"])
+    assert (model.rib.camera_rows is not None) == crossed
+    assert model._rib_cameras is None
+
+
+def test_an_architecture_that_puts_another_batch_together(make_cfg, registered):
+    model = build_model(make_cfg({**RIB, "MODEL.META_ARCHITECTURE": "DoubledArchitecture"})).train()
+    with EventStorage() as storage:
+        for epoch in range(3):
+            storage.epoch = epoch
+            model({**batch(), "camids": torch.arange(len(batch()["targets"])) // 2 % 2})
+    assert model.rib.centroids is not None and model.rib.camera_rows is None

@@ -33,6 +33,9 @@ CASES = {
     "moving": ({**MOVING, "gamma": 0.5}, "uneven"),
     "moving, one rank has all": ({**MOVING, "refreshes": 3, "num_clusters": 7}, "one"),
     "moving, the bank is sampled": ({**MOVING, "bank_size": 37}, "uneven"),
+    "cameras": ({"center": True, "relevance": "full", "cross_camera": True}, "uneven"),
+    "cameras, a sparse table": ({"table_entries": 3, "cross_camera": True}, "sorted"),
+    "cameras, one rank has all": ({"num_clusters": 7, "cross_camera": True}, "one"),
     "moving, a sparse table": ({**MOVING, "table_entries": 3, "form": "clusters"}, "uneven"),
 }
 
@@ -70,11 +73,13 @@ def train(case, rank, size):
         reports.append(rib.start_epoch(epoch))
         for embeddings, labels, ends in batches(epoch, how):
             own = share(ends, rank, size)
+            cameras = torch.arange(len(labels))[own] % 3 if "cameras" in case else None
             embeddings, labels = embeddings[own], labels[own]
             count = int((labels >= 0).sum())
-            losses.append(rib(embeddings.nan_to_num(0.1), labels).item() * count)
+            of_batch = rib(embeddings.nan_to_num(0.1), labels, cameras=cameras)
+            losses.append(of_batch.item() * count)
             # Not finite: a step that AMP would skip; its rows must mark their places everywhere.
-            rib(embeddings, labels)
+            rib(embeddings, labels, cameras=cameras)
         states.append(copy.deepcopy(rib.state_dict()))  # a table that moves does so in place
     reports.append(rib.start_epoch(EPOCHS))
     states.append(rib.state_dict())
@@ -136,6 +141,7 @@ def test_all_ranks_hold_the_same_bits(outcomes, case, size):
             assert mine.keys() == theirs.keys()
             assert [key for key in mine if not torch.equal(mine[key], theirs[key])] == []
     assert {"centroids", "log_q", "bank_rows"} <= first["states"][1].keys()
+    assert ("cameras" in case) == ("camera_rows" in first["states"][1].keys())
 
 
 @pytest.mark.parametrize("size", SIZES[1:])

@@ -388,8 +388,8 @@ def test_tuples_of_a_miner_are_refused():
 
 def test_large_labels_that_a_gpu_could_not_report_are_raised_at_the_next_epoch():
     rib, stream = started()
-    rib._bank(*stream.batch(), None)
-    rib._bank(torch.randn(2, DIM), torch.tensor([0, CLASSES]), None)
+    rib._bank(*stream.batch(), None, None)
+    rib._bank(torch.randn(2, DIM), torch.tensor([0, CLASSES]), None, None)
     assert rib.bank.content()[1][-2:].tolist() == [0, -1]
     with pytest.raises(ValueError, match="labels must be < num_classes = 6"):
         rib.start_epoch(2)
@@ -434,6 +434,20 @@ def test_a_step_never_waits_for_the_device(bank_size, entries, kind):
             loss.backward()
     assert rib.bank.filled == min(96, bank_size)
     assert waits.seen == []
+
+
+@pytest.mark.parametrize("entries", [0, 3])
+def test_a_step_with_cameras_never_waits_for_the_device(entries):
+    rib = losses.RIBLoss(CLASSES, warmup_epochs=1, table_entries=entries)
+    stream = Stream()
+    for epoch in range(2):
+        rib.start_epoch(epoch)
+        with Waits() as waits:
+            for _ in range(4):
+                embeddings, labels = stream.batch()
+                cameras = torch.arange(len(labels)) % 3
+                rib(embeddings.requires_grad_(), labels, cameras=cameras).backward()
+    assert rib.camera_rows is not None and waits.seen == []
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -107,10 +107,11 @@ class _AddsRIB(torch.nn.Module):
             backends.choose(rib.BACKEND, torch.device(cfg.MODEL.DEVICE))
             self.rib = RIBLoss(cfg.MODEL.HEADS.NUM_CLASSES, config.rib_settings(cfg))
         self._rib_pixels: Optional[torch.Tensor] = None
+        self._rib_cameras: Optional[torch.Tensor] = None
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle, ``torch.save`` and copies: the class is made at run time and has no address."""
-        return _without_state, (self.rib_architecture,), {**self.__dict__, "_rib_pixels": None}
+        return _without_state, (self.rib_architecture,), {**self.__dict__, **_OF_A_STEP}
 
     def preprocess_image(self, batched_inputs: Any) -> torch.Tensor:
         """As the architecture does; keeps a small version of the images if RIB reports on them."""
@@ -121,6 +122,7 @@ class _AddsRIB(torch.nn.Module):
 
     def forward(self, batched_inputs: Any) -> Any:
         """As the architecture does; a training step that RIB did not reach is an error."""
+        self._rib_cameras = self._cameras_of(batched_inputs)
         outputs = super().forward(batched_inputs)
         if self.training and not (isinstance(outputs, dict) and "loss_rib" in outputs):
             raise RuntimeError(_how_to_add(type(self).__name__))
@@ -144,8 +146,25 @@ class _AddsRIB(torch.nn.Module):
             )
         self._follow_epoch(self.rib)
         pixels, self._rib_pixels = self._rib_pixels, None
-        loss_dict["loss_rib"] = self.rib(embeddings, labels, pixels) * self.rib_scale
+        cameras, self._rib_cameras = self._rib_cameras, None
+        if cameras is not None and cameras.shape != labels.shape:
+            cameras = None  # the architecture has put another batch together
+        loss = self.rib(embeddings, labels, pixels, cameras)
+        loss_dict["loss_rib"] = loss * self.rib_scale
         return loss_dict
+
+    def _cameras_of(self, batched_inputs: Any) -> Optional[torch.Tensor]:
+        """Which camera took each image of a training batch, on the model's device, if it is told."""
+        if not (self.training and isinstance(batched_inputs, dict)):
+            return None
+        cameras = batched_inputs.get("camids")
+        if not isinstance(cameras, torch.Tensor) or cameras.is_floating_point():
+            return None
+        targets = batched_inputs.get("targets")
+        if not isinstance(targets, torch.Tensor) or cameras.shape != targets.shape:
+            return None
+        device = next(self.parameters()).device
+        return cameras.to(device, torch.int64, non_blocking=True)
 
     @staticmethod
     def _follow_epoch(rib: RIBLoss) -> None:
@@ -169,6 +188,10 @@ class _AddsRIB(torch.nn.Module):
         if report and comm.is_main_process():
             numbers = ", ".join(f"{name} {value:.4f}" for name, value in report.items())
             logger.info("RIB refreshed for epoch %d (nats): %s", epoch, numbers)
+
+
+_OF_A_STEP = {"_rib_pixels": None, "_rib_cameras": None}
+"""What the model holds during a step only, and copies of it do without."""
 
 
 def _how_to_add(architecture: str) -> str:
