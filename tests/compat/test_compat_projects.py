@@ -117,7 +117,9 @@ def test_weights_of_attributes_are_made_where_the_logits_are(project):
     targets, weights = torch.tensor([[1.0, 0.0]]), torch.tensor([0.25, 0.5])
     each = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     expected = (each * torch.tensor([[0.75, 0.5]])).sum()
-    torch.testing.assert_close(module.cross_entropy_sigmoid_loss(logits, targets, weights), expected)
+    torch.testing.assert_close(
+        module.cross_entropy_sigmoid_loss(logits, targets, weights), expected
+    )
     torch.testing.assert_close(module.cross_entropy_sigmoid_loss(logits, targets), each.sum())
     # Outside of the loss the device is the one that was asked for.
     assert module.elsewhere() == ("meta", 0)
