@@ -133,8 +133,8 @@ def check(cfg: Any) -> None:
         rib: RIBSettings = keys.read(cfg, "MODEL.LOSSES.RIB")
         if rib.cross_camera and rib.momentum:
             raise ValueError(
-                "MODEL.LOSSES.RIB.CROSS_CAMERA must be False where MOMENTUM is above 0: the rows of "
-                "the cameras do not follow batches."
+                "MODEL.LOSSES.RIB.CROSS_CAMERA must be False where MOMENTUM is above 0: the rows "
+                "of the cameras do not follow batches."
             )
 
 

@@ -500,9 +500,10 @@ def _check_cameras(cameras: Any, labels: Tensor) -> None:
             f"cameras must be on {labels.device} as the labels are, got {cameras.device}; write "
             "cameras.to(labels.device)"
         )
-    if cameras.device.type == "cpu" and not is_compiling():
-        if min(cameras.tolist(), default=0) < 0:
-            raise ValueError(f"cameras must be >= 0, got {int(cameras.min())}; number them from 0")
+    if cameras.device.type != "cpu" or is_compiling():  # as labels are looked at
+        return
+    if min(cameras.tolist(), default=0) < 0:
+        raise ValueError(f"cameras must be >= 0, got {int(cameras.min())}; number them from 0")
 
 
 def _rows_of_ranks(rows: int, dimensions: int, inputs: int) -> List[int]:

@@ -73,7 +73,7 @@ def extend_trainer(defaults: Any) -> None:
 
 
 def extend_amp(train_loop: Any) -> None:
-    """Lets mixed precision unscale the gradients of whose turn it is, and look for infinities there.
+    """Lets mixed precision unscale, and look for infinities in, the gradients of whose turn it is.
 
     The scaler knows the weights' optimizer alone. The logits would be stepped with gradients 65,536
     times too large, and ruined by one that is not finite.
