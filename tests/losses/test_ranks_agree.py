@@ -141,7 +141,7 @@ def test_all_ranks_hold_the_same_bits(outcomes, case, size):
             assert mine.keys() == theirs.keys()
             assert [key for key in mine if not torch.equal(mine[key], theirs[key])] == []
     assert {"centroids", "log_q", "bank_rows"} <= first["states"][1].keys()
-    assert ("cameras" in case) == ("camera_rows" in first["states"][1].keys())
+    assert ("cameras" in case) == ("camera_rows" in first["states"][1])
 
 
 @pytest.mark.parametrize("size", SIZES[1:])

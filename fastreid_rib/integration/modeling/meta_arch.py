@@ -154,7 +154,7 @@ class _AddsRIB(torch.nn.Module):
         return loss_dict
 
     def _cameras_of(self, batched_inputs: Any) -> Optional[torch.Tensor]:
-        """Which camera took each image of a training batch, on the model's device; None: unknown."""
+        """Which camera took each image of a batch, on the model's device; None: not known."""
         if not (self.training and isinstance(batched_inputs, dict)):
             return None
         cameras = batched_inputs.get("camids")
