@@ -117,6 +117,9 @@ def test_several_processes_train_on_all_of_two_sets(
         assert [key for key in state if not torch.equal(state[key], states[0][key])] == []
     # 8 identities for training and 6 for testing of each set.
     assert states[0]["rib.centroids"].shape[0] == 28
-    assert states[0]["rib.log_q"].shape == states[0]["rib.log_q_index"].shape == (28, 5)
+    # A row for each identity, and for each of its cameras where there are several.
+    rows = int(states[0]["rib.camera_rows"].max()) + 1
+    assert states[0]["rib.log_q"].shape == states[0]["rib.log_q_index"].shape == (rows, 5)
+    assert rows > 28 and states[0]["rib.camera_rows"].shape == (28, len(states[0]["rib.cameras"]))
     assert states[0]["rib.bank_rows"].isfinite().all()
     assert logged(tmp_path / "logs", "rib/bound")[-1] != 0
