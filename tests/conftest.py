@@ -1,5 +1,6 @@
 """What all tests share: the armed plugin, a data root of their own, a tiny config."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -52,14 +53,18 @@ def make_cfg(tmp_path):
     return make
 
 
+@pytest.fixture(autouse=True)
+def log_reaches_root():
+    """FastReID's setup in a test before cuts its log off from the root logger, and from caplog."""
+    logging.getLogger("fastreid").propagate = True
+
+
 @pytest.fixture
 def heard():
     """``heard(logger)`` is called for the messages that a logger gets from then on.
 
     Unlike caplog it hears what FastReID's setup has cut off from the root logger.
     """
-    import logging
-
     undo = []
 
     def listen(logger):
