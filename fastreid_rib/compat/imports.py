@@ -3,7 +3,7 @@
 import sys
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Iterator
+from typing import Any, ContextManager, Iterator
 
 _UNDECLARED = ("six", "matplotlib", "tqdm", "faiss", "tensorboard", "mat4py")
 
@@ -36,16 +36,9 @@ def torch_lacks_six() -> bool:
     return "torch._six" not in sys.modules and importlib.util.find_spec("torch._six") is None
 
 
-@contextmanager
-def torch_six() -> Iterator[None]:
+def torch_six() -> ContextManager[None]:
     """Lends a ``torch._six`` that holds ``string_classes`` while a module executes."""
-    stub = ModuleType("torch._six")
-    stub.string_classes = str  # type: ignore[attr-defined]
-    sys.modules["torch._six"] = stub
-    try:
-        yield
-    finally:
-        del sys.modules["torch._six"]
+    return _lent_six(string_classes=str)
 
 
 def torch_lacks_containers() -> bool:
@@ -57,14 +50,18 @@ def torch_lacks_containers() -> bool:
     return not hasattr(torch._six, "container_abcs")
 
 
-@contextmanager
-def torch_containers() -> Iterator[None]:
+def torch_containers() -> ContextManager[None]:
     """Lends a ``torch._six`` that holds ``container_abcs`` while a module executes."""
     import collections.abc
 
+    return _lent_six(container_abcs=collections.abc)
+
+
+@contextmanager
+def _lent_six(**names: Any) -> Iterator[None]:
     found = sys.modules.get("torch._six")
     stub = ModuleType("torch._six")
-    stub.container_abcs = collections.abc  # type: ignore[attr-defined]
+    vars(stub).update(names)
     sys.modules["torch._six"] = stub
     try:
         yield

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
 from typing import Any, Callable, Iterator, List
 
-from fastreid_rib.base.patching import overlay, replace, wrap
+from fastreid_rib.base.patching import overlay, wrap
 from fastreid_rib.compat.cpu import no_cuda
 
 
@@ -102,19 +102,15 @@ def classifier_on_gpus(module: ModuleType) -> None:
         module: ``fastface.modeling.partial_fc``.
     """
 
-    def make(stock: Any) -> Any:
-        class PartialFC(stock):
-            def __init__(self, *args: Any, **kwargs: Any) -> None:
-                if no_cuda():
-                    raise ValueError(
-                        "MODEL.HEADS.PFC.ENABLED True spreads the classifier over GPUs, and there "
-                        "is none; write MODEL.HEADS.PFC.ENABLED False"
-                    )
-                super().__init__(*args, **kwargs)
+    def init(stock: Callable[..., None], self: Any, *args: Any, **kwargs: Any) -> None:
+        if no_cuda():
+            raise ValueError(
+                "MODEL.HEADS.PFC.ENABLED True spreads the classifier over GPUs, and there is none; "
+                "write MODEL.HEADS.PFC.ENABLED False"
+            )
+        stock(self, *args, **kwargs)
 
-        return PartialFC
-
-    replace(module, "PartialFC", make)
+    wrap(module.PartialFC, "__init__", init)
 
 
 @contextmanager

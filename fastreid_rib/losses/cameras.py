@@ -15,7 +15,14 @@ import torch
 from torch import Tensor
 
 from fastreid_rib.base import ranks
-from fastreid_rib.losses.class_table import ClassTable, class_table, kept_entries, weighted_sum
+from fastreid_rib.losses.class_table import (
+    ClassTable,
+    class_table,
+    empty_table,
+    join_shares,
+    put_rows_,
+    weighted_sum,
+)
 from fastreid_rib.losses.clustering import chunks
 from fastreid_rib.ops import add_soft_assignments_
 from fastreid_rib.ops.assignment import half_squared_norms
@@ -155,11 +162,8 @@ def _rows_of_pairs(
     identities = ranks.own_share(weights + 1)
     own = slice(begins[identities.start], begins[identities.stop])
 
-    width = kept_entries(settings.table_entries, num_clusters)
-    table = ClassTable(centroids.new_zeros(own.stop - own.start, width), None, None)
-    if width < num_clusters:
-        index = torch.zeros(len(table.log_q), width, dtype=torch.int32, device=centroids.device)
-        table = ClassTable(table.log_q, index, centroids.new_zeros(len(table.log_q)))
+    size = own.stop - own.start
+    table = empty_table(size, settings.table_entries, num_clusters, centroids.device)
     total = torch.zeros(num_clusters, dtype=torch.float64, device=centroids.device)
     norms = half_squared_norms(centroids)
     most = int(of_owner.max())
@@ -183,9 +187,6 @@ def _rows_of_pairs(
             q.lerp_(marginal, settings.smoothing)
         made = class_table(q, settings.table_entries, settings.q_floor)
         total += weighted_sum(images[block], made, num_clusters)
-        for target, source in zip(table, made):
-            if target is not None and source is not None:
-                target[block.start - own.start : block.stop - own.start] = source
+        put_rows_(table, slice(block.start - own.start, block.stop - own.start), made)
     ranks.sum_over_ranks(total)
-    joined = [None if t is None else ranks.join_slices(t, len(owners), own) for t in table]
-    return ClassTable(*joined), total  # type: ignore[arg-type]
+    return join_shares(table, len(owners), own), total

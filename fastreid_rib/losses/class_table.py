@@ -8,6 +8,7 @@ from typing import NamedTuple, Optional
 import torch
 from torch import Tensor
 
+from fastreid_rib.base import ranks
 from fastreid_rib.ops.group_sum import group_sum
 
 
@@ -49,6 +50,29 @@ def class_table(q: Tensor, entries: int, least: float) -> ClassTable:
     rest = (1 - largest.sum(dim=1, dtype=torch.float64)) / (clusters - entries)
     floor = rest.clamp(min=least).log().float()
     return ClassTable(largest.clamp(min=least).log().float(), index.int(), floor)
+
+
+def empty_table(rows: int, entries: int, clusters: int, device: torch.device) -> ClassTable:
+    """Room for the table of so many rows of K clusters; ``entries`` as for :func:`class_table`."""
+    width = kept_entries(entries, clusters)
+    log_q = torch.zeros(rows, width, device=device)
+    if width == clusters:
+        return ClassTable(log_q, None, None)
+    index = torch.zeros(rows, width, dtype=torch.int32, device=device)
+    return ClassTable(log_q, index, torch.zeros(rows, device=device))
+
+
+def put_rows_(table: ClassTable, part: slice, made: ClassTable) -> None:
+    """Writes the rows that were made for a part of a table, in place."""
+    for target, source in zip(table, made):
+        if target is not None and source is not None:
+            target[part] = source
+
+
+def join_shares(own: ClassTable, rows: int, share: slice) -> ClassTable:
+    """Puts the shares of all ranks together: see ``ranks.join_slices``."""
+    joined = [None if t is None else ranks.join_slices(t, rows, share) for t in own]
+    return ClassTable(*joined)  # type: ignore[arg-type]
 
 
 def sum_of_logs(weights: Tensor, table: ClassTable) -> Tensor:

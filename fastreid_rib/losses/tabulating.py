@@ -13,7 +13,9 @@ from fastreid_rib.losses import information
 from fastreid_rib.losses.class_table import (
     ClassTable,
     class_table,
-    kept_entries,
+    empty_table,
+    join_shares,
+    put_rows_,
     sum_of_logs,
     weighted_sum,
 )
@@ -57,12 +59,8 @@ def build_table(
     # An identity costs its images, and its row of the table.
     share = ranks.own_share(in_rows + 1)
 
-    width = kept_entries(settings.table_entries, num_clusters)
     own = share.stop - share.start
-    table = ClassTable(centroids.new_zeros(own, width), None, None)
-    if width < num_clusters:
-        index = torch.zeros(own, width, dtype=torch.int32, device=centroids.device)
-        table = ClassTable(table.log_q, index, centroids.new_zeros(own))
+    table = empty_table(own, settings.table_entries, num_clusters, centroids.device)
     sums = information.empty_sums(
         num_clusters, 0 if input_centroids is None else len(input_centroids), centroids.device
     )
@@ -98,12 +96,9 @@ def build_table(
             sum_of_logs(of_identities, made),
             weighted_sum(counts[block], made, num_clusters),
         )
-        for target, source in zip(table, made):
-            if target is not None and source is not None:
-                target[part] = source
+        put_rows_(table, part, made)
     ranks.sum_over_ranks(*sums)
-    joined = [None if t is None else ranks.join_slices(t, num_classes, share) for t in table]
-    return ClassTable(*joined), sums  # type: ignore[arg-type]
+    return join_shares(table, num_classes, share), sums
 
 
 def marginal_of(

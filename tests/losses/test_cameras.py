@@ -1,11 +1,11 @@
 """Rows of the class table for the cameras of identities, against loops written out."""
 
-import io
 import logging
 import math
 
 import pytest
 import torch
+from files import on_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
@@ -216,20 +216,13 @@ class Run:
         return self
 
 
-def through_a_file(rib):
-    file = io.BytesIO()
-    torch.save(rib.state_dict(), file)
-    file.seek(0)
-    return torch.load(file)
-
-
 @pytest.mark.parametrize("changes", [{}, {"table_entries": 2}, {"refreshes": 2}])
 @pytest.mark.parametrize("killed", [3, 5, 12, 15])
 def test_a_run_that_goes_on_from_a_checkpoint(killed, changes):
     whole = Run(**changes).go(0, 20)
     first = Run(**changes).go(0, killed)
     again = Run(**changes)
-    again.rib.load_state_dict(through_a_file(first.rib))
+    again.rib.load_state_dict(on_disk(first.rib))
     again.go(killed, 20)
     assert torch.equal(torch.stack(first.losses + again.losses), torch.stack(whole.losses))
     mine, theirs = whole.rib.state_dict(), again.rib.state_dict()
@@ -243,7 +236,7 @@ def test_a_checkpoint_with_cameras_where_they_are_not_asked_for(entries, caplog)
     first = Run(table_entries=entries).go(0, 12)
     again = Run(table_entries=entries, cross_camera=False)
     with caplog.at_level(logging.INFO):
-        again.rib.load_state_dict(through_a_file(first.rib))
+        again.rib.load_state_dict(on_disk(first.rib))
     assert "RIB statistics loaded" in caplog.text
     assert again.rib.camera_rows is None and len(again.rib.log_q) == CLASSES
     assert torch.equal(again.rib.log_q, first.rib.log_q[:CLASSES])
@@ -254,7 +247,7 @@ def test_a_checkpoint_with_cameras_where_they_are_not_asked_for(entries, caplog)
 def test_a_checkpoint_without_cameras_where_they_come():
     first = Run(cross_camera=False).go(0, 10)
     again = Run()
-    again.rib.load_state_dict(through_a_file(first.rib))
+    again.rib.load_state_dict(on_disk(first.rib))
     assert again.rib.camera_rows is None
     again.go(10, 20)
     assert again.rib.camera_rows is not None
@@ -262,7 +255,7 @@ def test_a_checkpoint_without_cameras_where_they_come():
 
 @pytest.mark.parametrize("name", ["camera_rows", "cameras", "bank_cameras"])
 def test_a_damaged_checkpoint_starts_afresh(name, caplog):
-    state = through_a_file(Run().go(0, 12).rib)
+    state = on_disk(Run().go(0, 12).rib)
     state[name] = state[name][:-1]
     again = Run()
     again.rib.load_state_dict(state)

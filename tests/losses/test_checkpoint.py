@@ -6,6 +6,7 @@ import logging
 
 import pytest
 import torch
+from files import on_disk
 from kinds import MOVING, PAPER, every_kind
 from torch import nn
 from torch.nn import functional as F
@@ -55,14 +56,6 @@ def trained(epochs, **settings):
     for epoch in range(epochs):
         model.train_epoch(epoch)
     return model
-
-
-def on_disk(model):
-    """The state_dict after a trip through a file."""
-    file = io.BytesIO()
-    torch.save(model.state_dict(), file)
-    file.seek(0)
-    return torch.load(file)
 
 
 def file_size(tensor):

@@ -107,7 +107,7 @@ class _AddsRIB(torch.nn.Module):
             backends.choose(rib.BACKEND, torch.device(cfg.MODEL.DEVICE))
             self.rib = RIBLoss(cfg.MODEL.HEADS.NUM_CLASSES, config.rib_settings(cfg))
         self._rib_pixels: Optional[torch.Tensor] = None
-        self._rib_cameras: Optional[torch.Tensor] = None
+        self._rib_cameras: Any = None
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle, ``torch.save`` and copies: the class is made at run time and has no address."""
@@ -122,7 +122,8 @@ class _AddsRIB(torch.nn.Module):
 
     def forward(self, batched_inputs: Any) -> Any:
         """As the architecture does; a training step that RIB did not reach is an error."""
-        self._rib_cameras = self._cameras_of(batched_inputs)
+        if self.training and isinstance(batched_inputs, dict):
+            self._rib_cameras = batched_inputs.get("camids")
         outputs = super().forward(batched_inputs)
         if self.training and not (isinstance(outputs, dict) and "loss_rib" in outputs):
             raise RuntimeError(_how_to_add(type(self).__name__))
@@ -146,25 +147,10 @@ class _AddsRIB(torch.nn.Module):
             )
         self._follow_epoch(self.rib)
         pixels, self._rib_pixels = self._rib_pixels, None
-        cameras, self._rib_cameras = self._rib_cameras, None
-        if cameras is not None and cameras.shape != labels.shape:
-            cameras = None  # the architecture has put another batch together
+        cameras, self._rib_cameras = _cameras_of(self._rib_cameras, labels), None
         loss = self.rib(embeddings, labels, pixels, cameras)
         loss_dict["loss_rib"] = loss * self.rib_scale
         return loss_dict
-
-    def _cameras_of(self, batched_inputs: Any) -> Optional[torch.Tensor]:
-        """Which camera took each image of a batch, on the model's device; None: not known."""
-        if not (self.training and isinstance(batched_inputs, dict)):
-            return None
-        cameras = batched_inputs.get("camids")
-        if not isinstance(cameras, torch.Tensor) or cameras.is_floating_point():
-            return None
-        targets = batched_inputs.get("targets")
-        if not isinstance(targets, torch.Tensor) or cameras.shape != targets.shape:
-            return None
-        device = next(self.parameters()).device
-        return cameras.to(device, torch.int64, non_blocking=True)
 
     @staticmethod
     def _follow_epoch(rib: RIBLoss) -> None:
@@ -192,6 +178,15 @@ class _AddsRIB(torch.nn.Module):
 
 _OF_A_STEP = {"_rib_pixels": None, "_rib_cameras": None}
 """What the model holds during a step only, and copies of it do without."""
+
+
+def _cameras_of(cameras: Any, labels: torch.Tensor) -> Optional[torch.Tensor]:
+    """A batch's cameras beside its labels; None: no numbers, or it was put together anew."""
+    if not isinstance(cameras, torch.Tensor) or cameras.is_floating_point():
+        return None
+    if cameras.shape != labels.shape:
+        return None
+    return cameras.to(labels.device, torch.int64, non_blocking=True)
 
 
 def _how_to_add(architecture: str) -> str:
