@@ -2,12 +2,11 @@
 
 An image is retrieved by those that other cameras took of its identity. So the row that it is
 compared with, ``Q_v(a|y)``, is the mean soft assignment of the images of its identity y that were
-not taken by its own camera v; of an identity that one camera alone has seen, of all its images. And
-the marginal beside it is that of its own camera's rows, ``P_v(a)``. Ours; docs/method.md has the
-bound.
+not taken by its own camera v. Ours; docs/method.md has the bound. Identities that one camera alone
+has seen keep the row of all their images.
 
 Legend: N rows in the reservoir, D dimensions, K clusters, C identities, V cameras, M pairs of an
-identity and a camera that saw it; m entries kept of a row of Q.
+identity, seen by two cameras or more, and one of them; m entries kept of a row of Q.
 """
 
 from typing import List, NamedTuple, Optional, Tuple
@@ -21,7 +20,6 @@ from fastreid_rib.losses.class_table import (
     class_table,
     empty_table,
     join_shares,
-    log_marginal,
     put_rows_,
     weighted_sum,
 )
@@ -36,10 +34,7 @@ class CameraTable(NamedTuple):
     """A class table with rows of its own for the cameras of identities."""
 
     table: ClassTable
-    """(C + M, ...): the rows of the identities, and behind them those of the pairs.
-
-    A pair's is ``log Q_v - log P_v + log P``, so that the loss, which takes off log P, has P_v.
-    """
+    """(C + M, ...): the rows of the identities, and behind them those of the pairs."""
     rows: Tensor
     """(C, V), int64: which row an image of an identity, from a camera, is compared with."""
     cameras: Tensor
@@ -114,71 +109,45 @@ def across_cameras(
     known, places = torch.unique(cameras, return_inverse=True)
     pairs, of_pair = torch.unique(labels * len(known) + places, return_inverse=True)
     owners = torch.div(pairs, len(known), rounding_mode="floor")
-    seen_by = pairs - owners * len(known)
-    images = torch.bincount(of_pair, minlength=len(pairs))
-    if int(torch.bincount(owners).max()) == 1:
+    several = torch.bincount(owners, minlength=num_classes) > 1
+    kept = several[owners]
+    if not bool(kept.any()):
         return None
+    number = kept.cumsum(0) - 1  # of a pair among those that are kept
+    pairs, owners = pairs[kept], owners[kept]
+    usable = kept[of_pair]
+    rows, of_pair = rows[usable], number[of_pair[usable]]
+    images = torch.bincount(of_pair, minlength=len(pairs))
 
-    made, totals = _rows_of_pairs(
-        rows, of_pair, owners, seen_by, images, num_classes, len(known), centroids, marginal,
-        settings,
-    )  # fmt: skip
-    shown = torch.bincount(labels, minlength=num_classes) > 0
-    absent = counts.masked_fill(shown, 0)
-    total = totals.sum(dim=0) + weighted_sum(absent[None], identities, num_clusters).squeeze(0)
-    if settings.relevance == "full":
-        of_cameras = group_sum(images[:, None].double(), seen_by, len(known))
-        log_p = log_marginal(total, counts.sum(), settings.q_floor)
-        _use_marginals(made, log_p - log_marginal(totals, of_cameras, settings.q_floor), seen_by)
+    made, total = _rows_of_pairs(
+        rows, of_pair, owners, images, num_classes, centroids, marginal, settings
+    )
+    alone = torch.where(several, torch.zeros_like(counts), counts)
+    total += weighted_sum(alone, identities, num_clusters)
     where = torch.arange(num_classes, device=labels.device)[:, None].repeat(1, len(known))
     where.view(-1)[pairs] = torch.arange(len(pairs), device=labels.device) + num_classes
     table = [None if a is None else torch.cat([a, b]) for a, b in zip(identities, made)]  # type: ignore[list-item]
     return CameraTable(ClassTable(*table), where, known, total)  # type: ignore[arg-type]
 
 
-def _use_marginals(table: ClassTable, shifts: Tensor, seen_by: Tensor) -> None:
-    """Puts ``log P - log P_v`` into the rows of pairs, in place.
-
-    A sparse row has one number for all clusters that it does not list. It gets the least shift of
-    any cluster: the loss is then above what it would be, and so still a bound.
-
-    Args:
-        table: (M, ...).
-        shifts: (V, K), float32.
-        seen_by: (M,), int64: the camera of each pair.
-    """
-    log_q, index, floor = table
-    for chunk in chunks(len(log_q), shifts.shape[1]):
-        of_rows = shifts[seen_by[chunk]]
-        log_q[chunk] += of_rows if index is None else of_rows.gather(1, index[chunk].long())
-    if floor is not None:
-        floor += shifts.min(dim=1).values[seen_by]
-
-
 def _rows_of_pairs(
     rows: Tensor,
     of_pair: Tensor,
     owners: Tensor,
-    seen_by: Tensor,
     images: Tensor,
     num_classes: int,
-    num_cameras: int,
     centroids: Tensor,
     marginal: Optional[Tensor],
     settings: RIBSettings,
 ) -> Tuple[ClassTable, Tensor]:
-    """The rows of M pairs, and (V, K) their sum over the images of each camera.
-
-    Each rank makes its share.
+    """The rows of M pairs, and their sum weighted by ``images``; each rank makes its share.
 
     Args:
-        rows: (N, D).
+        rows: (N, D), of these pairs.
         of_pair: (N,), int64: the pair of each.
         owners: (M,), int64, sorted: the identity of each pair.
-        seen_by: (M,), int64: the camera of each pair, 0..V-1.
         images: (M,), int64: of each pair.
         num_classes: number of identities C.
-        num_cameras: V.
         centroids: (K, D), float32.
         marginal: (K,), float32, or None.
         settings: of the loss.
@@ -195,7 +164,7 @@ def _rows_of_pairs(
 
     size = own.stop - own.start
     table = empty_table(size, settings.table_entries, num_clusters, centroids.device)
-    totals = centroids.new_zeros(num_cameras, num_clusters, dtype=torch.float64)
+    total = torch.zeros(num_clusters, dtype=torch.float64, device=centroids.device)
     norms = half_squared_norms(centroids)
     most = int(of_owner.max())
     for part in chunks(identities.stop - identities.start, num_clusters * most):
@@ -213,14 +182,11 @@ def _rows_of_pairs(
         # In float64 what is left is exact, however small it is beside what is taken off.
         theirs, there = sums.double(), images[block][:, None].double()
         others = group_sum(theirs, owner, last - first)[owner] - theirs
-        elsewhere = group_sum(there, owner, last - first)[owner] - there
-        alone = elsewhere == 0
-        q = torch.where(alone, theirs / there, others / elsewhere.masked_fill(alone, 1)).float()
+        q = (others / (group_sum(there, owner, last - first)[owner] - there)).float()
         if marginal is not None:
             q.lerp_(marginal, settings.smoothing)
         made = class_table(q, settings.table_entries, settings.q_floor)
-        of_cameras = torch.arange(num_cameras, device=seen_by.device)[:, None] == seen_by[block]
-        totals += weighted_sum(of_cameras * images[block], made, num_clusters)
+        total += weighted_sum(images[block], made, num_clusters)
         put_rows_(table, slice(block.start - own.start, block.stop - own.start), made)
-    ranks.sum_over_ranks(totals)
-    return join_shares(table, len(owners), own), totals
+    ranks.sum_over_ranks(total)
+    return join_shares(table, len(owners), own), total

@@ -91,10 +91,10 @@ def sum_of_logs(weights: Tensor, table: ClassTable) -> Tensor:
 
 
 def weighted_sum(weights: Tensor, table: ClassTable, clusters: int) -> Tensor:
-    """``sum_y weights_gy Q(a|y)``, (G, K) float64.
+    """``sum_y weights_y Q(a|y)``, (K,) float64.
 
     Args:
-        weights: (G, C), any dtype: G weightings of the identities.
+        weights: (C,), any dtype.
         table: of the same identities.
         clusters: K.
     """
@@ -103,17 +103,6 @@ def weighted_sum(weights: Tensor, table: ClassTable, clusters: int) -> Tensor:
     if index is None or floor is None:
         return weights @ log_q.double().exp()
     shared = floor.double().exp()
-    listed = (log_q.double().exp() - shared[:, None]) * weights[:, :, None]
-    values = listed.reshape(len(weights), -1).t()
-    return (weights @ shared)[:, None] + group_sum(values, index.reshape(-1).long(), clusters).t()
-
-
-def log_marginal(total: Tensor, images: Tensor, least: float) -> Tensor:
-    """log P of a sum over images of the rows of each: (..., K), float32.
-
-    Args:
-        total: (..., K), float64.
-        images: (...) or (..., 1): how many.
-        least: of P.
-    """
-    return (total / images).clamp(min=least).log().float()
+    listed = (log_q.double().exp() - shared[:, None]) * weights[:, None]
+    total = (weights @ shared).expand(clusters).clone()
+    return total + group_sum(listed.reshape(-1, 1), index.reshape(-1).long(), clusters).squeeze(1)

@@ -12,7 +12,6 @@ from torch import Tensor
 from fastreid_rib.base import ranks
 from fastreid_rib.losses.cameras import across_cameras, row_of
 from fastreid_rib.losses.centering import center_rows, mean_of_rows
-from fastreid_rib.losses.class_table import log_marginal
 from fastreid_rib.losses.clustering import kmeans, spread_seeds
 from fastreid_rib.losses.reporting import mean_loss, report_of
 from fastreid_rib.losses.statistics import Statistics
@@ -88,7 +87,7 @@ def refresh(
         table, of_rows, known, total = of_cameras
     log_p = None
     if settings.relevance == "full":
-        log_p = log_marginal(total, counts.sum(), settings.q_floor)
+        log_p = (total / counts.sum()).clamp(min=settings.q_floor).log().float()
     statistics = Statistics(centroids, *table, log_p, mean, counts, means, of_rows, known)
     losses = None
     if cameras is not None and of_rows is not None and known is not None:

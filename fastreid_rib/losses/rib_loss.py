@@ -153,8 +153,7 @@ class RIBLoss(nn.Module):
             inputs: (n, P), floating point: a small grid of each image's pixels, so that the
                 compression term can be reported too. In every step of an epoch or in none.
             cameras: (n,), int64, >= 0: which camera took each image. With them, and
-                ``cross_camera``, an image is compared with what other cameras saw of its identity
-                and of the others.
+                ``cross_camera``, an image is compared with what other cameras saw of its identity.
 
         Returns:
             Scalar, float32 (float64 for float64 embeddings), nats, unscaled; with the marginal of

@@ -94,7 +94,7 @@ def build_table(
             sums,
             of_identities,
             sum_of_logs(of_identities, made),
-            weighted_sum(counts[None, block], made, num_clusters).squeeze(0),
+            weighted_sum(counts[block], made, num_clusters),
         )
         put_rows_(table, part, made)
     ranks.sum_over_ranks(*sums)

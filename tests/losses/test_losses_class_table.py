@@ -76,9 +76,9 @@ def test_sums_over_the_table(seed, entries):
     full = whole(table, 12) if entries < 12 else table.log_q
     expected = (weights.double() * full.double()).sum().item()
     assert sum_of_logs(weights, table).item() == pytest.approx(expected, rel=1e-5)
-    of_identities = torch.tensor([[3, 0, 1, 7], [0, 2, 0, 0], [0, 0, 0, 0]])
-    expected = of_identities.double() @ full.double().exp()
-    assert torch.allclose(weighted_sum(of_identities, table, 12), expected, rtol=1e-5)
+    of_identities = torch.tensor([3, 0, 1, 7])
+    expected = (of_identities.double() @ full.double().exp()).tolist()
+    assert weighted_sum(of_identities, table, 12).tolist() == pytest.approx(expected, rel=1e-5)
 
 
 @settings(max_examples=30, deadline=None)

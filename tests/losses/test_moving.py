@@ -27,7 +27,7 @@ def statistics_of(centroids, q, counts, entries=0, with_marginal=True, floor=1e-
     table = class_table(q, entries, floor)
     log_p = None
     if with_marginal:
-        log_p = (weighted_sum(counts[None], table, q.shape[1])[0] / counts.sum()).log().to(q.dtype)
+        log_p = (weighted_sum(counts, table, q.shape[1]) / counts.sum()).log().to(q.dtype)
     means = torch.zeros(len(q), centroids.shape[1])
     return Statistics(centroids, *table, log_p, None, counts, means)
 
