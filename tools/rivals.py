@@ -3,6 +3,8 @@
 - ``class-means``: cross-entropy against the means of the identities, frozen for an epoch, in the
   centred space of RIB (mean of the normalised embeddings taken off, normalised again), with logits
   ``-BETA |F - m_y|^2``. What RIB would be without clusters, table and bound.
+- ``class-means-across``: the same, with what the other cameras saw of each identity in the place of
+  its mean; of an identity that they did not see, the mean of all its images.
 - ``center``: center loss (Wen et al. 2016), half the squared distance to a learnt centre of each
   identity, which moves by half of what its images in the batch say.
 """
@@ -20,28 +22,38 @@ def add(model, name, scale, classes, beta):
 
     Args:
         model: whose ``losses(outputs, labels)`` gives a dict; ``outputs["features"]`` is (n, D).
-        name: "class-means" or "center".
+        name: "class-means", "class-means-across" or "center".
         scale: weight.
         classes: number of identities.
-        beta: sharpness of "class-means", > 0.
+        beta: sharpness of class means, > 0.
     """
-    rival = {"class-means": ClassMeans(classes, beta), "center": Center(classes)}[name]
-    stock = model.losses
+    rival = {
+        "class-means": ClassMeans(classes, beta),
+        "class-means-across": ClassMeans(classes, beta),
+        "center": Center(classes),
+    }[name]
+    stock, forward, cameras = model.losses, model.forward, []
 
     def losses(outputs, labels):
         found = stock(outputs, labels)
         if torch.is_grad_enabled():
-            found["loss_rival"] = scale * rival(outputs["features"], labels)
+            found["loss_rival"] = scale * rival(outputs["features"], labels, *cameras)
         return found
 
+    def remember_cameras(batch):
+        cameras[:] = [batch["camids"]]
+        return forward(batch)
+
     model.losses = losses
+    if name == "class-means-across":
+        model.forward = remember_cameras
 
 
 class ClassMeans(nn.Module):
-    """Cross-entropy against frozen class means.
+    """Cross-entropy against frozen class means; with cameras, against those of other cameras.
 
     Args:
-        classes: number of identities.
+        classes: number of identities C.
         beta: sharpness, > 0.
     """
 
@@ -49,33 +61,49 @@ class ClassMeans(nn.Module):
         super().__init__()
         self.beta = beta
         self.classes, self.epoch, self.means = classes, 0, None
-        self.rows, self.labels = [], []
+        self.rows, self.labels, self.cameras = [], [], []
 
-    def forward(self, features, labels):
-        """Scalar, nats; 0 before the first means. features (n, D), labels (n,)."""
+    def forward(self, features, labels, cameras=None):
+        """Scalar, nats; 0 before the first means. features (n, D), labels (n,), cameras (n,)."""
+        if cameras is None:
+            cameras = torch.zeros_like(labels)
         epoch = get_event_storage().epoch
         if epoch != self.epoch:
             if self.rows and epoch >= FIRST_EPOCH:
                 self._refresh()
-            self.epoch, self.rows, self.labels = epoch, [], []
+            self.epoch, self.rows, self.labels, self.cameras = epoch, [], [], []
         rows = F.normalize(features.float(), dim=1)
         self.rows.append(rows.detach())
         self.labels.append(labels)
+        self.cameras.append(cameras)
         if self.means is None:
             return features.sum() * 0
         centred = F.normalize(rows - self.mean, dim=1)
-        logits = 2 * centred @ self.means.t() - self.means.square().sum(dim=1)
-        return F.cross_entropy(self.beta * logits, labels)
+        losses = []
+        # The last means leave nothing out, for a camera that the epoch before did not show.
+        for camera, own in ((c, cameras == c) for c in cameras.unique().tolist()):
+            means = self.means[min(camera, len(self.means) - 1)]
+            logits = 2 * centred[own] @ means.t() - means.square().sum(dim=1)
+            losses.append(F.cross_entropy(self.beta * logits, labels[own], reduction="sum"))
+        return sum(losses) / len(labels)
 
     def _refresh(self):
-        rows, labels = torch.cat(self.rows), torch.cat(self.labels)
+        """Makes (V + 1, C, D) the means of what cameras other than each saw; the last of all."""
+        rows, labels, cameras = map(torch.cat, (self.rows, self.labels, self.cameras))
         self.mean = rows.mean(dim=0)
         centred = F.normalize(rows - self.mean, dim=1)
-        counts = torch.bincount(labels, minlength=self.classes)
-        sums = centred.new_zeros(self.classes, rows.shape[1]).index_add_(0, labels, centred)
-        means = sums / counts.clamp(min=1)[:, None]
-        if self.means is not None:
-            means = torch.where(counts[:, None] > 0, means, self.means)
+        number = int(cameras.max()) + 2
+        pairs = cameras * self.classes + labels
+        counts = torch.bincount(pairs, minlength=number * self.classes).view(number, -1, 1)
+        sums = centred.new_zeros(number * self.classes, rows.shape[1]).index_add_(0, pairs, centred)
+        sums = sums.view(number, self.classes, -1)
+        elsewhere, there = sums.sum(dim=0) - sums, counts.sum(dim=0) - counts
+        seen = there > 0
+        means = torch.where(seen, elsewhere, sums.sum(dim=0)) / torch.where(
+            seen, there, counts.sum(dim=0)
+        ).clamp(min=1)
+        if self.means is not None and len(self.means) == number:
+            means = torch.where(counts.sum(dim=0) > 0, means, self.means)
         self.means = means
 
 
