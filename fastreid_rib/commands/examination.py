@@ -204,10 +204,10 @@ def _network(cfg: Any, training: Optional[Any]) -> Iterator[Finding]:
     rib = getattr(model, "rib", None)
     if rib is not None:
         entries = min(rib.settings.table_entries or identities, rib.settings.num_clusters)
-        size = 4 * identities * entries * (1 + len(getattr(model, "rib_stages", ())))
+        size = 4 * identities * entries
         if size > _MUCH:
             text = (
-                f"class tables take {size / 2**30:.1f} GiB in every process; "
-                "MODEL.LOSSES.RIB.TABLE_ENTRIES bounds them"
+                f"the class table takes {size / 2**30:.1f} GiB in every process; "
+                "MODEL.LOSSES.RIB.TABLE_ENTRIES bounds it"
             )
             yield Finding("note", "RIB", text)

@@ -32,19 +32,6 @@ from fastreid_rib.settings.search import SearchSettings
 _MOST_SEED = 2**32 - 2**16 - 1
 
 
-def _places(text: str, least: int = 0) -> Range:
-    """Tuples of names, none of them twice."""
-    return Range(
-        text,
-        lambda value: (
-            isinstance(value, (tuple, list))
-            and len(value) >= least
-            and all(isinstance(place, str) for place in value)
-            and len(set(value)) == len(value)
-        ),
-    )
-
-
 @dataclass(frozen=True)
 class RunKeys(Settings):
     """Keys at the top of the config."""
@@ -104,18 +91,6 @@ class RIBKeys(RIBSettings):
         'other losses the attention besides), which is better with DCS. `"neck"`: what the head\'s '
         "neck (BNNeck) makes of the embedding, the vector that classifies and is retrieved with.",
     )
-    stages: Tuple[str, ...] = setting(
-        (),
-        _places('a tuple of stages without repetitions, such as ("layer3",), or ()'),
-        "Stages of the backbone whose maps, pooled, get a bound with statistics of their own, "
-        'besides the embedding\'s (ours), such as `("layer3",)`. Their names are those of '
-        "`MODEL.ATTENTION.PLACEMENT`. `()`: none.",
-    )
-    stage_scale: float = setting(
-        0.5,
-        above(0, "to train without them, write STAGES ()"),
-        "Weight of the bound of each of `stages` beside `scale`, which multiplies it too.",
-    )
 
 
 @dataclass(frozen=True)
@@ -130,7 +105,15 @@ class AttentionKeys(AttentionSettings):
     )
     placement: Tuple[str, ...] = setting(
         ("head",),
-        _places('a tuple of places without repetitions, such as ("layer3", "head")', least=1),
+        Range(
+            'a tuple of places without repetitions, such as ("layer3", "head")',
+            lambda value: (
+                isinstance(value, (tuple, list))
+                and len(value) > 0
+                and all(isinstance(place, str) for place in value)
+                and len(set(value)) == len(value)
+            ),
+        ),
         'Where it stands, one of its own at each place: `"head"` (on the map before pooling) and '
         'stages of the backbone, such as `"layer3"`. In a ViT `("blocks",)`, which masks queries '
         "and keys of every block.",

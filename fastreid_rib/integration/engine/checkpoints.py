@@ -59,7 +59,7 @@ def extend_checkpointer(checkpoint: Any) -> None:
 
 def is_rib(key: str) -> bool:
     """Whether a key of a state_dict belongs to RIB's statistics."""
-    return key.startswith(("rib.", "rib_stages.", "module.rib.", "module.rib_stages."))
+    return key.startswith(("rib.", "module.rib."))
 
 
 def is_attention(key: str) -> bool:

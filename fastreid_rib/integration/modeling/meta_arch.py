@@ -17,7 +17,6 @@ from fastreid_rib.base.patching import wrap
 from fastreid_rib.integration import config
 from fastreid_rib.integration.modeling import placement, supernet
 from fastreid_rib.integration.modeling.embedding import embedding_and_labels
-from fastreid_rib.integration.modeling.stage_embeddings import pooled_map, watch_stages
 from fastreid_rib.losses import RIBLoss
 from fastreid_rib.ops import backends
 
@@ -93,10 +92,7 @@ def _without_state(architecture: type) -> Any:
 
 
 class _AddsRIB(torch.nn.Module):
-    """Mixin over a meta-architecture; ``rib`` holds the statistics, in the checkpoint with it.
-
-    ``rib_stages`` holds those of the backbone's stages.
-    """
+    """Mixin over a meta-architecture; ``rib`` holds the statistics, in the checkpoint with it."""
 
     rib_architecture: type
 
@@ -105,19 +101,11 @@ class _AddsRIB(torch.nn.Module):
         rib = cfg.MODEL.LOSSES.RIB
         self.rib_scale: float = rib.SCALE
         self.rib_input: str = rib.INPUT
-        self.rib_stage_scale: float = rib.SCALE * rib.STAGE_SCALE
         self.rib: Optional[RIBLoss] = None
-        self.rib_stages = torch.nn.ModuleDict()
-        device = torch.device(cfg.MODEL.DEVICE)
-        # The blocks are the backbone's: a plain dict, so that they get no second name here.
-        self.rib_blocks = watch_stages(self, rib.STAGES, device) if rib.STAGES else {}
         if cfg.MODEL.HEADS.NUM_CLASSES > 0:  # 0 in an evaluation that was not told
             # What is wrong with a backend that was asked for shows here, not at the first step.
-            backends.choose(rib.BACKEND, device)
-            settings = config.rib_settings(cfg)
-            self.rib = RIBLoss(cfg.MODEL.HEADS.NUM_CLASSES, settings)
-            for stage in self.rib_blocks:
-                self.rib_stages[stage] = RIBLoss(cfg.MODEL.HEADS.NUM_CLASSES, settings)
+            backends.choose(rib.BACKEND, torch.device(cfg.MODEL.DEVICE))
+            self.rib = RIBLoss(cfg.MODEL.HEADS.NUM_CLASSES, config.rib_settings(cfg))
         self._rib_pixels: Optional[torch.Tensor] = None
         self._rib_cameras: Any = None
 
@@ -142,10 +130,7 @@ class _AddsRIB(torch.nn.Module):
         return outputs
 
     def losses(self, *args: Any) -> Dict[str, torch.Tensor]:
-        """The architecture's own losses, and ``loss_rib`` = SCALE times the bound in nats.
-
-        Each of STAGES adds one, such as ``loss_rib_layer3``, times STAGE_SCALE.
-        """
+        """The architecture's own losses, and ``loss_rib`` = SCALE times the bound in nats."""
         loss_dict = super().losses(*args)  # type: ignore[misc]
         found = embedding_and_labels(args)
         if found is None:
@@ -165,15 +150,10 @@ class _AddsRIB(torch.nn.Module):
         cameras, self._rib_cameras = _cameras_of(self._rib_cameras, labels), None
         loss = self.rib(embeddings, labels, pixels, cameras)
         loss_dict["loss_rib"] = loss * self.rib_scale
-        for stage, rib in self.rib_stages.items():
-            self._follow_epoch(rib, stage)
-            pooled = pooled_map(self.rib_blocks[stage], stage, len(labels))
-            loss = rib(pooled, labels, cameras=cameras)
-            loss_dict["loss_rib_" + stage] = loss * self.rib_stage_scale
         return loss_dict
 
     @staticmethod
-    def _follow_epoch(rib: Any, stage: str = "") -> None:
+    def _follow_epoch(rib: RIBLoss) -> None:
         """Refreshes the statistics when FastReID's trainer has begun another epoch."""
         from fastreid.utils import comm
         from fastreid.utils.events import get_event_storage
@@ -190,11 +170,10 @@ class _AddsRIB(torch.nn.Module):
             return
         report = rib.start_epoch(epoch)
         for name, value in report.items():
-            storage.put_scalar("/".join(filter(None, ("rib", stage, name))), value, False)
+            storage.put_scalar("rib/" + name, value, smoothing_hint=False)
         if report and comm.is_main_process():
             numbers = ", ".join(f"{name} {value:.4f}" for name, value in report.items())
-            where = f" of {stage}" if stage else ""
-            logger.info("RIB%s refreshed for epoch %d (nats): %s", where, epoch, numbers)
+            logger.info("RIB refreshed for epoch %d (nats): %s", epoch, numbers)
 
 
 _OF_A_STEP = {"_rib_pixels": None, "_rib_cameras": None}
