@@ -81,7 +81,8 @@ class ClassMeans(nn.Module):
         centred = F.normalize(rows - self.mean, dim=1)
         losses = []
         # The last means leave nothing out, for a camera that the epoch before did not show.
-        for camera, own in ((c, cameras == c) for c in cameras.unique().tolist()):
+        for camera in cameras.unique().tolist():
+            own = cameras == camera
             means = self.means[min(camera, len(self.means) - 1)]
             logits = 2 * centred[own] @ means.t() - means.square().sum(dim=1)
             losses.append(F.cross_entropy(self.beta * logits, labels[own], reduction="sum"))
@@ -97,13 +98,12 @@ class ClassMeans(nn.Module):
         counts = torch.bincount(pairs, minlength=number * self.classes).view(number, -1, 1)
         sums = centred.new_zeros(number * self.classes, rows.shape[1]).index_add_(0, pairs, centred)
         sums = sums.view(number, self.classes, -1)
-        elsewhere, there = sums.sum(dim=0) - sums, counts.sum(dim=0) - counts
-        seen = there > 0
-        means = torch.where(seen, elsewhere, sums.sum(dim=0)) / torch.where(
-            seen, there, counts.sum(dim=0)
-        ).clamp(min=1)
+        total, images = sums.sum(dim=0), counts.sum(dim=0)
+        seen = images > counts  # by other cameras
+        means = torch.where(seen, total - sums, total)
+        means = means / torch.where(seen, images - counts, images).clamp(min=1)
         if self.means is not None and len(self.means) == number:
-            means = torch.where(counts.sum(dim=0) > 0, means, self.means)
+            means = torch.where(images > 0, means, self.means)
         self.means = means
 
 
