@@ -121,6 +121,8 @@ def test_rows_that_are_not_there(study, tmp_path, capsys, rows, message):
         ("rows: {a: []}", "must hold 'base'"),
         ("[1, 2]", "must hold 'base'"),
         ("{base: b, rows: {a: [MODEL.DEVICE]}}", "row 'a' must be a list of keys and values"),
+        ("{base: b, rows: {a: [[MODEL.DEVICE]]}}", "row 'a' must be a list of keys and values"),
+        ("{base: b, all: [MODEL.DEVICE], rows: {}}", "'all' must be a list of keys and values"),
     ],
 )
 def test_what_is_no_study(study, tmp_path, text, message):
@@ -128,6 +130,26 @@ def test_what_is_no_study(study, tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(SystemExit, match=message):
         study.load(path)
+
+
+def test_rows_share_changes(study, tmp_path):
+    path = tmp_path / "study.yml"
+    path.write_text(
+        """
+        base: b
+        all: [INPUT.SIZE_TEST, [96, 48]]
+        shared: [&long [SOLVER.MAX_EPOCH, 24], &longer [*long, SOLVER.STEPS, [14, 20]]]
+        rows: {a: [*longer, MODEL.DEVICE, cpu], b: [MODEL.DEVICE, cpu, *long], c: []}
+        """
+    )
+    found = study.load(path)
+    long = ["SOLVER.MAX_EPOCH", 24]
+    assert found["rows"] == {  # a value that is a list stays one
+        "a": [*long, "SOLVER.STEPS", [14, 20], "MODEL.DEVICE", "cpu"],
+        "b": ["MODEL.DEVICE", "cpu", *long],
+        "c": [],
+    }
+    assert study.changes(found, "c") == ["INPUT.SIZE_TEST", "[96, 48]"]
 
 
 @pytest.mark.parametrize("path", sorted((TOOLS / "studies").glob("*.yml")), ids=lambda p: p.stem)

@@ -7,7 +7,10 @@ command line::
     all: [SOLVER.MAX_EPOCH, 13]            # what every row changes; may be left out
     rows:
       no attention: []
-      DCS behind layer3: [MODEL.ATTENTION.NAME, DCS, MODEL.ATTENTION.PLACEMENT, ('layer3',)]
+      DCS: &dcs [MODEL.ATTENTION.NAME, DCS]
+      DCS behind layer3: [*dcs, MODEL.ATTENTION.PLACEMENT, ('layer3',)]
+
+A list in the place of a key stands for the keys and values in it.
 
     python tools/study.py tools/studies/attention.yml --seeds 0 1 2
     python tools/study.py FILE --seeds 0 1 2 --rows "no attention" --bfloat16
@@ -44,7 +47,7 @@ def folder(study, row, seed, script):
 
 def changes(study, row):
     """What a row changes in the base: keys and values in turn, as text."""
-    return [str(part) for part in study.get("all", []) + study["rows"][row]]
+    return [str(part) for part in study["all"] + study["rows"][row]]
 
 
 def kept(study, row, seed, script):
@@ -58,7 +61,7 @@ def run(study, row, seed, script):
     """Trains one row with one seed, unless that has been done.
 
     Args:
-        study: dict with the keys ``base``, ``rows``, perhaps ``all``, and ``name``, its folder.
+        study: as :func:`load` gives it.
         row: name of a row.
         seed: the value of SEED.
         script: file in ``tools`` that trains.
@@ -201,16 +204,37 @@ def _cell(values, count, sign=""):
 def load(path):
     """Reads a study.
 
+    Returns:
+        dict: ``name``, its folder, ``base``, and ``all`` and ``rows`` with keys and values in turn.
+
     Raises:
         SystemExit: not a study; the message says what is missing.
     """
     study = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     if not isinstance(study, dict) or not {"base", "rows"} <= set(study):
         sys.exit(f"study: {path} must hold 'base', a config, and 'rows', names and changes")
-    for row, changes in study["rows"].items():
-        if not isinstance(changes, list) or len(changes) % 2:
-            sys.exit(f"study: row '{row}' must be a list of keys and values in turn, got {changes}")
-    return dict(study, name=Path(path).stem)
+    return {
+        "name": Path(path).stem,
+        "base": study["base"],
+        "all": _pairs("'all'", study.get("all", [])),
+        "rows": {row: _pairs(f"row '{row}'", part) for row, part in study["rows"].items()},
+    }
+
+
+def _pairs(told, part):
+    """What a part of a study changes, without lists in the place of keys; or an error."""
+    if not isinstance(part, list) or len(spliced(part)) % 2:
+        sys.exit(f"study: {told} must be a list of keys and values in turn, got {part}")
+    return spliced(part)
+
+
+def spliced(changes):
+    """Keys and values in turn, where lists may stand in the place of keys."""
+    flat = []
+    for part in changes:
+        # An even number so far: this is a key, or keys and values of their own.
+        flat += spliced(part) if isinstance(part, list) and len(flat) % 2 == 0 else [part]
+    return flat
 
 
 def parse(parser, arguments=None):
