@@ -17,10 +17,13 @@ class Channels(NamedTuple):
         group: the group that they belong to; "": they stay as they were built.
         times: channels of this side for each one of the group: 6 inside a block that expands the
             group's channels by 6.
+        map: which of the group's maps these are the channels of, if not of the one that blocks add
+            to: maps whose channels may be put in an order of their own.
     """
 
     group: str = ""
     times: int = 1
+    map: str = ""
 
     def count(self, widths: Mapping[str, int]) -> int:
         """How many there are at a choice of widths; 0 without a group."""

@@ -115,16 +115,61 @@ def test_the_paper_s_space(make_cfg):
     assert blocks == [3, 12, 21, 12]
 
 
-def test_pretrained_weights_keep_their_first_channels(make_cfg, tmp_path):
-    path = str(tmp_path / "weights.pth")
-    whole = build_backbone(make_cfg(MOBILENET))
-    torch.save(whole.state_dict(), path)
-    weights = {"MODEL.BACKBONE.PRETRAIN": True, "MODEL.BACKBONE.PRETRAIN_PATH": path}
-    widths = NARROW["mobilenet"][1]
-    small = build_backbone(make_cfg({**MOBILENET, **weights, "MODEL.SEARCH.WIDTHS": widths}))
-    first = small.features[2].conv[6].weight
-    assert first.shape == (24, 6 * 8, 1, 1)
-    assert torch.equal(first, whole.features[2].conv[6].weight[:24, : 6 * 8])
+PRETRAINED = {
+    "mobilenet": ("features.2.conv.6", "features.2.conv.4"),
+    "resnet50": ("layer2.0.conv3", "layer2.0.bn2"),
+}
+"""A layer that reads a block's own map, and the norm that writes it."""
+
+
+@pytest.fixture
+def pretrained(make_cfg, tmp_path):
+    """Makes a backbone, its file of weights, and the changes of a config that start from them."""
+
+    def make(changes):
+        whole = build_backbone(make_cfg(changes)).eval()
+        torch.manual_seed(0)
+        for module in whole.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+        path = tmp_path / "weights.pth"
+        torch.save(whole.state_dict(), path)
+        weights = {"MODEL.BACKBONE.PRETRAIN": True, "MODEL.BACKBONE.PRETRAIN_PATH": str(path)}
+        return whole, {**changes, **weights}
+
+    return make
+
+
+@pytest.mark.parametrize("kind", PRETRAINED)
+def test_pretrained_weights_keep_their_best_channels(make_cfg, pretrained, kind):
+    reader, norm = PRETRAINED[kind]
+    changes, widths = NARROW[kind]
+    whole, changes = pretrained(changes)
+    small = build_backbone(make_cfg({**changes, "MODEL.SEARCH.WIDTHS": widths}))
+    scales = whole.get_submodule(norm).weight
+    worth = whole.get_submodule(reader).weight.abs().sum((0, 2, 3))
+    best = torch.argsort(worth, descending=True)
+    kept = small.get_submodule(norm).weight
+    assert len(kept) < len(scales)
+    assert torch.equal(kept, scales[best[: len(kept)]])
+
+
+def test_a_search_begins_at_what_was_pretrained(make_cfg, pretrained):
+    whole, changes = pretrained(MOBILENET)
+    searched = build_backbone(make_cfg({**changes, "MODEL.SEARCH.ENABLED": True})).eval()
+    name = "features.2.conv.4.weight"
+    assert not torch.equal(searched.get_parameter(name), whole.get_parameter(name))  # sorted
+    images = torch.randn(2, 3, 64, 32)
+    torch.testing.assert_close(searched(images), whole(images), rtol=1e-3, atol=1e-4)
+
+
+def test_from_scratch_nothing_is_sorted(make_cfg):
+    torch.manual_seed(0)
+    plain = build_backbone(make_cfg(MOBILENET))
+    torch.manual_seed(0)
+    searched = build_backbone(make_cfg({**MOBILENET, "MODEL.SEARCH.ENABLED": True}))
+    for one, other in zip(plain.parameters(), searched.parameters()):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize(

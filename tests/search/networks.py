@@ -47,8 +47,8 @@ def space(groups=GROUPS):
         Layer("stem.1", front, front, masked=True),
     ]
     for i, (before, after) in enumerate([(front, front), (front, back), (back, back)]):
-        inside = Channels(before.group, 2)
         path = f"blocks.{i}.conv"
+        inside = Channels(before.group, 2, path)
         layers += [
             Layer(f"{path}.0", before, inside),
             Layer(f"{path}.1", inside, inside),

@@ -131,7 +131,7 @@ def space_of(backbone: SearchedBackbone, options: Sequence[Sequence[int]]) -> Sp
 
 def inverted_residual(path: str, before: Channels, after: Channels, times: int) -> List[Layer]:
     """The layers of a block's Sequential: 1x1, norm, -, depthwise, norm, -, 1x1, norm."""
-    inside = Channels(before.group, times) if before.group else Channels()
+    inside = Channels(before.group, times, path) if before.group else Channels()
     layers = [
         Layer(f"{path}.0", before, inside),
         Layer(f"{path}.1", inside, inside),

@@ -100,9 +100,9 @@ def _resnet(backbone: Any) -> Built:
     built: Dict[str, int] = {}
     layers: List[Layer] = []
     for stage in ("layer1", "layer2", "layer3", "layer4"):
-        inside = Channels(stage)
         for i, block in enumerate(getattr(backbone, stage)):
             path = f"{stage}.{i}"
+            first, second = (Channels(stage, map=f"{path}.bn{norm}") for norm in (1, 2))
             if not isinstance(block.bn1, nn.modules.batchnorm._BatchNorm):
                 raise ValueError(
                     f"MODEL.SEARCH cannot narrow {type(block.bn1).__name__} ({path}.bn1), which "
@@ -110,13 +110,13 @@ def _resnet(backbone: Any) -> Built:
                     "MODEL.BACKBONE.WITH_IBN False."
                 )
             built[stage] = block.conv1.out_channels
-            layers.append(Layer(f"{path}.conv1", Channels(), inside))
+            layers.append(Layer(f"{path}.conv1", Channels(), first))
             bottleneck = hasattr(block, "conv3")
-            layers.append(Layer(f"{path}.bn1", inside, inside, masked=True))
-            layers.append(Layer(f"{path}.conv2", inside, inside if bottleneck else Channels()))
+            layers.append(Layer(f"{path}.bn1", first, first, masked=True))
+            layers.append(Layer(f"{path}.conv2", first, second if bottleneck else Channels()))
             if bottleneck:
-                layers.append(Layer(f"{path}.bn2", inside, inside, masked=True))
-                layers.append(Layer(f"{path}.conv3", inside, Channels()))
+                layers.append(Layer(f"{path}.bn2", second, second, masked=True))
+                layers.append(Layer(f"{path}.conv3", second, Channels()))
     return built, layers, {}
 
 

@@ -18,7 +18,7 @@ from fastreid_rib.integration import config
 from fastreid_rib.integration.modeling.multiply_adds import counted
 from fastreid_rib.integration.modeling.placement import follow_epochs
 from fastreid_rib.integration.modeling.search_spaces import choice_of, space_of
-from fastreid_rib.search import Channels, Cost, Space, WidthSearch, narrow
+from fastreid_rib.search import Channels, Cost, Space, WidthSearch, narrow, order
 from fastreid_rib.settings.declaration import SettingError
 
 
@@ -31,8 +31,13 @@ def extend_backbones(build: Any) -> None:
 
     def build_backbone(stock: Callable[[Any], nn.Module], cfg: Any) -> nn.Module:
         backbone = stock(cfg)
-        if cfg.MODEL.SEARCH.WIDTHS:
-            space = space_of(backbone, cfg)
+        searched = cfg.MODEL.SEARCH
+        if not searched.ENABLED and not searched.WIDTHS:
+            return backbone
+        space = space_of(backbone, cfg)
+        if cfg.MODEL.BACKBONE.PRETRAIN:
+            order(backbone, space)
+        if searched.WIDTHS:
             narrow(backbone, space, choice_of(cfg, space))
         return backbone
 
