@@ -1,4 +1,4 @@
-"""From probabilities to one network: the most probable choice that can be afforded."""
+"""From probabilities to one network: the nearest to what a search draws that can be afforded."""
 
 import math
 from typing import Dict, Mapping, NamedTuple, Sequence
@@ -16,10 +16,12 @@ class Choices(NamedTuple):
 
     Attributes:
         widths: of each group, (choices,) int64.
+        places: of these among the group's, (choices,) int64.
         costs: (choices,) float64, multiply-adds an image.
     """
 
     widths: Dict[str, Tensor]
+    places: Dict[str, Tensor]
     costs: Tensor
 
     def at(self, index: int) -> Dict[str, int]:
@@ -40,19 +42,26 @@ def all_choices(cost: Cost) -> Choices:
             f"a search space must have at most {_MOST_CHOICES} networks, whose costs are compared "
             f"at its end, got {count}: offer fewer widths, or put groups together"
         )
-    grids = torch.meshgrid(*(torch.tensor(widths) for widths in groups.values()), indexing="ij")
-    widths = {group: grid.flatten() for group, grid in zip(groups, grids)}
+    grids = torch.meshgrid(
+        *(torch.arange(len(widths)) for widths in groups.values()), indexing="ij"
+    )
+    places = {group: grid.flatten() for group, grid in zip(groups, grids)}
+    widths = {group: torch.tensor(groups[group])[at] for group, at in places.items()}
     costs = torch.as_tensor(cost.of({group: w.double() for group, w in widths.items()}))
-    return Choices(widths, costs)
+    return Choices(widths, places, costs)
 
 
 def derive(
     cost: Cost, probabilities: Mapping[str, Sequence[float]], limit: float
 ) -> Dict[str, int]:
-    """The most probable network that costs no more than a limit.
+    """The network nearest to those that a search draws, of all that cost no more than a limit.
 
-    Each group's most probable width alone need not meet the limit: the cost that a search minimises
-    is that of gates between widths. All networks of the space are compared.
+    Its widths differ least from drawn ones, in the sum over the groups of the expected
+    ``sum_h p_h |log(c_h / c)|`` (ours). Where every group has settled, these are the most probable
+    widths. Together they need not meet the limit, for the cost that a search minimises is that of
+    gates between widths; then those groups give way that differ least by it. The most probable
+    network within the limit can be far from all that was drawn: of widths that are not drawn, how
+    improbable each is says nothing.
 
     Args:
         cost: of the space.
@@ -60,7 +69,7 @@ def derive(
         limit: multiply-adds an image.
 
     Returns:
-        A width for each group; of equally probable ones those of higher cost.
+        A width for each group; of equally near ones those of higher cost.
 
     Raises:
         ValueError: even the narrowest network costs more, or there are too many networks.
@@ -71,9 +80,12 @@ def derive(
             f"{cost.narrowest:.4g}, the widest {cost.widest:.4g}"
         )
     choices = all_choices(cost)
-    rows = [torch.tensor(probabilities[group], dtype=torch.float64) for group in cost.space.groups]
-    logs = torch.meshgrid(*(row.log() for row in rows), indexing="ij")
-    log_probability = torch.stack(logs).sum(0).flatten()
-    log_probability[choices.costs > limit * (1 + 1e-9)] = -math.inf
-    best = torch.nonzero(log_probability == log_probability.max())[:, 0]
+    distance = torch.zeros_like(choices.costs)
+    for group, widths in cost.space.groups.items():
+        logs = torch.tensor(widths, dtype=torch.float64).log()
+        drawn = torch.tensor(probabilities[group], dtype=torch.float64)
+        expected = (logs[:, None] - logs).abs() @ drawn
+        distance += expected[choices.places[group]]
+    distance[choices.costs > limit * (1 + 1e-9)] = math.inf
+    best = torch.nonzero(distance <= distance.min() * (1 + 1e-9))[:, 0]
     return choices.at(int(best[torch.argmax(choices.costs[best])]))

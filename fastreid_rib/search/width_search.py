@@ -142,7 +142,7 @@ class WidthSearch(nn.Module):
         return {group: self._choice(group).probabilities().tolist() for group in self.choices}
 
     def derive(self) -> Dict[str, int]:
-        """The most probable widths that cost at most the target."""
+        """The widths nearest to those that are drawn, that cost at most the target."""
         return derive(self.cost, self.probabilities(), self.target)
 
     def report(self) -> Dict[str, float]:

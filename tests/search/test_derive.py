@@ -1,4 +1,4 @@
-"""The most probable network that can be afforded, as comparing them one by one finds it."""
+"""The network nearest to what is drawn, as comparing them one by one finds it."""
 
 import itertools
 import math
@@ -26,21 +26,42 @@ def test_as_one_by_one(cost, numbers, share):
     found = derive(cost, probabilities, limit)
     assert cost.of(found) <= limit * (1 + 1e-9)
 
-    def probability(widths):
-        return math.prod(
-            probabilities[group][GROUPS[group].index(width)] for group, width in widths.items()
+    def distance(widths):
+        return sum(
+            chance * abs(math.log(drawn / width))
+            for group, width in widths.items()
+            for drawn, chance in zip(GROUPS[group], probabilities[group])
         )
 
     for row in itertools.product(*GROUPS.values()):
         widths = dict(zip(GROUPS, row))
         if cost.of(widths) <= limit:
-            assert probability(widths) <= probability(found) * (1 + 1e-9)
+            assert distance(widths) >= distance(found) * (1 - 1e-9)
+
+
+@given(st.sampled_from(GROUPS["front"]), st.sampled_from(GROUPS["back"]))
+def test_what_has_settled_is_derived(cost, front, back):
+    chosen = {"front": front, "back": back}
+    sure = {
+        group: [0.97 if width == chosen[group] else 0.01 for width in widths]
+        for group, widths in GROUPS.items()
+    }
+    assert derive(cost, sure, cost.of(chosen)) == chosen
+
+
+def test_a_network_near_what_was_drawn_and_no_improbable_one(cost):
+    # All but certain of 8 and 12, which cost too much. The most probable network within the limit
+    # would have 8 and 4, far from what was drawn.
+    probabilities = {"front": [0.98, 0.01, 0.01], "back": [0.979, 0.001, 0.001, 0.019]}
+    limit = cost.widest * 0.8
+    assert cost.of({"front": 8, "back": 8}) <= limit
+    assert derive(cost, probabilities, limit) == {"front": 8, "back": 8}
 
 
 def test_of_equals_the_one_that_costs_most(cost):
-    equal = {"front": [1 / 3] * 3, "back": [1 / 4] * 4}
-    assert derive(cost, equal, cost.widest) == cost.space.widest
-    assert derive(cost, equal, cost.narrowest) == cost.space.narrowest
+    halves = {"front": [0.5, 0.5, 0.0], "back": [0.5, 0.5, 0.0, 0.0]}
+    assert derive(cost, halves, cost.widest) == cost.space.widest
+    assert derive(cost, halves, cost.narrowest) == cost.space.narrowest
 
 
 def test_no_network_is_that_cheap(cost):
