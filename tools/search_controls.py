@@ -4,9 +4,15 @@
 
 prints widths that MODEL.SEARCH.WIDTHS takes: uniform ones (each group the same share of its widest,
 as near as its widths allow) and random ones.
+
+    python tools/search_controls.py --config-file FILE --supernet logs/search/model_final.pth
+
+also cuts the weights of a supernet to each of them, and writes these beside it for MODEL.WEIGHTS,
+as a search does for what it derives.
 """
 
 import argparse
+from pathlib import Path
 
 import fastreid_rib  # noqa: F401  before FastReID, also where the .pth file is not installed
 
@@ -15,21 +21,38 @@ import torch
 from fastreid.config import get_cfg
 from fastreid.modeling import build_model
 
+from fastreid_rib.base.safe_reads import read_safely
+from fastreid_rib.integration.engine.checkpoints import is_rib
+from fastreid_rib.integration.engine.derived_network import weights_of
 from fastreid_rib.search.derive import all_choices
 
 SLACK = 0.05
 """A random network costs at most this share less than the limit."""
 
 
-def cost_of(config_file, opts):
-    """The cost of the networks that a config's search chooses from."""
+def supernet(config_file, opts, weights=None):
+    """The supernet of a config's search, whose ``search.cost`` knows all its networks.
+
+    Args:
+        config_file: of the search.
+        opts: keys and values in turn.
+        weights: file of a checkpoint of it; None: random ones.
+    """
     cfg = get_cfg()
     cfg.merge_from_file(config_file)
     cfg.merge_from_list([*opts, "MODEL.SEARCH.ENABLED", True, "MODEL.SEARCH.TARGET", 1.0])
     cfg.MODEL.BACKBONE.PRETRAIN = False
     cfg.MODEL.DEVICE = "cpu"
+    state = {}
+    if weights:
+        state = read_safely(weights)["model"]
+        cfg.MODEL.HEADS.NUM_CLASSES = len(state["heads.weight"])
     cfg.freeze()
-    return build_model(cfg).search.cost
+    model = build_model(cfg)
+    # RIB's statistics, which have a size of their own, are not a part of what is cut.
+    state = {name: value for name, value in state.items() if not is_rib(name)}
+    model.load_state_dict(state, strict=False)
+    return model
 
 
 def uniform(cost, limit):
@@ -71,16 +94,21 @@ def main():
     parser.add_argument("--config-file", required=True, metavar="FILE")
     parser.add_argument("--target", type=float, default=0.5, help="share of the widest's cost")
     parser.add_argument("--random", type=int, default=5, metavar="N", help="random ones (5)")
+    parser.add_argument("--supernet", metavar="FILE", help="a checkpoint to cut weights from")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="of the config")
     args = parser.parse_args()
 
-    cost = cost_of(args.config_file, args.opts)
+    model = supernet(args.config_file, args.opts, args.supernet)
+    cost = model.search.cost
     limit = args.target * cost.widest
     named = [("uniform", uniform(cost, limit))]
     named += [(f"random {i}", widths) for i, widths in enumerate(random(cost, limit, args.random))]
     for name, widths in named:
         share = float(cost.of(widths)) / cost.widest
         print(f"{name:10} {share:.3f}  {tuple(widths.values())}")
+        if args.supernet:
+            path = Path(args.supernet).with_name(f"{name.replace(' ', '_')}.pth")
+            torch.save({"model": weights_of(model, cost.space, widths)}, path)
 
 
 if __name__ == "__main__":
