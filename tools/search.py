@@ -1,7 +1,7 @@
 """Searches the widths of a backbone, derives a network, and trains it: one command.
 
     python tools/search.py --config-file configs/search/synthetic.yml
-    python tools/search.py --config-file FILE --start supernet MODEL.SEARCH.TARGET 0.4
+    python tools/search.py --config-file FILE --start config MODEL.SEARCH.TARGET 0.4
 
 Both trainings are runs of tools/train_net.py: the search with MODEL.SEARCH.ENABLED True, and then
 OUTPUT_DIR/searched.yml, which FastReID's own train_net.py trains as well.
@@ -23,10 +23,10 @@ def main():
     parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes (1)")
     parser.add_argument(
         "--start",
-        choices=("config", "supernet"),
-        default="config",
-        help="where the derived network starts: as the config says (pretrained weights or from "
-        "scratch; the default), or from the supernet's weights",
+        choices=("supernet", "config"),
+        default="supernet",
+        help="where the derived network starts: from the supernet's weights (the default), or as "
+        "the config says, from pretrained weights or from scratch",
     )
     parser.add_argument("--only-search", action="store_true", help="do not train what was found")
     parser.add_argument("--resume", action="store_true", help="go on with what was interrupted")
@@ -37,8 +37,7 @@ def main():
     run(args, args.config_file, [*args.opts, "MODEL.SEARCH.ENABLED", "True"])
     if args.only_search:
         return
-    weights = str(folder / "searched.pth")
-    start = ["MODEL.WEIGHTS", weights] if args.start == "supernet" else []
+    start = ["MODEL.WEIGHTS", ""] if args.start == "config" else []
     run(args, str(folder / "searched.yml"), start)
 
 

@@ -101,7 +101,7 @@ def test_the_derived_network_trains_with_the_plugin_alone(searched):
     assert chosen == search.derive() and search.cost.of(chosen) <= search.target
     assert not cfg.MODEL.SEARCH.ENABLED and str(folder / "searched") == cfg.OUTPUT_DIR
     cfg.SOLVER.MAX_EPOCH = cfg.TEST.EVAL_PERIOD = 1
-    cfg.MODEL.WEIGHTS = str(folder / "searched.pth")
+    assert str(folder / "searched.pth") == cfg.MODEL.WEIGHTS
     (folder / "searched").mkdir()  # as FastReID's setup does
     small = DefaultTrainer(cfg)
     small.resume_or_load(resume=False)

@@ -15,7 +15,7 @@ CONFIG = "searched.yml"
 """The config of the derived network, in the search's OUTPUT_DIR."""
 
 WEIGHTS = "searched.pth"
-"""The supernet's weights cut down to it: what MODEL.WEIGHTS may name."""
+"""The supernet's weights cut down to it, which the config's MODEL.WEIGHTS names."""
 
 
 def write(model: nn.Module, search: WidthSearch, cfg: Any, widths: Dict[str, int]) -> None:
@@ -37,14 +37,15 @@ def write(model: nn.Module, search: WidthSearch, cfg: Any, widths: Dict[str, int
 def config_of(cfg: Any, widths: Dict[str, int]) -> Any:
     """The config that trains a network of some widths, from that of its search.
 
-    It starts as the search did: from pretrained weights if MODEL.BACKBONE.PRETRAIN says so, else
-    from scratch. The number of identities is left to FastReID.
+    It starts from the supernet's weights; with MODEL.WEIGHTS "" as the search did, from pretrained
+    ones if MODEL.BACKBONE.PRETRAIN says so, else from scratch. The number of identities is left to
+    FastReID.
     """
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.SEARCH.ENABLED = False
     cfg.MODEL.SEARCH.WIDTHS = tuple(widths.values())
-    cfg.MODEL.WEIGHTS = ""  # of the widest network
+    cfg.MODEL.WEIGHTS = os.path.join(cfg.OUTPUT_DIR, WEIGHTS)
     cfg.MODEL.HEADS.NUM_CLASSES = 0
     cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "searched")
     cfg.freeze()
