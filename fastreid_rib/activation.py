@@ -28,32 +28,32 @@ REGISTRATIONS = {
     "fastreid.config.defaults": ("integration.keys:add_keys",),
     "fastreid.data.build": (
         "data.folder_settings:extend_loaders",
-        "integration.engine.epoch_pictures:extend_train_loader",
+        "integration.run.epoch_pictures:extend_train_loader",
     ),
-    "fastreid.data.common": ("integration.engine.epoch_pictures:extend_dataset",),
+    "fastreid.data.common": ("integration.run.epoch_pictures:extend_dataset",),
     "fastreid.data.datasets": ("data.registered",),
-    "fastreid.data.data_utils": ("integration.engine.epoch_generators:extend_data_loader",),
+    "fastreid.data.data_utils": ("integration.run.epoch_generators:extend_data_loader",),
     "fastreid.engine.defaults": (
-        "integration.engine.startup:extend_default_setup",
-        "integration.engine.searching:extend_trainer",
+        "integration.run.start:extend_default_setup",
+        "integration.search.trainer:extend_trainer",
     ),
     "fastreid.engine.train_loop": (
-        "integration.engine.epoch_generators:extend_trainer",
-        "integration.engine.searching:extend_amp",
+        "integration.run.epoch_generators:extend_trainer",
+        "integration.search.trainer:extend_amp",
     ),
-    "fastreid.modeling.backbones": ("integration.modeling.searched_backbone",),
+    "fastreid.modeling.backbones": ("integration.search.searched_backbone",),
     "fastreid.modeling.backbones.build": (
-        "integration.modeling.supernet:extend_backbones",
-        "integration.modeling.placement:extend_backbones",
+        "integration.search.supernet:extend_backbones",
+        "integration.attention:extend_backbones",
     ),
-    "fastreid.modeling.heads": ("integration.modeling.heads",),
-    "fastreid.modeling.heads.build": ("integration.modeling.placement:extend_heads",),
-    "fastreid.modeling.meta_arch.build": ("integration.modeling.meta_arch:extend_registry",),
+    "fastreid.modeling.heads": ("integration.attention.registered_heads",),
+    "fastreid.modeling.heads.build": ("integration.attention:extend_heads",),
+    "fastreid.modeling.meta_arch.build": ("integration.rib.meta_arch:extend_registry",),
     "fastreid.solver.build": (
-        "integration.engine.learning_rate:extend_optimizer",
-        "integration.engine.searching:extend_optimizer",
+        "integration.attention.learning_rate:extend_optimizer",
+        "integration.search.trainer:extend_optimizer",
     ),
-    "fastreid.utils.checkpoint": ("integration.engine.checkpoints:extend_checkpointer",),
+    "fastreid.utils.checkpoint": ("integration.run.checkpoints:extend_checkpointer",),
 }
 
 BEGINNINGS = (

@@ -18,7 +18,7 @@ from torch import nn
 
 from fastreid_rib.attention import DCSAttention
 from fastreid_rib.data.synthetic import SyntheticReIDTiny
-from fastreid_rib.integration.modeling.placement import insertion
+from fastreid_rib.integration.attention import insertion
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 DCS = {

@@ -14,7 +14,7 @@ from fastreid_rib.base.safe_reads import checked, read_safely
 from fastreid_rib.commands.finding import Finding
 from fastreid_rib.compat.datasets import refuse_unanswerable
 from fastreid_rib.integration import config
-from fastreid_rib.integration.engine import limits
+from fastreid_rib.integration.own_keys import limits
 
 _MUCH = 2**30  # bytes of a class table that is worth a word
 

@@ -9,7 +9,7 @@ import torch
 from fastreid_rib.base.safe_reads import checked, read_safely
 from fastreid_rib.base.whole_files import written_whole
 from fastreid_rib.integration import config, keys
-from fastreid_rib.integration.engine.checkpoints import is_rib
+from fastreid_rib.integration.run.checkpoints import is_rib
 
 CONFIG_NAME = "config.yaml"
 """What FastReID calls the config in an output folder."""

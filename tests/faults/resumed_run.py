@@ -22,7 +22,7 @@ from fastreid.engine.hooks import HookBase
 from fastreid.utils import comm
 from fastreid.utils.env import seed_all_rng
 
-from fastreid_rib.integration.engine import seeding
+from fastreid_rib.integration.run import seeding
 
 EPOCHS = 3
 SETTINGS = {

@@ -16,7 +16,7 @@ from fastreid.engine import DefaultTrainer, default_setup
 from fastreid.engine.hooks import HookBase
 from fastreid.utils.checkpoint import Checkpointer
 
-from fastreid_rib.integration.engine import output_folder, seeding, startup
+from fastreid_rib.integration.run import output_folder, seeding, start
 
 RIB = {"MODEL.LOSSES.NAME": ("CrossEntropy", "RIB"), "MODEL.LOSSES.RIB.WARMUP_EPOCHS": 1}
 TRAINING = argparse.Namespace(eval_only=False)
@@ -52,10 +52,10 @@ def test_a_second_training_in_a_folder_is_refused(make_cfg, caplog):
         assert cfg.OUTPUT_DIR in str(caught.value) and "another OUTPUT_DIR" in str(caught.value)
         assert os.listdir(cfg.OUTPUT_DIR) == [output_folder.LOCK_NAME], "it has written something"
         # One may look on, and what does not concern the plugin stays FastReID's affair.
-        startup.claim_output_folder(cfg, argparse.Namespace(eval_only=True))
+        start.claim_output_folder(cfg, argparse.Namespace(eval_only=True))
         assert not caplog.records
         plain = make_cfg({"MODEL.LOSSES.NAME": ("CrossEntropyLoss",)})
-        startup.claim_output_folder(plain, TRAINING)
+        start.claim_output_folder(plain, TRAINING)
         assert f"process {pid}" in caplog.text
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch.distributed as dist
 from fastreid.engine import DefaultTrainer
 
-from fastreid_rib.integration.engine import agreement
+from fastreid_rib.integration.run import agreement
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train_apart.py"
 RIB = {"MODEL.LOSSES.NAME": ("CrossEntropy", "RIB"), "MODEL.LOSSES.RIB.WARMUP_EPOCHS": 1}

@@ -17,7 +17,7 @@ from train_as_users_do import main
 if __name__ == "__main__":
     rank, size, port, patience = (float(value) for value in sys.argv[1:5])
     if os.environ.get("FASTREID_RIB_DISABLE") != "register":
-        from fastreid_rib.integration.engine import agreement
+        from fastreid_rib.integration.run import agreement
 
         agreement.PATIENCE = patience
     args = default_argument_parser().parse_args(sys.argv[5:])

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import GROUPS, Network, space
 
-from fastreid_rib.integration.modeling.multiply_adds import counted
+from fastreid_rib.integration.search.multiply_adds import counted
 from fastreid_rib.search import Cost, narrow
 
 IMAGES = torch.zeros(1, 3, 16, 8)

@@ -1,0 +1,119 @@
+"""Attention behind the stages of a backbone that maps images to maps."""
+
+import re
+from typing import Any, Dict, List, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fastreid_rib.integration import config
+from fastreid_rib.integration.attention import insertion
+from fastreid_rib.integration.attention.head import HEAD
+
+_STAGE_NAMES = re.compile(r"(layer|stage|conv|s)[1-9]")
+# Large enough that every stage has a size of its own, and small enough to cost nothing.
+_PROBE_SIZE = (64, 64)
+
+
+class Stage(NamedTuple):
+    """Where a stage of a backbone ends.
+
+    Attributes:
+        block: its last block.
+        channels: of the map that the block gives.
+    """
+
+    block: nn.Module
+    channels: int
+
+
+def place_at_stages(
+    backbone: nn.Module, asked: config.AskedAttention, device: torch.device
+) -> None:
+    """Puts attention behind the stages that the config names.
+
+    Args:
+        backbone: what FastReID built, with pretrained weights if any.
+        asked: what the config asks for; "head" in its placement is left to the head.
+        device: where it is going to run, and is tried out.
+
+    Raises:
+        ValueError: a stage that this backbone does not have; the message lists those it has.
+    """
+    wanted = [place for place in asked.placement if place != HEAD]
+    if not wanted:
+        return
+    stages = find_stages(backbone, device)
+    for place in wanted:
+        if place not in stages:
+            raise ValueError(
+                insertion.no_such_place(place, type(backbone).__name__, [HEAD, *stages])
+            )
+    with insertion.aside():
+        for place in wanted:
+            stage = stages[place]
+            module = insertion.build(asked, stage.channels, place)
+            insertion.place_behind(stage.block, module)
+
+
+def find_stages(backbone: nn.Module, device: torch.device) -> Dict[str, Stage]:
+    """The stages of a backbone that maps images to maps, in order.
+
+    Children that run blocks one after the other and are called layer1, s1, stage1, conv2 and so on
+    are stages under these names (ResNet, ResNeXt, ResNeSt; RegNet, EfficientNet; RepVGG; OSNet).
+    MobileNet and ShuffleNet have all blocks in ``features``: there the blocks that give maps of one
+    size are a stage, called stage1, stage2 and so on.
+
+    Args:
+        backbone: called with images (B, 3, H, W). Evaluated once on a small black image.
+        device: where; the backbone is brought back afterwards.
+
+    Returns:
+        Names and ends of the stages; none if there is neither.
+    """
+    ends = {
+        name: list(child.children())[-1]
+        for name, child in backbone.named_children()
+        if _STAGE_NAMES.fullmatch(name) and _runs_blocks(child)
+    }
+    flat: List[nn.Module] = []
+    features = getattr(backbone, "features", None)
+    if not ends and isinstance(features, nn.Sequential) and _runs_blocks(features):
+        flat = list(features)
+    if not ends and not flat:
+        return {}
+    shapes = _output_shapes(backbone, [*ends.values(), *flat], device)
+    sizes = [shapes[block][2:] for block in flat] + [torch.Size()]
+    last_of_size = [block for i, block in enumerate(flat) if sizes[i] != sizes[i + 1]]
+    ends.update((f"stage{i}", block) for i, block in enumerate(last_of_size, start=1))
+    return {name: Stage(block, shapes[block][1]) for name, block in ends.items()}
+
+
+def _runs_blocks(module: nn.Module) -> bool:
+    """Whether every child of a module is a block, that is, has children of its own.
+
+    Stems do not: their children are layers.
+    """
+    children = list(module.children())
+    return bool(children) and all(any(True for _ in child.children()) for child in children)
+
+
+@torch.no_grad()
+def _output_shapes(
+    backbone: nn.Module, blocks: List[nn.Module], device: torch.device
+) -> Dict[nn.Module, torch.Size]:
+    shapes: Dict[nn.Module, torch.Size] = {}
+
+    def note(block: nn.Module, args: Any, output: Tensor) -> None:
+        shapes[block] = output.shape
+
+    hooks = [block.register_forward_hook(note) for block in blocks]
+    home = next(backbone.parameters()).device
+    backbone.to(device).eval()  # in training it would change the running statistics
+    try:
+        backbone(torch.zeros(1, 3, *_PROBE_SIZE, device=device))
+    finally:
+        backbone.to(home).train()
+        for hook in hooks:
+            hook.remove()
+    return shapes

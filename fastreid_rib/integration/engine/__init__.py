@@ -1,1 +1,0 @@
-"""What surrounds the training: start, seeds, ranks that agree, output folder, checkpoints."""

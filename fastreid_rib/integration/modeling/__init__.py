@@ -1,1 +1,0 @@
-"""Meta-architectures and heads with RIB, and attention in backbones."""

@@ -1,0 +1,1 @@
+"""RIB in FastReID's meta-architectures, and which embedding it takes."""

@@ -1,0 +1,199 @@
+"""RIB in FastReID's meta-architectures.
+
+FastReID has no registry of losses: each meta-architecture holds a chain of ``if`` over the names it
+knows. So a meta-architecture is subclassed, as its registry hands it out, when its config names
+RIB; its own ``losses`` runs first, and RIB is added to what it returns. A config that does not name
+RIB gets FastReID's own class.
+"""
+
+import functools
+import logging
+from typing import Any, Callable, Dict, Optional
+
+import torch
+import torch.nn.functional as F
+
+from fastreid_rib.base.patching import wrap
+from fastreid_rib.integration import attention, config
+from fastreid_rib.integration.rib.embedding import embedding_and_labels
+from fastreid_rib.integration.search import supernet
+from fastreid_rib.losses import RIBLoss
+from fastreid_rib.ops import backends
+
+logger = logging.getLogger(__name__)
+
+PIXEL_GRID = (8, 4)
+"""Rows and columns to which an input image is average-pooled for ``INPUT: "pixels"``."""
+
+
+def extend_registry(build: Any) -> None:
+    """Lets FastReID's registry of meta-architectures hand out builders that know RIB.
+
+    The registry is asked at every ``build_model``, so this also reaches architectures that other
+    projects register later.
+
+    Args:
+        build: the module ``fastreid.modeling.meta_arch.build``.
+    """
+
+    def get(stock: Callable[[str], Any], name: str) -> Callable[[Any], torch.nn.Module]:
+        return functools.partial(build_architecture, stock(name))
+
+    wrap(build.META_ARCH_REGISTRY, "get", get)
+
+
+def build_architecture(architecture: Callable[[Any], torch.nn.Module], cfg: Any) -> torch.nn.Module:
+    """Builds a meta-architecture, with RIB and with attention if the config names them.
+
+    Args:
+        architecture: what FastReID's registry holds: a class, or a function of the config.
+        cfg: a FastReID config; it is not changed.
+
+    Returns:
+        ``architecture(cfg)``, or the same as a subclass with RIB added to its losses.
+
+    Raises:
+        KeyError: an unknown loss name.
+        ValueError: a plugin key out of its range, or a place for attention that is not there.
+        TypeError: RIB is named, but the architecture has no ``losses`` to add it to.
+    """
+    config.check(cfg)
+    names = config.loss_names(cfg)
+    if names != tuple(cfg.MODEL.LOSSES.NAME):
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.LOSSES.NAME = names
+        cfg.freeze()
+    if "RIBLoss" in names:
+        if not (isinstance(architecture, type) and hasattr(architecture, "losses")):
+            raise TypeError(_how_to_add(getattr(architecture, "__name__", repr(architecture))))
+        architecture = with_rib(architecture)
+    model = attention.build_with_attention(architecture, cfg)
+    if cfg.MODEL.SEARCH.ENABLED:
+        supernet.search_widths(model, cfg)
+    return model
+
+
+@functools.lru_cache(maxsize=None)
+def with_rib(architecture: type) -> type:
+    """The subclass of a meta-architecture that adds RIB to its losses, under the same name."""
+    body = {
+        "__module__": architecture.__module__,
+        "__doc__": architecture.__doc__,
+        "rib_architecture": architecture,
+    }
+    return type(architecture.__name__, (_AddsRIB, architecture), body)
+
+
+def _without_state(architecture: type) -> Any:
+    """What pickle fills with the state of a model: found by the architecture's own name."""
+    kind: Any = with_rib(architecture)
+    return kind.__new__(kind)
+
+
+class _AddsRIB(torch.nn.Module):
+    """Mixin over a meta-architecture; ``rib`` holds the statistics, in the checkpoint with it."""
+
+    rib_architecture: type
+
+    def __init__(self, cfg: Any) -> None:
+        super().__init__(cfg)
+        rib = cfg.MODEL.LOSSES.RIB
+        self.rib_scale: float = rib.SCALE
+        self.rib_input: str = rib.INPUT
+        self.rib: Optional[RIBLoss] = None
+        if cfg.MODEL.HEADS.NUM_CLASSES > 0:  # 0 in an evaluation that was not told
+            # What is wrong with a backend that was asked for shows here, not at the first step.
+            backends.choose(rib.BACKEND, torch.device(cfg.MODEL.DEVICE))
+            self.rib = RIBLoss(cfg.MODEL.HEADS.NUM_CLASSES, config.rib_settings(cfg))
+        self._rib_pixels: Optional[torch.Tensor] = None
+        self._rib_cameras: Any = None
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle, ``torch.save`` and copies: the class is made at run time and has no address."""
+        return _without_state, (self.rib_architecture,), {**self.__dict__, **_OF_A_STEP}
+
+    def preprocess_image(self, batched_inputs: Any) -> torch.Tensor:
+        """As the architecture does; keeps a small version of the images if RIB reports on them."""
+        images = super().preprocess_image(batched_inputs)  # type: ignore[misc]
+        if self.rib_input == "pixels" and self.training and torch.is_grad_enabled():
+            self._rib_pixels = F.adaptive_avg_pool2d(images, PIXEL_GRID).flatten(1)
+        return images
+
+    def forward(self, batched_inputs: Any) -> Any:
+        """As the architecture does; a training step that RIB did not reach is an error."""
+        if self.training and isinstance(batched_inputs, dict):
+            self._rib_cameras = batched_inputs.get("camids")
+        outputs = super().forward(batched_inputs)
+        if self.training and not (isinstance(outputs, dict) and "loss_rib" in outputs):
+            raise RuntimeError(_how_to_add(type(self).__name__))
+        return outputs
+
+    def losses(self, *args: Any) -> Dict[str, torch.Tensor]:
+        """The architecture's own losses, and ``loss_rib`` = SCALE times the bound in nats."""
+        loss_dict = super().losses(*args)  # type: ignore[misc]
+        found = embedding_and_labels(args)
+        if found is None:
+            return loss_dict
+        embeddings, labels = found
+        if not torch.is_grad_enabled():
+            # PreciseBN: another data set's images and labels, and nothing is trained.
+            loss_dict["loss_rib"] = embeddings.new_zeros((), dtype=torch.float32)
+            return loss_dict
+        if self.rib is None:
+            raise ValueError(
+                "RIB trains against identities, but MODEL.HEADS.NUM_CLASSES is 0: write their "
+                "number (FastReID's DefaultTrainer does so by itself)."
+            )
+        self._follow_epoch(self.rib)
+        pixels, self._rib_pixels = self._rib_pixels, None
+        cameras, self._rib_cameras = _cameras_of(self._rib_cameras, labels), None
+        loss = self.rib(embeddings, labels, pixels, cameras)
+        loss_dict["loss_rib"] = loss * self.rib_scale
+        return loss_dict
+
+    @staticmethod
+    def _follow_epoch(rib: RIBLoss) -> None:
+        """Refreshes the statistics when FastReID's trainer has begun another epoch."""
+        from fastreid.utils import comm
+        from fastreid.utils.events import get_event_storage
+
+        storage = get_event_storage()
+        epoch = getattr(storage, "epoch", None)
+        if epoch is None:
+            if rib.epoch < 0:
+                raise RuntimeError(
+                    "RIB refreshes its statistics once an epoch, but the training loop does not "
+                    "tell the epoch. Set `get_event_storage().epoch = epoch` at the start of each "
+                    "epoch (FastReID's trainers do), or call `model.rib.start_epoch(epoch)`."
+                )
+            return
+        report = rib.start_epoch(epoch)
+        for name, value in report.items():
+            storage.put_scalar("rib/" + name, value, smoothing_hint=False)
+        if report and comm.is_main_process():
+            numbers = ", ".join(f"{name} {value:.4f}" for name, value in report.items())
+            logger.info("RIB refreshed for epoch %d (nats): %s", epoch, numbers)
+
+
+_OF_A_STEP = {"_rib_pixels": None, "_rib_cameras": None}
+"""What the model holds during a step only, and copies of it do without."""
+
+
+def _cameras_of(cameras: Any, labels: torch.Tensor) -> Optional[torch.Tensor]:
+    """A batch's cameras beside its labels; None: no numbers, or it was put together anew."""
+    if not isinstance(cameras, torch.Tensor) or cameras.is_floating_point():
+        return None
+    if cameras.shape != labels.shape:
+        return None
+    return cameras.to(labels.device, torch.int64, non_blocking=True)
+
+
+def _how_to_add(architecture: str) -> str:
+    return (
+        f"MODEL.LOSSES.NAME names RIB, but the meta-architecture {architecture} never gives it "
+        "an embedding. Its training step must call `self.losses(outputs, targets)`, with outputs "
+        "a dict that holds 'features' (batch, dim) and targets the identities (batch,), and return "
+        "the dict of losses that comes back. Write it so, or take RIB out of MODEL.LOSSES.NAME and "
+        "add `fastreid_rib.RIBLoss` to its losses by hand."
+    )

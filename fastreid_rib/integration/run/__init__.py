@@ -1,0 +1,1 @@
+"""A run: its start, its ranks, its output folder, its seed, its checkpoints."""

@@ -1,0 +1,102 @@
+"""What a run says and settles before it trains.
+
+The check of the config, the output folder, the seed, what the other ranks have, one log line.
+"""
+
+import logging
+from typing import Any, Callable
+
+from fastreid_rib.base.patching import wrap
+from fastreid_rib.base.ranks import rank_and_size
+from fastreid_rib.integration import config
+from fastreid_rib.integration.evaluation import parts
+from fastreid_rib.integration.own_keys import limits
+from fastreid_rib.integration.run import agreement, output_folder, seeding
+
+logger = logging.getLogger(__name__)
+
+
+def extend_default_setup(defaults: Any) -> None:
+    """Wraps FastReID's ``default_setup``, which every training script calls first.
+
+    Args:
+        defaults: the module ``fastreid.engine.defaults``.
+    """
+
+    def default_setup(stock: Callable[..., None], cfg: Any, args: Any) -> None:
+        config.check(cfg)
+        limits.check(cfg, rank_and_size()[1], not getattr(args, "eval_only", False))
+        claim_output_folder(cfg, args)
+        stock(cfg, args)
+        # FastReID's handlers hang on its own logger: what this package says goes there too.
+        logging.getLogger("fastreid_rib").parent = logging.getLogger("fastreid")
+        agreement.compare_settings(cfg)
+        seeding.seed(cfg.SEED)
+        announce(cfg)
+
+    wrap(defaults, "default_setup", default_setup)
+    limits.extend_trainer(defaults)
+    agreement.extend_trainer(defaults)  # is asked first: the ranks may have other data
+    parts.extend_trainer(defaults)
+
+
+def claim_output_folder(cfg: Any, args: Any) -> None:
+    """Holds OUTPUT_DIR for a training; an evaluation may look on.
+
+    Args:
+        cfg: a FastReID config.
+        args: arguments of the training script, as ``default_setup`` takes them.
+
+    Raises:
+        output_folder.FolderInUseError: another training is writing there. Only a warning where the
+            config asks for nothing of this plugin: FastReID alone would go on.
+        OSError: the folder cannot be written.
+    """
+    from fastreid.utils import comm
+
+    if not comm.is_main_process() or getattr(args, "eval_only", False):
+        return
+    try:
+        output_folder.claim(cfg.OUTPUT_DIR)
+    except output_folder.FolderInUseError as error:
+        if config.asks_for_plugin(cfg):
+            raise
+        logger.warning("%s", error)
+
+
+def announce(cfg: Any) -> None:
+    """Logs, on the first process, what is at work: versions, repairs, RIB's place."""
+    from fastreid.utils import comm
+
+    if not comm.is_main_process():
+        return
+    logger.info(summary(cfg))
+    if config.names_rib(cfg):
+        first = max(1, config.warmup_epochs(cfg))
+        if first >= cfg.SOLVER.MAX_EPOCH:
+            logger.warning(
+                "RIB would start at epoch %d, but SOLVER.MAX_EPOCH is %d: it will not train. Raise "
+                "SOLVER.MAX_EPOCH or lower MODEL.LOSSES.RIB.WARMUP_EPOCHS (or WARMUP_SHARE).",
+                first,
+                cfg.SOLVER.MAX_EPOCH,
+            )
+
+
+def summary(cfg: Any) -> str:
+    """One line: plugin version, which FastReID and torch, active repairs, backend of the loss."""
+    import fastreid
+    import torch
+
+    from fastreid_rib import compat
+    from fastreid_rib.base.version import __version__
+    from fastreid_rib.ops import backends
+
+    backend = "not in use"
+    if config.names_rib(cfg):
+        device = torch.device(cfg.MODEL.DEVICE)
+        backend = backends.explain(cfg.MODEL.LOSSES.RIB.BACKEND, device)
+    return (
+        f"fastreid-rib {__version__}; fastreid from {fastreid.__file__}; "
+        f"torch {torch.__version__}; repairs: {', '.join(compat.active()) or 'none'}; "
+        f"loss backend: {backend}"
+    )

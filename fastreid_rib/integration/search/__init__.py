@@ -1,0 +1,1 @@
+"""The search for a backbone's widths: spaces, the supernet, the trainer, what comes out."""

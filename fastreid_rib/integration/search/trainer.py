@@ -1,0 +1,136 @@
+"""A search in FastReID's trainer: turns of weights and architecture, checkpoints, what it writes.
+
+FastReID has one optimizer, over flat parameters, and steps it after every backward pass. The logits
+of the choices get an Adam of their own, which is a part of checkpoints, and each step goes to whose
+turn it is; the gradients of the other are dropped.
+"""
+
+import functools
+import logging
+from typing import Any, Callable, Dict, List
+
+import torch
+from torch import nn
+
+from fastreid_rib.base.patching import wrap
+from fastreid_rib.search import WidthSearch
+
+logger = logging.getLogger(__name__)
+
+
+def extend_optimizer(build: Any) -> None:
+    """Lets the weights' optimizer leave the logits alone, and steps to them that are theirs.
+
+    Args:
+        build: the module ``fastreid.solver.build``.
+    """
+
+    def get_default_optimizer_params(
+        stock: Callable[..., List[Dict[str, Any]]], model: nn.Module, *args: Any, **kwargs: Any
+    ) -> List[Dict[str, Any]]:
+        groups = stock(model, *args, **kwargs)
+        search = _search(model)
+        logits = set() if search is None else set(search.parameters())
+        return [group for group in groups if logits.isdisjoint(group["params"])]
+
+    def build_optimizer(
+        stock: Callable[..., Any], cfg: Any, model: Any, *args: Any, **kw: Any
+    ) -> Any:
+        built = stock(cfg, model, *args, **kw)
+        search = _search(model)
+        if search is not None:
+            _take_turns(built[0], search)
+        return built
+
+    wrap(build, "get_default_optimizer_params", get_default_optimizer_params)
+    wrap(build, "build_optimizer", build_optimizer)
+
+
+def extend_trainer(defaults: Any) -> None:
+    """Saves the logits' optimizer in checkpoints, and writes what a search has found.
+
+    Args:
+        defaults: the module ``fastreid.engine.defaults``.
+    """
+
+    def init(stock: Callable[..., None], self: Any, *args: Any, **kwargs: Any) -> None:
+        stock(self, *args, **kwargs)
+        adam = getattr(self.optimizer, "logits", None)
+        if adam is not None:
+            self.checkpointer.checkpointables["search"] = adam
+
+    def build_hooks(stock: Callable[..., List[Any]], self: Any) -> List[Any]:
+        hooks = stock(self)
+        if self.cfg.MODEL.SEARCH.ENABLED:
+            # Not at the top: it derives from FastReID's hooks, which are being loaded.
+            from fastreid_rib.integration.search.results import SearchResults
+
+            hooks.insert(0, SearchResults(self.cfg))  # before those who write to the storage
+        return hooks
+
+    wrap(defaults.DefaultTrainer, "__init__", init)
+    wrap(defaults.DefaultTrainer, "build_hooks", build_hooks)
+
+
+def extend_amp(train_loop: Any) -> None:
+    """Lets mixed precision unscale, and look for infinities in, the gradients of whose turn it is.
+
+    The scaler knows the weights' optimizer alone. The logits would be stepped with gradients 65,536
+    times too large, and ruined by one that is not finite.
+
+    Args:
+        train_loop: the module ``fastreid.engine.train_loop``.
+    """
+
+    def init(stock: Callable[..., None], self: Any, *args: Any, **kwargs: Any) -> None:
+        stock(self, *args, **kwargs)
+        if hasattr(self.optimizer, "logits"):
+            scale_turns(self.grad_scaler)
+
+    wrap(train_loop.AMPTrainer, "__init__", init)
+
+
+def scale_turns(scaler: Any) -> None:
+    """Makes ``scaler.step(optimizer)`` of a search's optimizer the step of whose turn it is.
+
+    Args:
+        scaler: a ``GradScaler``.
+    """
+    scaler.__class__ = _scaling_turns(scaler.__class__)
+
+
+def _search(model: Any) -> Any:
+    found = getattr(getattr(model, "module", model), "search", None)
+    return found if isinstance(found, WidthSearch) else None
+
+
+def _take_turns(optimizer: Any, search: WidthSearch) -> None:
+    """Makes ``optimizer.step`` that of the weights or of the logits, whose turn it is."""
+    optimizer.logits = torch.optim.Adam(search.parameters(), lr=search.settings.lr)
+    optimizer.search = search
+    optimizer.__class__ = _with_turns(optimizer.__class__)
+
+
+@functools.lru_cache(maxsize=None)
+def _with_turns(kind: Any) -> Any:
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.search.step_is_for_weights():
+            return kind.step(self, *args, **kwargs)
+        self.logits.step()
+        return None
+
+    def zero_grad(self: Any, *args: Any, **kwargs: Any) -> None:
+        kind.zero_grad(self, *args, **kwargs)
+        self.logits.zero_grad()
+
+    # The name stays: torch's profiler and FastReID's log show it.
+    return type(kind.__name__, (kind,), {"step": step, "zero_grad": zero_grad})
+
+
+@functools.lru_cache(maxsize=None)
+def _scaling_turns(kind: Any) -> Any:
+    def step(self: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+        theirs = optimizer.search.step_is_for_weights()
+        return kind.step(self, optimizer if theirs else optimizer.logits, *args, **kwargs)
+
+    return type(kind.__name__, (kind,), {"step": step})

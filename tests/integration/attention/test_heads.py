@@ -1,0 +1,122 @@
+"""DCSHead and ChannelAttentionHead: the attention at the head under another name."""
+
+import pytest
+import torch
+from fastreid.modeling import build_model
+from fastreid.modeling.heads import REID_HEADS_REGISTRY, EmbeddingHead, build_heads
+
+from fastreid_rib.attention import CAM, SE, DCSAttention
+from fastreid_rib.integration.attention.registered_heads import ChannelAttentionHead, DCSHead
+
+NARROW = {"MODEL.ATTENTION.WIDTH": 8}
+
+
+def image(size=4):
+    images = torch.rand(size, 3, 64, 32, generator=torch.Generator().manual_seed(0)) * 255
+    return {"images": images, "targets": torch.arange(size) // 2}
+
+
+@pytest.mark.parametrize(
+    "head, name, changes",
+    [
+        (DCSHead, "DCS", {}),
+        (ChannelAttentionHead, "SE", {}),
+        (ChannelAttentionHead, "CAM", {"MODEL.ATTENTION.CHANNEL": "CAM"}),
+    ],
+)
+def test_a_head_is_the_placement_under_another_name(make_cfg, head, name, changes):
+    by_head = {**NARROW, **changes, "MODEL.HEADS.NAME": head.__name__}
+    by_key = {**NARROW, "MODEL.ATTENTION.NAME": name, "MODEL.ATTENTION.PLACEMENT": ("head",)}
+    models = []
+    for keys in (by_head, by_key):
+        torch.manual_seed(0)
+        models.append(build_model(make_cfg(keys)))
+    ours, theirs = models
+    assert type(ours.heads) is head and type(theirs.heads) is EmbeddingHead
+    kinds = {"DCS": DCSAttention, "SE": SE, "CAM": CAM}
+    assert type(ours.heads.attention) is type(theirs.heads.attention) is kinds[name]
+    states = [model.state_dict() for model in models]
+    assert list(states[0]) == list(states[1])
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    for model in models:
+        model.eval()
+        with torch.no_grad():
+            for parameter in model.heads.attention.parameters():
+                parameter.fill_(0.05)
+    with torch.no_grad():
+        maps = torch.rand(2, 512, 4, 2)
+        assert torch.equal(ours.heads(maps), theirs.heads(maps))
+        attended = EmbeddingHead.forward(ours.heads, ours.heads.attention(maps))
+        assert torch.equal(ours.heads(maps), attended)
+        assert not torch.equal(attended, EmbeddingHead.forward(ours.heads, maps))
+
+
+def test_the_settings_reach_the_module(make_cfg):
+    settings = {"WIDTH": 8, "TEMPERATURE": 3.0, "FINAL_TEMPERATURE": 2.0, "MASK_BIAS": -0.5}
+    settings.update(SCALE="sqrt", COSINE_FACTOR=5.0, NORM="layer")
+    changes = {f"MODEL.ATTENTION.{key}": value for key, value in settings.items()}
+    attention = build_heads(make_cfg({"MODEL.HEADS.NAME": "DCSHead", **changes})).attention
+    assert (attention.channels, attention.width) == (512, 8)
+    assert (attention.scale, attention.cosine_factor) == ("sqrt", 5.0)
+    assert isinstance(attention.norm, torch.nn.LayerNorm)
+    assert attention.mask.first_temperature == 3.0 and attention.mask.final_temperature == 2.0
+    assert attention.mask.logits.bias.unique().tolist() == [-0.5]
+    channel = {"MODEL.HEADS.NAME": "ChannelAttentionHead", "MODEL.ATTENTION.REDUCTION": 64}
+    assert build_heads(make_cfg(channel)).attention.excite[0].out_features == 8
+    channel.update({"MODEL.ATTENTION.CHANNEL": "ECA", "MODEL.ATTENTION.KERNEL_SIZE": 7})
+    channel["MODEL.ATTENTION.START"] = "published"
+    attention = build_heads(make_cfg(channel)).attention
+    assert attention.conv.kernel_size == (7,) and attention.start == "published"
+
+
+def test_both_at_once_is_an_error(make_cfg):
+    for head in ("DCSHead", "ChannelAttentionHead"):
+        cfg = make_cfg({"MODEL.HEADS.NAME": head, "MODEL.ATTENTION.NAME": "DCS"})
+        with pytest.raises(ValueError, match=f"{head}.*MODEL.ATTENTION.NAME.*Write one"):
+            build_model(cfg)
+
+
+def test_other_heads_take_attention_by_the_key(make_cfg):
+    changes = {**NARROW, "MODEL.HEADS.NAME": "ClasHead", "MODEL.ATTENTION.NAME": "DCS"}
+    head = build_heads(make_cfg(changes))
+    assert type(head) is REID_HEADS_REGISTRY.get("ClasHead")
+    assert type(head.attention) is DCSAttention
+
+
+def test_mgn_with_dcs_head_attends_once_a_branch(make_cfg):
+    changes = {
+        **NARROW,
+        "MODEL.META_ARCHITECTURE": "MGN",
+        "MODEL.BACKBONE.DEPTH": "50x",
+        "MODEL.BACKBONE.FEAT_DIM": 2048,
+        "MODEL.HEADS.NAME": "DCSHead",
+        "MODEL.HEADS.EMBEDDING_DIM": 16,
+    }
+    cfg = make_cfg(changes)
+    model = build_model(cfg)
+    names = [name for name, module in model.named_modules() if isinstance(module, DCSAttention)]
+    assert names == ["b1.attention", "b2.attention", "b3.attention"]
+    assert cfg.MODEL.HEADS.NAME == "DCSHead", "the config was changed"
+
+
+def test_training_as_users_do(make_cfg, run_script, tmp_path):
+    changes = {
+        **NARROW,
+        "MODEL.HEADS.NAME": "DCSHead",
+        "MODEL.LOSSES.NAME": ("CrossEntropy", "Triplet", "RIB"),
+        "MODEL.LOSSES.RIB.WARMUP_EPOCHS": 1,
+        "SOLVER.MAX_EPOCH": 2,
+        "TEST.EVAL_PERIOD": 2,
+        "OUTPUT_DIR": str(tmp_path / "out"),
+    }
+    cfg = make_cfg(changes)
+    (tmp_path / "config.yml").write_text(cfg.dump())
+    result = run_script("train_as_users_do.py", "--config-file", tmp_path / "config.yml")
+    assert "Attention DCS: heads.attention" in result.stdout
+    state = torch.load(tmp_path / "out" / "model_final.pth", map_location="cpu")["model"]
+    untrained = build_model(cfg).state_dict()
+    learnt = {key for key in state if "attention" in key}
+    assert learnt == {key for key in untrained if "attention" in key}
+    # Both started at zero; the mask's weights get a gradient once the projection is not zero.
+    assert state["heads.attention.project.weight"].abs().sum() > 0
+    assert state["heads.attention.mask.logits.weight"].abs().sum() > 0

@@ -1,0 +1,158 @@
+"""What RIB is computed from, with attention at the head and without."""
+
+import copy
+
+import pytest
+import torch
+from fastreid.modeling import build_model
+from fastreid.utils.events import EventStorage
+
+from fastreid_rib.integration.rib.embedding import embedding_and_labels
+
+RIB = {"MODEL.LOSSES.NAME": ("CrossEntropy", "RIB"), "MODEL.LOSSES.RIB.WARMUP_EPOCHS": 1}
+DCS = {"MODEL.ATTENTION.NAME": "DCS", "MODEL.ATTENTION.WIDTH": 8}
+BEFORE = {"MODEL.LOSSES.RIB.EMBEDDING": "before"}
+NECK = {"MODEL.LOSSES.RIB.EMBEDDING": "neck"}
+
+
+def step(model, epoch=0):
+    """A step of FastReID's trainer: the losses, the map, the head's outputs, what RIB was given."""
+    seen = {}
+    hooks = [
+        model.backbone.register_forward_hook(lambda m, a, out: seen.update(map=out)),
+        model.heads.register_forward_hook(lambda m, a, out: seen.update(outputs=out)),
+        model.rib.register_forward_pre_hook(lambda m, args: seen.update(rib=args[0])),
+    ]
+    images = torch.rand(8, 3, 64, 32, generator=torch.Generator().manual_seed(0)) * 255
+    with EventStorage() as storage:
+        storage.epoch = epoch
+        losses = model.train()({"images": images, "targets": torch.arange(8) // 2})
+    for hook in hooks:
+        hook.remove()
+    return losses, seen
+
+
+def trained(cfg):
+    """A model whose attention is no longer the identity."""
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    attention = getattr(model.heads, "attention", None)
+    if attention is not None:
+        torch.nn.init.normal_(attention.project.weight)
+    return model
+
+
+@pytest.mark.parametrize("head", [{}, {"MODEL.HEADS.NAME": "DCSHead"}])
+@pytest.mark.parametrize("pool", ["GlobalAvgPool", "GeneralizedMeanPooling"])
+def test_before_is_the_map_pooled_and_after_the_heads_embedding(make_cfg, head, pool):
+    attention = {"MODEL.ATTENTION.WIDTH": 8, **head} if head else DCS
+    changes = {**RIB, **attention, "MODEL.HEADS.POOL_LAYER": pool}
+    model = trained(make_cfg({**changes, **BEFORE}))
+    losses, seen = step(model)
+    assert torch.equal(seen["rib"], model.heads.pool_layer(seen["map"])[..., 0, 0])
+    assert not torch.allclose(seen["rib"], seen["outputs"]["features"])
+    of_attention = list(model.heads.attention.parameters())
+    found = torch.autograd.grad(
+        seen["rib"].sum(), of_attention, retain_graph=True, allow_unused=True
+    )
+    assert found == (None,) * len(of_attention), "RIB trains the attention"
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    step(model)
+    assert step(model, epoch=1)[0]["loss_rib"].item() != 0
+
+    model = trained(make_cfg(changes))
+    _, seen = step(model)
+    assert torch.equal(seen["rib"], seen["outputs"]["features"])
+    of_attention = [model.heads.attention.project.weight]
+    assert torch.autograd.grad(seen["rib"].sum(), of_attention)[0].abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {**DCS, "MODEL.ATTENTION.PLACEMENT": ("layer2",)}], ids=["none", "layer2"]
+)
+def test_without_attention_at_the_head_both_are_one(make_cfg, changes):
+    _, seen = step(build_model(make_cfg({**RIB, **changes, **BEFORE})))
+    assert torch.equal(seen["rib"], seen["outputs"]["features"])
+
+
+@pytest.mark.parametrize("changes", [{}, {"MODEL.HEADS.EMBEDDING_DIM": 16}, DCS])
+def test_neck_is_what_classifies(make_cfg, changes):
+    model = build_model(make_cfg({**RIB, **changes, **NECK}))
+    losses, seen = step(model)
+    pooled = seen["outputs"]["features"]  # NECK_FEAT before
+    means = pooled.mean(dim=0), pooled.var(dim=0, unbiased=False)
+    if not changes:
+        by_hand = (pooled - means[0]) / (means[1] + 1e-5).sqrt()
+        assert torch.allclose(seen["rib"], by_hand, atol=1e-4)
+    logits = torch.nn.functional.linear(seen["rib"], model.heads.weight)
+    assert torch.equal(seen["outputs"]["pred_class_logits"], logits)
+    sum(losses.values()).backward()
+    twin = copy.deepcopy(model)
+    torch.nn.init.constant_(twin.heads.bottleneck[-1].weight, 2.0)
+    assert torch.allclose(step(twin)[1]["rib"], 2 * step(model)[1]["rib"], atol=1e-5)
+    assert not model.heads.bottleneck._forward_hooks, "a hook was left behind"
+
+
+def test_what_comes_out_is_the_same(make_cfg):
+    """In evaluation and for the other losses nothing depends on where RIB looks."""
+    models = [trained(make_cfg({**RIB, **DCS, **keys})) for keys in ({}, BEFORE)]
+    states = [model.state_dict() for model in models]
+    assert states[0].keys() == states[1].keys()
+    torch.manual_seed(1)
+    after, _ = step(models[0])
+    torch.manual_seed(1)
+    before, _ = step(models[1])
+    assert after["loss_cls"].item() == before["loss_cls"].item()
+    images = torch.rand(2, 3, 64, 32) * 255
+    with torch.no_grad():  # FastReID normalises what it is given in place
+        ours, theirs = (model.eval()({"images": images.clone()}) for model in models)
+    assert torch.equal(ours, theirs)
+
+
+def test_a_copy_looks_at_its_own_map(make_cfg):
+    model = trained(make_cfg({**RIB, **DCS, **BEFORE}))
+    step(model)
+    twin = copy.deepcopy(model)
+    torch.nn.init.zeros_(twin.backbone.layer4[-1].bn2.weight)
+    _, seen = step(twin)
+    assert torch.equal(seen["rib"], twin.heads.pool_layer(seen["map"])[..., 0, 0])
+    with torch.no_grad():  # PreciseBN: a training pass that trains nothing
+        losses, _ = step(twin)
+    assert losses["loss_rib"].item() == 0
+
+
+def test_where_it_cannot_be_taken(make_cfg):
+    mgn = {
+        "MODEL.META_ARCHITECTURE": "MGN",
+        "MODEL.BACKBONE.DEPTH": "50x",
+        "MODEL.BACKBONE.FEAT_DIM": 2048,
+        "MODEL.HEADS.EMBEDDING_DIM": 16,
+    }
+    with pytest.raises(ValueError, match="in MGN.*Write 'after'"):
+        build_model(make_cfg({**RIB, **DCS, **BEFORE, **mgn}))
+
+
+def test_a_head_without_a_pooling(make_cfg, monkeypatch):
+    from fastreid.modeling.heads import REID_HEADS_REGISTRY
+
+    class Poolless(torch.nn.Module):
+        def __init__(self, cfg):
+            super().__init__()
+
+    monkeypatch.setitem(REID_HEADS_REGISTRY._obj_map, "Poolless", Poolless)
+    with pytest.raises(ValueError, match="Poolless has no `pool_layer`"):
+        build_model(make_cfg({**RIB, **DCS, **BEFORE, "MODEL.HEADS.NAME": "Poolless"}))
+    with pytest.raises(ValueError, match="Poolless has no `bottleneck`"):
+        build_model(make_cfg({**RIB, **NECK, "MODEL.HEADS.NAME": "Poolless"}))
+
+
+def test_embedding_and_labels_by_hand():
+    a, b, labels = torch.ones(2, 3), torch.zeros(2, 1), torch.tensor([0, 1])
+    embeddings, found = embedding_and_labels(({"features": a}, [{"features": b}], labels))
+    assert torch.equal(embeddings, a) and found is labels
+    embeddings, _ = embedding_and_labels(({"features": a}, {"features": b}, labels))
+    assert torch.equal(embeddings, torch.tensor([[1.0, 1, 1, 0], [1, 1, 1, 0]]))
+    assert embedding_and_labels(({"features": a}, torch.rand(2, 4))) is None, "attributes"
+    assert embedding_and_labels(({"other": a}, labels)) is None
+    assert embedding_and_labels(()) is None

@@ -1,0 +1,215 @@
+"""The search spaces of FastReID's backbones: slices are the masked network, costs are counted."""
+
+import pytest
+import torch
+from fastreid.modeling import build_model
+from fastreid.modeling.backbones import build_backbone
+
+from fastreid_rib.integration.search import derived_network
+from fastreid_rib.integration.search.spaces import space_of
+
+SEARCHED = {
+    "MODEL.BACKBONE.NAME": "build_searched_backbone",
+    "MODEL.BACKBONE.DEPTH": "0.25x",
+}
+MOBILENET = {
+    "MODEL.BACKBONE.NAME": "build_mobilenetv2_backbone",
+    "MODEL.BACKBONE.DEPTH": "1.0x",
+    "MODEL.BACKBONE.FEAT_DIM": 1280,
+}
+BOTTLENECKS = {"MODEL.BACKBONE.DEPTH": "50x", "MODEL.BACKBONE.FEAT_DIM": 2048}
+NARROW = {
+    "searched": (SEARCHED, (20, 32, 96, 136)),
+    "mobilenet": (MOBILENET, (8, 24, 20, 40, 60, 120, 200)),
+    "resnet18": ({}, (48, 128, 64, 320)),
+    "resnet50": (BOTTLENECKS, (64, 32, 192, 128)),
+    "attention at the head": ({**SEARCHED, "MODEL.ATTENTION.NAME": "DCS"}, (16, 40, 80, 216)),
+    "attention behind a stage of fixed width": (
+        {"MODEL.ATTENTION.NAME": "SE", "MODEL.ATTENTION.PLACEMENT": ("layer2",)},
+        (48, 128, 64, 320),
+    ),
+    "attention behind a stage of searched width": (
+        {**SEARCHED, "MODEL.ATTENTION.NAME": "ECA", "MODEL.ATTENTION.PLACEMENT": ("stage2",)},
+        (20, 16, 96, 136),
+    ),
+}
+
+
+def supernet(make_cfg, changes, widths):
+    """A supernet whose most probable widths are these, its weights as after some steps."""
+    cfg = make_cfg({**changes, "MODEL.SEARCH.ENABLED": True, "MODEL.SEARCH.TARGET": 1.0})
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.normal_(std=0.1)
+                module.bias.normal_(std=0.1)
+        for choice, width in zip(model.search.choices.values(), widths):
+            choice.logits[choice.widths.index(width)] = 1.0
+    return cfg, model.eval()
+
+
+def derived(cfg, model, widths):
+    """The model of the derived config, with the supernet's weights."""
+    chosen = dict(zip(model.search.choices, widths))
+    config = derived_network.config_of(cfg, chosen)
+    config.defrost()
+    config.MODEL.HEADS.NUM_CLASSES = cfg.MODEL.HEADS.NUM_CLASSES
+    small = build_model(config).eval()
+    weights = derived_network.weights_of(model, model.search.cost.space, chosen)
+    return small, small.load_state_dict(weights, strict=False), chosen
+
+
+@pytest.mark.parametrize("case", NARROW)
+def test_slices_of_the_supernet_are_what_its_masks_let_through(make_cfg, case):
+    changes, widths = NARROW[case]
+    cfg, model = supernet(make_cfg, changes, widths)
+    small, loaded, _ = derived(cfg, model, widths)
+    assert loaded.unexpected_keys == []
+    assert all(".attention." in key for key in loaded.missing_keys)
+    assert bool(loaded.missing_keys) == ("searched width" in case)
+    images = torch.rand(2, 3, 64, 32) * 255
+    expected = model(images.clone())
+    torch.testing.assert_close(small(images.clone()), expected, rtol=1e-4, atol=1e-4)
+    assert expected.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("case", [case for case in NARROW if case != "resnet50"])
+def test_the_cost_of_a_derived_network_is_what_it_takes(make_cfg, case):
+    pytest.importorskip("fvcore")
+    from fastreid_rib.integration.search.network_cost import network_cost
+
+    changes, widths = NARROW[case]
+    cfg, model = supernet(make_cfg, changes, widths)
+    small, _, chosen = derived(cfg, model, widths)
+    cost = network_cost(small, (64, 32))
+    counted = cost["backbone"].multiply_adds + cost["attention"].multiply_adds
+    # ECA's gates are counted with a search's masks in no network of this width.
+    assert model.search.cost.of(chosen) == pytest.approx(counted, rel=1e-5)
+    assert counted < model.search.cost.widest
+
+
+def test_training_moves_every_choice(make_cfg):
+    from fastreid.utils.events import EventStorage
+
+    cfg = make_cfg({**MOBILENET, "MODEL.SEARCH.ENABLED": True})
+    model = build_model(cfg).train()
+    batch = {"images": torch.rand(8, 3, 64, 32) * 255, "targets": torch.arange(8) % 4}
+    with EventStorage(0) as storage:
+        storage.epoch = 0
+        losses = model(batch)
+    assert losses["loss_cost"] > 0
+    sum(losses.values()).backward()
+    assert all(choice.logits.grad.abs().sum() > 0 for choice in model.search.choices.values())
+
+
+def test_the_paper_s_space(make_cfg):
+    cfg = make_cfg({**SEARCHED, "MODEL.BACKBONE.DEPTH": "1.0x"})
+    backbone = build_backbone(cfg)
+    space = space_of(backbone, cfg)
+    assert list(space.groups.values())[:2] == [(28, 24, 20, 16), (40, 32, 24, 16)]
+    assert space.groups["stage3"][0] == 128 and space.groups["stage3"][-1] == 80
+    assert space.groups["stage4"][0] == 216 and space.groups["stage4"][-1] == 120
+    blocks = [len(getattr(backbone, stage)) for stage in space.groups]
+    assert blocks == [3, 12, 21, 12]
+
+
+PRETRAINED = {
+    "mobilenet": ("features.2.conv.6", "features.2.conv.4"),
+    "resnet50": ("layer2.0.conv3", "layer2.0.bn2"),
+}
+"""A layer that reads a block's own map, and the norm that writes it."""
+
+
+@pytest.fixture
+def pretrained(make_cfg, tmp_path):
+    """Makes a backbone, its file of weights, and the changes of a config that start from them."""
+
+    def make(changes):
+        whole = build_backbone(make_cfg(changes)).eval()
+        torch.manual_seed(0)
+        for module in whole.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+        path = tmp_path / "weights.pth"
+        torch.save(whole.state_dict(), path)
+        weights = {"MODEL.BACKBONE.PRETRAIN": True, "MODEL.BACKBONE.PRETRAIN_PATH": str(path)}
+        return whole, {**changes, **weights}
+
+    return make
+
+
+@pytest.mark.parametrize("kind", PRETRAINED)
+def test_pretrained_weights_keep_their_best_channels(make_cfg, pretrained, kind):
+    reader, norm = PRETRAINED[kind]
+    changes, widths = NARROW[kind]
+    whole, changes = pretrained(changes)
+    small = build_backbone(make_cfg({**changes, "MODEL.SEARCH.WIDTHS": widths}))
+    scales = whole.get_submodule(norm).weight
+    worth = whole.get_submodule(reader).weight.abs().sum((0, 2, 3))
+    best = torch.argsort(worth, descending=True)
+    kept = small.get_submodule(norm).weight
+    assert len(kept) < len(scales)
+    assert torch.equal(kept, scales[best[: len(kept)]])
+
+
+def test_a_search_begins_at_what_was_pretrained(make_cfg, pretrained):
+    whole, changes = pretrained(MOBILENET)
+    searched = build_backbone(make_cfg({**changes, "MODEL.SEARCH.ENABLED": True})).eval()
+    name = "features.2.conv.4.weight"
+    assert not torch.equal(searched.get_parameter(name), whole.get_parameter(name))  # sorted
+    images = torch.randn(2, 3, 64, 32)
+    torch.testing.assert_close(searched(images), whole(images), rtol=1e-3, atol=1e-4)
+
+
+def test_from_scratch_nothing_is_sorted(make_cfg):
+    torch.manual_seed(0)
+    plain = build_backbone(make_cfg(MOBILENET))
+    torch.manual_seed(0)
+    searched = build_backbone(make_cfg({**MOBILENET, "MODEL.SEARCH.ENABLED": True}))
+    for one, other in zip(plain.parameters(), searched.parameters()):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"MODEL.SEARCH.TARGET": 1.5}, r"MODEL\.SEARCH\.TARGET must be > 0 and <= 1, but is 1\.5"),
+        (
+            {**SEARCHED, "MODEL.SEARCH.TARGET": 0.1},
+            r"MODEL\.SEARCH\.TARGET must be >= 0\.3\d\d \(the narrowest network\), but is 0\.1",
+        ),
+        ({"MODEL.SEARCH.OPTIONS": ((64, 32),)}, "needs the widths of 4 groups, layer1, layer2"),
+        ({**SEARCHED, "MODEL.SEARCH.OPTIONS": ((64, 32),)}, "needs the widths of 4 groups, stage1"),
+        (
+            {"MODEL.SEARCH.OPTIONS": ((32, 16), (128,), (256,), (512,))},
+            r"widths of 'layer1' must begin with 64",
+        ),
+        (
+            {"MODEL.SEARCH.OPTIONS": ((64, 64), (128,), (256,), (512,))},
+            r"widths of group 'layer1' must fall",
+        ),
+        ({"MODEL.SEARCH.OPTIONS": (1.5,)}, "must be a tuple with the widths of each group"),
+        ({"MODEL.SEARCH.WIDTHS": (64,)}, r"MODEL\.SEARCH\.WIDTHS must be \(\) where ENABLED"),
+        ({"MODEL.BACKBONE.WITH_IBN": True}, r"cannot narrow IBN \(layer1\.0\.bn1\)"),
+        (
+            {"MODEL.BACKBONE.NAME": "build_osnet_backbone", "MODEL.BACKBONE.DEPTH": "x0_25"},
+            r"'build_osnet_backbone', whose widths MODEL\.SEARCH cannot choose",
+        ),
+        ({**SEARCHED, "MODEL.BACKBONE.DEPTH": "50x"}, r"must be one of 1\.0x, 0\.5x, 0\.25x"),
+        ({"MODEL.META_ARCHITECTURE": "MGN"}, "MGN takes it apart"),
+        (
+            {
+                **SEARCHED,
+                "MODEL.ATTENTION.NAME": "SelfAttention",
+                "MODEL.ATTENTION.PLACEMENT": ("stage1",),
+                "MODEL.ATTENTION.WIDTH": 26,
+            },
+            r"does not fit 24 channels, a width that MODEL\.SEARCH offers for 'stage1'",
+        ),
+    ],
+)
+def test_what_does_not_go_is_said_before_training(make_cfg, changes, message):
+    with pytest.raises(ValueError, match=message):
+        build_model(make_cfg({"MODEL.SEARCH.ENABLED": True, **changes}))

@@ -1,0 +1,257 @@
+"""A search under FastReID's own trainer: turns, outputs, processes."""
+
+import json
+import re
+
+import pytest
+import torch
+from fastreid.config import get_cfg
+from fastreid.engine import DefaultTrainer
+
+from fastreid_rib.integration.search.trainer import scale_turns
+
+SEARCH = {
+    "MODEL.BACKBONE.NAME": "build_searched_backbone",
+    "MODEL.BACKBONE.DEPTH": "0.25x",
+    "MODEL.LOSSES.NAME": ("CrossEntropy", "Triplet", "RIB"),
+    "MODEL.HEADS.NUM_CLASSES": 0,
+    "MODEL.SEARCH.ENABLED": True,
+    "MODEL.SEARCH.WEIGHTS_SHARE": 0.5,
+}
+
+
+TINY = {
+    **SEARCH,
+    "MODEL.DEVICE": "cpu",
+    "MODEL.BACKBONE.FEAT_DIM": 512,
+    "MODEL.HEADS.WITH_BNNECK": True,
+    "INPUT.SIZE_TRAIN": [64, 32],
+    "INPUT.SIZE_TEST": [64, 32],
+    "DATASETS.NAMES": ("SyntheticReIDTiny",),
+    "DATASETS.TESTS": ("SyntheticReIDTiny",),
+    "DATALOADER.SAMPLER_TRAIN": "NaiveIdentitySampler",
+    "DATALOADER.NUM_WORKERS": 0,
+    "SOLVER.IMS_PER_BATCH": 16,
+    "SOLVER.WARMUP_ITERS": 0,
+    "SEED": 0,
+}
+
+
+class Watched(DefaultTrainer):
+    """Notes for each step what it moved: weights, logits."""
+
+    def run_step(self):
+        logits = [value.clone() for value in self.model.search.parameters()]
+        weight = self.model.backbone.stem[0].weight.detach().clone()
+        super().run_step()
+        moved = any(not torch.equal(a, b) for a, b in zip(logits, self.model.search.parameters()))
+        self.moved.append((not torch.equal(weight, self.model.backbone.stem[0].weight), moved))
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """A finished search: its trainer and its folder."""
+    folder = tmp_path_factory.mktemp("search")
+    cfg = get_cfg()
+    settings = {**TINY, "OUTPUT_DIR": str(folder), "SOLVER.MAX_EPOCH": 4, "TEST.EVAL_PERIOD": 4}
+    cfg.merge_from_list([item for pair in settings.items() for item in pair])
+    trainer = Watched(cfg)
+    trainer.moved = []
+    trainer.train()
+    return trainer, folder
+
+
+def test_weights_and_logits_take_turns(searched):
+    moved = searched[0].moved
+    first = len(moved) // 4
+    assert moved[:first] == [(True, False)] * first, "the warm-up: a fifth of four epochs"
+    later = moved[first:]
+    assert set(later) == {(True, False), (False, True)}, "never both, never none"
+    assert abs(later.count((True, False)) - later.count((False, True))) <= 1
+
+
+def test_the_weights_optimizer_does_not_know_the_logits(searched):
+    trainer, _ = searched
+    known = sum(p.numel() for group in trainer.optimizer.param_groups for p in group["params"])
+    model = trainer.model
+    logits = sum(p.numel() for p in model.search.parameters())
+    everything = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert logits == 4 + 4 + 7 + 13 and known == everything - logits
+    assert type(trainer.optimizer).__name__ == "Adam"
+
+
+def test_progress_goes_to_the_event_storage_and_to_a_file(searched):
+    _, folder = searched
+    metrics = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    assert any("search/cost" in line and "search/entropy/stage3" in line for line in metrics)
+    lines = [json.loads(line) for line in (folder / "search.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [0, 1, 2, 3]
+    assert lines[0]["temperature"] == 5.0 and lines[-1]["temperature"] == pytest.approx(0.1)
+    assert [len(p) for p in lines[-1]["probabilities"].values()] == [4, 4, 7, 13]
+    assert (folder / "search.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_derived_network_trains_with_the_plugin_alone(searched):
+    trainer, folder = searched
+    cfg = get_cfg()
+    cfg.merge_from_file(str(folder / "searched.yml"))
+    widths = cfg.MODEL.SEARCH.WIDTHS
+    search = trainer.model.search
+    chosen = dict(zip(search.choices, widths))
+    assert chosen == search.derive() and search.cost.of(chosen) <= search.target
+    assert not cfg.MODEL.SEARCH.ENABLED and str(folder / "searched") == cfg.OUTPUT_DIR
+    cfg.SOLVER.MAX_EPOCH = cfg.TEST.EVAL_PERIOD = 1
+    assert str(folder / "searched.pth") == cfg.MODEL.WEIGHTS
+    (folder / "searched").mkdir()  # as FastReID's setup does
+    small = DefaultTrainer(cfg)
+    small.resume_or_load(resume=False)
+    weight = trainer.model.backbone.stage1[0].conv[6].weight[: widths[0]]
+    assert torch.equal(small.model.backbone.stage1[0].conv[6].weight, weight)
+    results = small.train()
+    assert 0 < results["mAP"] <= 100
+
+
+@pytest.fixture
+def logs(tmp_path):
+    """OUTPUT_DIR of `make_cfg`, which FastReID's setup makes otherwise."""
+    (tmp_path / "logs").mkdir()
+    return tmp_path / "logs"
+
+
+def test_a_search_that_fails_derives_nothing(make_cfg, logs):
+    class Fails(DefaultTrainer):
+        def after_step(self):
+            super().after_step()
+            raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        Fails(make_cfg(SEARCH)).train()
+    assert (logs / "search.jsonl").exists() and not (logs / "searched.yml").exists()
+
+
+def test_the_checkpoint_of_another_space(make_cfg, logs):
+    trainer = DefaultTrainer(make_cfg({**SEARCH, "SOLVER.MAX_EPOCH": 1, "TEST.EVAL_PERIOD": 1}))
+    trainer.train()
+    other = ((28, 24), (40, 32), (128, 120), (216, 208))
+    changes = {**SEARCH, "MODEL.SEARCH.OPTIONS": other, "MODEL.SEARCH.TARGET": 0.95}
+    again = DefaultTrainer(make_cfg(changes))
+    with pytest.raises(ValueError, match=r"search\.choices\.stage1\.logits is \(4,\) there and"):
+        again.resume_or_load(resume=True)
+
+
+def test_two_processes_agree_in_every_choice(run_script, make_cfg, logs, tmp_path):
+    config = tmp_path / "config.yml"
+    config.write_text(make_cfg({**SEARCH, "SEED": -1}).dump())
+    run = run_script("search_on_two.py", str(config)).stdout
+    first, second = re.findall(r"^rank \d: (.*)$", run, re.MULTILINE)
+    assert first == second and "stage4" in first
+
+
+def test_a_derived_network_as_onnx(make_cfg):
+    pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    import io
+
+    from fastreid.modeling import build_model
+
+    changes = {**SEARCH, "MODEL.SEARCH.ENABLED": False, "MODEL.SEARCH.WIDTHS": (20, 32, 96, 136)}
+    model = build_model(make_cfg(changes)).eval()
+    images, file = torch.rand(2, 3, 64, 32) * 255, io.BytesIO()
+    legacy = {"dynamo": False} if hasattr(torch, "compile") else {}
+    torch.onnx.export(model, (images.clone(),), file, input_names=["images"], **legacy)
+    session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"images": images.numpy()})
+    torch.testing.assert_close(
+        torch.from_numpy(found), model(images.clone()).detach(), rtol=1e-3, atol=1e-4
+    )
+
+
+class Searched:
+    """A supernet with its optimizer and a scaler, as mixed precision steps them; on the CPU."""
+
+    def __init__(self, cfg):
+        from fastreid.modeling import build_model
+        from fastreid.solver import build_optimizer
+
+        self.model = build_model(cfg)
+        self.optimizer, _ = build_optimizer(cfg, self.model)
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        scale_turns(self.scaler)
+        self.search = self.model.search
+        self.logits = list(self.search.parameters())
+
+    def draw(self, for_weights):
+        """Draws until it is their turn."""
+        self.search.draw()
+        while self.search.step_is_for_weights() != for_weights:
+            self.search.draw()
+
+    def backward(self):
+        self.optimizer.zero_grad()
+        loss = self.search.cost_loss() + self.model.backbone.stem[0].weight.sum()
+        self.scaler.scale(loss).backward()
+
+    def step(self):
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+
+@pytest.fixture
+def mixed(make_cfg):
+    """A search in mixed precision, behind its warm-up."""
+    if not hasattr(getattr(torch, "amp", None), "GradScaler"):
+        pytest.skip("this torch scales gradients on GPUs only")
+    made = Searched(make_cfg({**SEARCH, "MODEL.HEADS.NUM_CLASSES": 4}))
+    made.search.set_progress(1.0)
+    made.search.train()
+    return made
+
+
+def test_mixed_precision_unscales_the_gradients_of_the_logits(mixed):
+    mixed.draw(for_weights=False)
+    mixed.backward()
+    scaled = [value.grad.clone() for value in mixed.logits]
+    before = [value.detach().clone() for value in mixed.logits]
+    mixed.step()
+    for value, large, old in zip(mixed.logits, scaled, before):
+        assert torch.equal(value.grad, large / 1024) and value.grad.abs().max() > 0
+        assert not torch.equal(value, old)
+
+
+def test_mixed_precision_leaves_out_a_step_of_the_logits_that_is_not_finite(mixed):
+    mixed.draw(for_weights=False)
+    mixed.backward()
+    mixed.logits[1].grad[0] = float("inf")
+    before = [value.detach().clone() for value in mixed.logits]
+    mixed.step()
+    assert all(torch.equal(value, old) for value, old in zip(mixed.logits, before))
+    assert mixed.scaler.get_scale() == 512
+    # A step of the weights does not look at what is dropped.
+    mixed.draw(for_weights=True)
+    mixed.backward()
+    mixed.logits[1].grad[0] = float("inf")
+    weight = mixed.model.backbone.stem[0].weight
+    old = weight.detach().clone()
+    mixed.step()
+    assert not torch.equal(weight, old) and mixed.scaler.get_scale() == 512
+    assert torch.isfinite(torch.cat([value.flatten() for value in mixed.logits])).all()
+
+
+def test_a_trainer_in_mixed_precision_scales_in_turns(mixed):
+    from fastreid.engine.train_loop import AMPTrainer
+
+    # On the CPU FastReID's trainer is refused; it looks at where the model is, and builds nothing.
+    model, scaler = torch.nn.Linear(1, 1, device="meta"), torch.amp.GradScaler("cpu")
+    AMPTrainer(model, [], mixed.optimizer, None, scaler)
+    assert type(scaler) is type(mixed.scaler)
+    plain = torch.amp.GradScaler("cpu")
+    AMPTrainer(model, [], torch.optim.SGD(model.parameters(), lr=1.0), None, plain)
+    assert type(plain) is torch.amp.GradScaler
+
+
+def test_autocast_does_not_change_the_cost(mixed):
+    mixed.draw(for_weights=False)
+    plain = mixed.search.cost_loss()
+    with torch.autocast("cpu", torch.bfloat16):
+        lower = mixed.search.cost_loss()
+    assert torch.equal(plain, lower) and lower.dtype == torch.float32
