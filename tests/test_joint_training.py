@@ -93,13 +93,12 @@ def test_two_sets_weighted(make_cfg, numbered_sets, tmp_path):
 def test_several_processes_train_on_all_of_two_sets(
     run_script, make_cfg, market, tmp_path, ranks, sampler
 ):
-    """With the test identities of both, and a sparse table; all ranks end with the same state."""
+    """With the test identities of both; all ranks end with the same state."""
     changes = {
         **BOTH,
         "DATASETS.COMBINEALL": True,
         "DATALOADER.SAMPLER_TRAIN": sampler,
         "SOLVER.IMS_PER_BATCH": 32,
-        "MODEL.LOSSES.RIB.TABLE_ENTRIES": 5,
     }
     config = tmp_path / "config.yml"
     config.write_text(make_cfg({**RIB, **changes}).dump())
@@ -119,7 +118,7 @@ def test_several_processes_train_on_all_of_two_sets(
     assert states[0]["rib.centroids"].shape[0] == 28
     # A row for each identity, and for each of its cameras where there are several.
     rows = int(states[0]["rib.camera_rows"].max()) + 1
-    assert states[0]["rib.log_q"].shape == states[0]["rib.log_q_index"].shape == (rows, 5)
+    assert states[0]["rib.log_q"].shape == (rows, 28)
     assert rows > 28 and states[0]["rib.camera_rows"].shape == (28, len(states[0]["rib.cameras"]))
     assert states[0]["rib.bank_rows"].isfinite().all()
     assert logged(tmp_path / "logs", "rib/bound")[-1] != 0

@@ -158,7 +158,7 @@ def _test_set(name: str) -> Iterator[Finding]:
 def _schedule(cfg: Any, training: Optional[Any]) -> Iterator[Finding]:
     epochs = cfg.SOLVER.MAX_EPOCH
     if config.names_rib(cfg):
-        first = max(1, config.warmup_epochs(cfg))
+        first = max(1, cfg.MODEL.LOSSES.RIB.WARMUP_EPOCHS)
         if first >= epochs:
             text = (
                 f"RIB would start at epoch {first}, and SOLVER.MAX_EPOCH is {epochs}: it would not "

@@ -78,23 +78,6 @@ def rib_before_attention(cfg: Any) -> bool:
     return names_rib(cfg) and cfg.MODEL.LOSSES.RIB.EMBEDDING == "before"
 
 
-def rib_behind_neck(cfg: Any) -> bool:
-    """Whether RIB's embedding is to be what the head's neck gives."""
-    return names_rib(cfg) and cfg.MODEL.LOSSES.RIB.EMBEDDING == "neck"
-
-
-def warmup_epochs(cfg: Any) -> int:
-    """Epochs without RIB that a config asks for, in epochs or as a share of the training."""
-    rib = cfg.MODEL.LOSSES.RIB
-    return max(rib.WARMUP_EPOCHS, round(rib.WARMUP_SHARE * cfg.SOLVER.MAX_EPOCH))
-
-
-def ramp_epochs(cfg: Any) -> int:
-    """Epochs in which RIB's weight rises, in epochs or as a share of the training."""
-    rib = cfg.MODEL.LOSSES.RIB
-    return max(rib.RAMP_EPOCHS, round(rib.RAMP_SHARE * cfg.SOLVER.MAX_EPOCH))
-
-
 def rib_settings(cfg: Any) -> RIBSettings:
     """The settings of the loss that a config asks for.
 
@@ -104,12 +87,7 @@ def rib_settings(cfg: Any) -> RIBSettings:
     Raises:
         ValueError: a key out of its range.
     """
-    return dataclasses.replace(
-        keys.read(cfg, "MODEL.LOSSES.RIB"),
-        warmup_epochs=warmup_epochs(cfg),
-        ramp_epochs=ramp_epochs(cfg),
-        seed=max(cfg.SEED, 0),
-    )
+    return dataclasses.replace(keys.read(cfg, "MODEL.LOSSES.RIB"), seed=max(cfg.SEED, 0))
 
 
 def check(cfg: Any) -> None:
@@ -130,12 +108,7 @@ def check(cfg: Any) -> None:
     if cfg.TEST.OCCLUDED:
         occluded.listed(cfg)
     if names_rib(cfg):
-        rib: RIBSettings = keys.read(cfg, "MODEL.LOSSES.RIB")
-        if rib.cross_camera and rib.momentum:
-            raise ValueError(
-                "MODEL.LOSSES.RIB.CROSS_CAMERA must be False where MOMENTUM is above 0: the rows "
-                "of the cameras do not follow batches."
-            )
+        keys.read(cfg, "MODEL.LOSSES.RIB")
 
 
 def asked_search(cfg: Any) -> keys.SearchKeys:

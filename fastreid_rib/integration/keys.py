@@ -14,13 +14,11 @@ from fastreid_rib.settings.declaration import (
     Range,
     Settings,
     above,
-    between,
     declared,
     defaults,
     from_keys,
     one_of,
     setting,
-    share,
     text,
     yes_or_no,
 )
@@ -67,29 +65,12 @@ class RIBKeys(RIBSettings):
         above(0, "to train without RIB, take it out of MODEL.LOSSES.NAME"),
         "Weight of the bound in the training loss.",
     )
-    warmup_share: float = setting(
-        0.0,
-        share(),
-        "`warmup_epochs` as a share of SOLVER.MAX_EPOCH; the later of the two counts.",
-    )
-    ramp_share: float = setting(
-        0.0,
-        between(0, 1),
-        "`ramp_epochs` as a share of SOLVER.MAX_EPOCH; the longer of the two counts.",
-    )
-    input: str = setting(
-        "",
-        one_of("", "pixels"),
-        '`"pixels"`: keep small versions of the input images too, so that the information '
-        "bottleneck itself and its bound in nats can be reported (rib/ib, rib/ibb, rib/c0).",
-    )
     embedding: str = setting(
         "after",
-        one_of("after", "before", "neck"),
+        one_of("after", "before"),
         "Where RIB's embedding is taken if there is attention at the head: after it, as in the "
         "paper, or before it, from the same map pooled (RIB then trains the backbone, and the "
-        'other losses the attention besides), which is better with DCS. `"neck"`: what the head\'s '
-        "neck (BNNeck) makes of the embedding, the vector that classifies and is retrieved with.",
+        "other losses the attention besides), which is better with DCS.",
     )
 
 
@@ -204,6 +185,9 @@ def add_keys(defaults: Any) -> None:
             node = node[part]
         for key, default in keys_of(settings).items():
             node[key] = default
+        for name, instead in settings.gone.items():
+            old = f"{path}.{name.upper()}".lstrip(".")
+            root.register_renamed_key(old, "nothing, it is gone", instead)
 
 
 def read(cfg: Any, path: str) -> Any:

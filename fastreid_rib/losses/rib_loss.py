@@ -97,7 +97,7 @@ class RIBLoss(nn.Module):
         super().__init__()
         if num_classes < 1:
             raise ValueError(f"num_classes must be >= 1, the identities, got {num_classes}")
-        check_settings("RIBLoss", changes, declared(RIBSettings))
+        check_settings("RIBLoss", changes, declared(RIBSettings), RIBSettings.gone)
         settings = dataclasses.replace(settings or RIBSettings(), **changes)
         num_clusters = settings.num_clusters or num_classes
         entries = kept_entries(settings.table_entries, num_clusters)

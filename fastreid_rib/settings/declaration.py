@@ -12,7 +12,18 @@ documentation all read these fields.
 
 import dataclasses
 import math
-from typing import Any, Callable, Dict, Iterator, Mapping, NamedTuple, Tuple, Type, TypeVar
+from typing import (
+    Any,
+    Callable,
+    ClassVar,
+    Dict,
+    Iterator,
+    Mapping,
+    NamedTuple,
+    Tuple,
+    Type,
+    TypeVar,
+)
 
 
 class Range(NamedTuple):
@@ -129,6 +140,9 @@ class Settings:
     Raises:
         SettingError: a value is out of its range.
     """
+
+    gone: ClassVar[Mapping[str, str]] = {}
+    """Settings of earlier versions, by name, and what to write instead."""
 
     def __post_init__(self) -> None:
         """Checks the values."""

@@ -24,6 +24,8 @@ FORMS = ("clusters", "embedding")
 RELEVANCES = ("full", "paper")
 """Relevance terms: with the clusters' marginal, or as published without it."""
 
+_USELESS = "Leave it out: measured, it brought nothing or did harm."
+
 
 @dataclass(frozen=True)
 class RIBSettings(Settings):
@@ -34,6 +36,12 @@ class RIBSettings(Settings):
     Raises:
         SettingError: a value is out of its range, or two do not go together.
     """
+
+    gone = {
+        "ramp_share": _USELESS,
+        "warmup_share": "Write WARMUP_EPOCHS: the share times SOLVER.MAX_EPOCH.",
+        "input": "Leave it out; `python -m fastreid_rib information` draws the information plane.",
+    }
 
     beta: float = setting(
         5.0,

@@ -2,9 +2,9 @@
 
 import pytest
 import yaml
-from fastreid.modeling import build_model
 
 from fastreid_rib.integration import config
+from fastreid_rib.settings.rib import RIBSettings
 
 
 def test_defaults_are_in_fastreid_s_config(make_cfg):
@@ -23,12 +23,9 @@ def test_defaults_are_in_fastreid_s_config(make_cfg):
         "REFRESHES",
         "NUM_CLUSTERS",
         "WARMUP_EPOCHS",
-        "WARMUP_SHARE",
         "RAMP_EPOCHS",
-        "RAMP_SHARE",
         "BANK_SIZE",
         "TABLE_ENTRIES",
-        "INPUT",
         "EMBEDDING",
         "BACKEND",
     }
@@ -48,15 +45,12 @@ def test_defaults_are_in_fastreid_s_config(make_cfg):
         ("SMOOTHING", 1.0, ">= 0 and < 1"),
         ("MOMENTUM", 1.0, ">= 0 and < 1"),
         ("REFRESHES", 0, ">= 1"),
-        ("WARMUP_SHARE", 1.0, ">= 0 and < 1"),
         ("RAMP_EPOCHS", -1, ">= 0"),
-        ("RAMP_SHARE", 1.5, "between 0 and 1"),
         ("NUM_CLUSTERS", -1, "0: as many as identities"),
         ("WARMUP_EPOCHS", -1, ">= 0"),
         ("BANK_SIZE", 0, "> 0"),
         ("TABLE_ENTRIES", -1, "0: the whole table"),
-        ("INPUT", "images", "one of '', pixels"),
-        ("EMBEDDING", "behind", "one of after, before, neck"),
+        ("EMBEDDING", "behind", "one of after, before"),
         ("BACKEND", "gpu", "one of auto, cuda, cpu, torch"),
     ],
 )
@@ -88,28 +82,15 @@ def test_momentum_smooths_towards_a_marginal_that_the_paper_has_not(make_cfg):
     config.check(make_cfg({**paper, **alone}))
 
 
-def test_momentum_does_not_follow_cameras(make_cfg):
-    moving = {"MODEL.LOSSES.NAME": ("CrossEntropy", "RIB"), "MODEL.LOSSES.RIB.MOMENTUM": 0.2}
-    with pytest.raises(ValueError, match="CROSS_CAMERA must be False where MOMENTUM is above 0"):
-        config.check(make_cfg(moving))
-    config.check(make_cfg({**moving, "MODEL.LOSSES.RIB.CROSS_CAMERA": False}))
-
-
-@pytest.mark.parametrize(
-    ("changes", "start", "ramp"),
-    [
-        ({}, 2, 0),
-        ({"WARMUP_SHARE": 0.5, "RAMP_SHARE": 0.25}, 10, 5),
-        ({"WARMUP_SHARE": 0.05, "RAMP_SHARE": 0.1, "RAMP_EPOCHS": 3}, 2, 3),
-    ],
-)
-def test_the_later_start_and_the_longer_ramp_count(make_cfg, changes, start, ramp):
-    keys = {f"MODEL.LOSSES.RIB.{key}": value for key, value in changes.items()}
-    names = {"MODEL.LOSSES.NAME": ("CrossEntropy", "RIB"), "SOLVER.MAX_EPOCH": 20}
-    cfg = make_cfg({**names, **keys})
-    assert (config.warmup_epochs(cfg), config.ramp_epochs(cfg)) == (start, ramp)
-    rib = build_model(cfg).rib
-    assert (rib.first_epoch, rib.ramp_epochs) == (start, ramp)
+@pytest.mark.parametrize("key", [name.upper() for name in RIBSettings.gone])
+def test_a_key_that_is_gone_is_refused_with_what_to_write(make_cfg, tmp_path, key):
+    expected = f"RIB.{key} was renamed to nothing, it is gone; .* Note: (Leave it out|Write )"
+    with pytest.raises(KeyError, match=expected):
+        make_cfg({f"MODEL.LOSSES.RIB.{key}": 0})
+    file = tmp_path / "config.yml"
+    file.write_text(yaml.safe_dump({"MODEL": {"LOSSES": {"RIB": {key: 0}}}}))
+    with pytest.raises(KeyError, match=expected):
+        make_cfg().merge_from_file(str(file))
 
 
 def test_keys_of_rib_are_not_checked_where_rib_is_not_named(make_cfg):

@@ -12,7 +12,6 @@ from fastreid_rib.integration import config
 from fastreid_rib.integration.attention import blocks, branches, stages
 from fastreid_rib.integration.attention.annealing import follow_epochs
 from fastreid_rib.integration.attention.head import place_at_head
-from fastreid_rib.integration.rib import embedding
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +45,6 @@ def extend_heads(build: Any) -> None:
         # DCSHead and ChannelAttentionHead have theirs already.
         if cfg.MODEL.HEADS.NAME not in config.ATTENTION_HEADS:
             place_at_head(head, cfg)
-        if config.rib_behind_neck(cfg):
-            embedding.keep_neck(head)
         return head
 
     wrap(build, "build_heads", build_heads)

@@ -1,12 +1,11 @@
-"""What RIB is computed from: the embedding a head gives, its neck's, or one in front of attention.
+"""What RIB is computed from: the embedding that a head gives, or one in front of its attention.
 
 A head with attention in front of its pooling has two vectors for an image: the map pooled as the
 backbone gives it, and the map pooled behind the attention. The second becomes the embedding that
-the other losses and the retrieval work with. RIB takes either, by ``MODEL.LOSSES.RIB.EMBEDDING``,
-or what the head's neck makes of it (BNNeck: the vector that classifies and is retrieved with).
+the other losses and the retrieval work with. RIB takes either, by ``MODEL.LOSSES.RIB.EMBEDDING``.
 """
 
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -26,19 +25,13 @@ def keep_pooled(head: nn.Module) -> None:
     Raises:
         ValueError: the head has no ``pool_layer`` to pool with.
     """
-    _keep(head, "'before', the map pooled in front of the attention", "pool_layer", _pool)
-
-
-def keep_neck(head: nn.Module) -> None:
-    """Lets a head, in training, add what its neck gives to its outputs.
-
-    Args:
-        head: its ``bottleneck`` gives (B, C) or (B, C, 1, 1), and it a dict.
-
-    Raises:
-        ValueError: the head has no ``bottleneck``.
-    """
-    _keep(head, "'neck', what the head's neck gives", "bottleneck", _watch_neck)
+    if not isinstance(getattr(head, "pool_layer", None), nn.Module):
+        raise ValueError(
+            "MODEL.LOSSES.RIB.EMBEDDING is 'before', the map pooled in front of the attention, but "
+            f"{type(head).__name__} has no `pool_layer`. Write 'after', or give it one."
+        )
+    head.register_forward_pre_hook(_pool)
+    head.register_forward_hook(_hand_over)
 
 
 def embedding_and_labels(args: Tuple[Any, ...]) -> Optional[Tuple[Tensor, Tensor]]:
@@ -50,8 +43,8 @@ def embedding_and_labels(args: Tuple[Any, ...]) -> Optional[Tuple[Tensor, Tensor
 
     Returns:
         ``(embeddings, labels)``: float (batch, dim), the heads' ``"features"`` side by side, or
-        what :func:`keep_pooled` or :func:`keep_neck` had them add, and int64 (batch,); or None if
-        the arguments are not of this form.
+        what :func:`keep_pooled` had them add, and int64 (batch,); or None if the arguments are not
+        of this form.
     """
     features: List[Tensor] = [
         outputs[FOR_RIB if FOR_RIB in outputs else "features"]
@@ -66,30 +59,9 @@ def embedding_and_labels(args: Tuple[Any, ...]) -> Optional[Tuple[Tensor, Tensor
     return (features[0] if len(features) == 1 else torch.cat(features, dim=1)), labels
 
 
-def _keep(head: nn.Module, wanted: str, part: str, take: Callable[..., None]) -> None:
-    """Hangs ``take``, which works on a part of the head, and the hand-over on a head."""
-    if not isinstance(getattr(head, part, None), nn.Module):
-        raise ValueError(
-            f"MODEL.LOSSES.RIB.EMBEDDING is {wanted}, but {type(head).__name__} has no `{part}`. "
-            "Write 'after', or give it one."
-        )
-    head.register_forward_pre_hook(take)
-    head.register_forward_hook(_hand_over)
-
-
 def _pool(head: Any, args: Tuple[Any, ...]) -> None:
     if head.training and torch.is_grad_enabled():
         head.for_rib = head.pool_layer(args[0]).flatten(1)
-
-
-def _watch_neck(head: Any, args: Tuple[Any, ...]) -> None:
-    if head.training and torch.is_grad_enabled():
-        # Hung on for this pass only: a hook that stayed would keep the original in a copy.
-        def keep(_: Any, __: Any, output: Tensor) -> None:
-            head.for_rib = output.flatten(1)
-            hook.remove()
-
-        hook = head.bottleneck.register_forward_hook(keep)
 
 
 def _hand_over(head: Any, args: Any, outputs: Any) -> Optional[Dict[str, Tensor]]:

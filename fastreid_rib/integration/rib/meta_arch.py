@@ -11,7 +11,6 @@ import logging
 from typing import Any, Callable, Dict, Optional
 
 import torch
-import torch.nn.functional as F
 
 from fastreid_rib.base.patching import wrap
 from fastreid_rib.integration import attention, config
@@ -21,9 +20,6 @@ from fastreid_rib.losses import RIBLoss
 from fastreid_rib.ops import backends
 
 logger = logging.getLogger(__name__)
-
-PIXEL_GRID = (8, 4)
-"""Rows and columns to which an input image is average-pooled for ``INPUT: "pixels"``."""
 
 
 def extend_registry(build: Any) -> None:
@@ -100,25 +96,17 @@ class _AddsRIB(torch.nn.Module):
         super().__init__(cfg)
         rib = cfg.MODEL.LOSSES.RIB
         self.rib_scale: float = rib.SCALE
-        self.rib_input: str = rib.INPUT
         self.rib: Optional[RIBLoss] = None
         if cfg.MODEL.HEADS.NUM_CLASSES > 0:  # 0 in an evaluation that was not told
             # What is wrong with a backend that was asked for shows here, not at the first step.
             backends.choose(rib.BACKEND, torch.device(cfg.MODEL.DEVICE))
             self.rib = RIBLoss(cfg.MODEL.HEADS.NUM_CLASSES, config.rib_settings(cfg))
-        self._rib_pixels: Optional[torch.Tensor] = None
         self._rib_cameras: Any = None
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle, ``torch.save`` and copies: the class is made at run time and has no address."""
-        return _without_state, (self.rib_architecture,), {**self.__dict__, **_OF_A_STEP}
-
-    def preprocess_image(self, batched_inputs: Any) -> torch.Tensor:
-        """As the architecture does; keeps a small version of the images if RIB reports on them."""
-        images = super().preprocess_image(batched_inputs)  # type: ignore[misc]
-        if self.rib_input == "pixels" and self.training and torch.is_grad_enabled():
-            self._rib_pixels = F.adaptive_avg_pool2d(images, PIXEL_GRID).flatten(1)
-        return images
+        state = {**self.__dict__, "_rib_cameras": None}  # of a step only: copies do without them
+        return _without_state, (self.rib_architecture,), state
 
     def forward(self, batched_inputs: Any) -> Any:
         """As the architecture does; a training step that RIB did not reach is an error."""
@@ -146,10 +134,8 @@ class _AddsRIB(torch.nn.Module):
                 "number (FastReID's DefaultTrainer does so by itself)."
             )
         self._follow_epoch(self.rib)
-        pixels, self._rib_pixels = self._rib_pixels, None
         cameras, self._rib_cameras = _cameras_of(self._rib_cameras, labels), None
-        loss = self.rib(embeddings, labels, pixels, cameras)
-        loss_dict["loss_rib"] = loss * self.rib_scale
+        loss_dict["loss_rib"] = self.rib(embeddings, labels, cameras=cameras) * self.rib_scale
         return loss_dict
 
     @staticmethod
@@ -174,10 +160,6 @@ class _AddsRIB(torch.nn.Module):
         if report and comm.is_main_process():
             numbers = ", ".join(f"{name} {value:.4f}" for name, value in report.items())
             logger.info("RIB refreshed for epoch %d (nats): %s", epoch, numbers)
-
-
-_OF_A_STEP = {"_rib_pixels": None, "_rib_cameras": None}
-"""What the model holds during a step only, and copies of it do without."""
 
 
 def _cameras_of(cameras: Any, labels: torch.Tensor) -> Optional[torch.Tensor]:

@@ -72,11 +72,11 @@ def announce(cfg: Any) -> None:
         return
     logger.info(summary(cfg))
     if config.names_rib(cfg):
-        first = max(1, config.warmup_epochs(cfg))
+        first = max(1, cfg.MODEL.LOSSES.RIB.WARMUP_EPOCHS)
         if first >= cfg.SOLVER.MAX_EPOCH:
             logger.warning(
                 "RIB would start at epoch %d, but SOLVER.MAX_EPOCH is %d: it will not train. Raise "
-                "SOLVER.MAX_EPOCH or lower MODEL.LOSSES.RIB.WARMUP_EPOCHS (or WARMUP_SHARE).",
+                "SOLVER.MAX_EPOCH or lower MODEL.LOSSES.RIB.WARMUP_EPOCHS.",
                 first,
                 cfg.SOLVER.MAX_EPOCH,
             )

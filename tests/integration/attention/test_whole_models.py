@@ -11,7 +11,6 @@ from fastreid.utils.events import EventStorage
 RIB = {
     "MODEL.LOSSES.NAME": ("CrossEntropy", "Triplet", "RIB"),
     "MODEL.LOSSES.RIB.WARMUP_EPOCHS": 1,
-    "MODEL.LOSSES.RIB.INPUT": "pixels",
 }
 MODELS = {
     "Baseline": RIB,

@@ -12,7 +12,6 @@ from fastreid_rib.integration.rib.embedding import embedding_and_labels
 RIB = {"MODEL.LOSSES.NAME": ("CrossEntropy", "RIB"), "MODEL.LOSSES.RIB.WARMUP_EPOCHS": 1}
 DCS = {"MODEL.ATTENTION.NAME": "DCS", "MODEL.ATTENTION.WIDTH": 8}
 BEFORE = {"MODEL.LOSSES.RIB.EMBEDDING": "before"}
-NECK = {"MODEL.LOSSES.RIB.EMBEDDING": "neck"}
 
 
 def step(model, epoch=0):
@@ -76,24 +75,6 @@ def test_without_attention_at_the_head_both_are_one(make_cfg, changes):
     assert torch.equal(seen["rib"], seen["outputs"]["features"])
 
 
-@pytest.mark.parametrize("changes", [{}, {"MODEL.HEADS.EMBEDDING_DIM": 16}, DCS])
-def test_neck_is_what_classifies(make_cfg, changes):
-    model = build_model(make_cfg({**RIB, **changes, **NECK}))
-    losses, seen = step(model)
-    pooled = seen["outputs"]["features"]  # NECK_FEAT before
-    means = pooled.mean(dim=0), pooled.var(dim=0, unbiased=False)
-    if not changes:
-        by_hand = (pooled - means[0]) / (means[1] + 1e-5).sqrt()
-        assert torch.allclose(seen["rib"], by_hand, atol=1e-4)
-    logits = torch.nn.functional.linear(seen["rib"], model.heads.weight)
-    assert torch.equal(seen["outputs"]["pred_class_logits"], logits)
-    sum(losses.values()).backward()
-    twin = copy.deepcopy(model)
-    torch.nn.init.constant_(twin.heads.bottleneck[-1].weight, 2.0)
-    assert torch.allclose(step(twin)[1]["rib"], 2 * step(model)[1]["rib"], atol=1e-5)
-    assert not model.heads.bottleneck._forward_hooks, "a hook was left behind"
-
-
 def test_what_comes_out_is_the_same(make_cfg):
     """In evaluation and for the other losses nothing depends on where RIB looks."""
     models = [trained(make_cfg({**RIB, **DCS, **keys})) for keys in ({}, BEFORE)]
@@ -143,8 +124,6 @@ def test_a_head_without_a_pooling(make_cfg, monkeypatch):
     monkeypatch.setitem(REID_HEADS_REGISTRY._obj_map, "Poolless", Poolless)
     with pytest.raises(ValueError, match="Poolless has no `pool_layer`"):
         build_model(make_cfg({**RIB, **DCS, **BEFORE, "MODEL.HEADS.NAME": "Poolless"}))
-    with pytest.raises(ValueError, match="Poolless has no `bottleneck`"):
-        build_model(make_cfg({**RIB, **NECK, "MODEL.HEADS.NAME": "Poolless"}))
 
 
 def test_embedding_and_labels_by_hand():

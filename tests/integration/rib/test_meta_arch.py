@@ -143,16 +143,13 @@ def test_distiller_student_takes_rib(make_cfg, distill):
 
 
 def test_the_report_goes_to_the_event_storage_and_not_into_the_objective(make_cfg):
-    model = build_model(make_cfg({**RIB, "MODEL.LOSSES.RIB.INPUT": "pixels"}))
+    model = build_model(make_cfg(RIB))
     step(model, epoch=0)
     storage = EventStorage()
     losses = step(model, epoch=1, storage=storage)
     assert set(losses) == {"loss_cls", "loss_rib"}
     reported = {name: value for name, (value, _) in storage.latest().items() if name[:4] == "rib/"}
     assert {"rib/mutual_information", "rib/klb", "rib/bound"} <= set(reported)
-    assert {"rib/input_information", "rib/ib", "rib/ibb", "rib/c0"} <= set(reported)
-    assert reported["rib/ib"] <= reported["rib/klb"] + 1e-4
-    assert reported["rib/klb"] <= reported["rib/ibb"] - reported["rib/c0"] + 1e-4
 
 
 def test_precise_bn_does_not_enter(make_cfg):
