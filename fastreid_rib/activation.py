@@ -42,13 +42,10 @@ REGISTRATIONS = {
         "integration.search.trainer:extend_amp",
     ),
     "fastreid.modeling.backbones": ("integration.search.searched_backbone",),
-    "fastreid.modeling.backbones.build": (
-        "integration.search.supernet:extend_backbones",
-        "integration.attention:extend_backbones",
-    ),
-    "fastreid.modeling.heads": ("integration.attention.registered_heads",),
-    "fastreid.modeling.heads.build": ("integration.attention:extend_heads",),
-    "fastreid.modeling.meta_arch.build": ("integration.rib.meta_arch:extend_registry",),
+    "fastreid.modeling.backbones.build": ("integration.building:extend_backbones",),
+    "fastreid.modeling.heads": ("integration.attention.heads",),
+    "fastreid.modeling.heads.build": ("integration.building:extend_heads",),
+    "fastreid.modeling.meta_arch.build": ("integration.building:extend_registry",),
     "fastreid.solver.build": (
         "integration.attention.learning_rate:extend_optimizer",
         "integration.search.trainer:extend_optimizer",

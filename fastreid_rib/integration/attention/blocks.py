@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from fastreid_rib.attention import DCSMask
 from fastreid_rib.integration import config
 from fastreid_rib.integration.attention import insertion
-from fastreid_rib.integration.attention.head import HEAD
+from fastreid_rib.integration.attention.insertion import HEAD
 
 BLOCKS = "blocks"
 """The name of this place in ``MODEL.ATTENTION.PLACEMENT``."""
@@ -54,9 +54,7 @@ def _check(name: str, asked: config.AskedAttention) -> None:
             f'MODEL.ATTENTION.PLACEMENT ("{BLOCKS}",), which masks the queries and keys of every '
             "block."
         )
-    for place in asked.placement:
-        if place != BLOCKS:
-            raise ValueError(insertion.no_such_place(place, name, [BLOCKS]))
+    insertion.check(asked.placement, name, [BLOCKS])
     if asked.name != "DCS":
         raise ValueError(
             f"Inside the blocks of {name} stands its own attention, which MODEL.ATTENTION.NAME DCS "

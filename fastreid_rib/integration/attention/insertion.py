@@ -4,7 +4,7 @@ What calls it there is a forward hook that is a plain function of the module it 
 would call the original's attention from a copy.
 """
 
-from typing import Any, Callable, List, Tuple
+from typing import Any, Callable, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,28 @@ from torch import Tensor, nn
 from fastreid_rib.attention import build_attention
 from fastreid_rib.integration import config
 from fastreid_rib.integration.attention import learning_rate
+
+HEAD = "head"
+"""The name of the place before the pooling, in ``MODEL.ATTENTION.PLACEMENT``."""
+
+
+def check(wanted: Sequence[str], where: str, places: Sequence[str]) -> None:
+    """Refuses places that a model does not have.
+
+    Args:
+        wanted: places as the config names them.
+        where: the class of the backbone or of the meta-architecture.
+        places: those that it has.
+
+    Raises:
+        ValueError: the message lists the places.
+    """
+    for place in wanted:
+        if place not in places:
+            raise ValueError(
+                f"MODEL.ATTENTION.PLACEMENT holds '{place}', which {where} does not have. It has "
+                f"{', '.join(places)}."
+            )
 
 
 def _for_maps(asked: config.AskedAttention, channels: int) -> nn.Module:
@@ -55,7 +77,7 @@ def aside() -> Any:
     return torch.random.fork_rng(devices=[])
 
 
-def place_behind(module: nn.Module, attention: nn.Module) -> None:
+def place_after(module: nn.Module, attention: nn.Module) -> None:
     """Makes an attention the last thing that a module does.
 
     Args:
@@ -67,7 +89,7 @@ def place_behind(module: nn.Module, attention: nn.Module) -> None:
         module.register_forward_hook(_attend_last)
 
 
-def place_in_front(module: nn.Module, attention: nn.Module) -> None:
+def place_before(module: nn.Module, attention: nn.Module) -> None:
     """Makes an attention the first thing that a module does.
 
     Args:
@@ -76,20 +98,6 @@ def place_in_front(module: nn.Module, attention: nn.Module) -> None:
     """
     module.add_module("attention", attention)
     module.register_forward_pre_hook(_attend_first)
-
-
-def no_such_place(place: str, where: str, places: List[str]) -> str:
-    """What is said of a place that a model does not have.
-
-    Args:
-        place: as the config names it.
-        where: the class of the backbone or of the meta-architecture.
-        places: those that it has.
-    """
-    return (
-        f"MODEL.ATTENTION.PLACEMENT holds '{place}', which {where} does not have. It has "
-        f"{', '.join(places)}."
-    )
 
 
 def _attend_last(module: Any, args: Any, output: Tensor) -> Tensor:

@@ -1,14 +1,10 @@
-"""Attention behind the stages of a backbone that maps images to maps."""
+"""The stages of a backbone that maps images to maps."""
 
 import re
 from typing import Any, Dict, List, NamedTuple
 
 import torch
 from torch import Tensor, nn
-
-from fastreid_rib.integration import config
-from fastreid_rib.integration.attention import insertion
-from fastreid_rib.integration.attention.head import HEAD
 
 _STAGE_NAMES = re.compile(r"(layer|stage|conv|s)[1-9]")
 # Large enough that every stage has a size of its own, and small enough to cost nothing.
@@ -25,35 +21,6 @@ class Stage(NamedTuple):
 
     block: nn.Module
     channels: int
-
-
-def place_at_stages(
-    backbone: nn.Module, asked: config.AskedAttention, device: torch.device
-) -> None:
-    """Puts attention behind the stages that the config names.
-
-    Args:
-        backbone: what FastReID built, with pretrained weights if any.
-        asked: what the config asks for; "head" in its placement is left to the head.
-        device: where it is going to run, and is tried out.
-
-    Raises:
-        ValueError: a stage that this backbone does not have; the message lists those it has.
-    """
-    wanted = [place for place in asked.placement if place != HEAD]
-    if not wanted:
-        return
-    stages = find_stages(backbone, device)
-    for place in wanted:
-        if place not in stages:
-            raise ValueError(
-                insertion.no_such_place(place, type(backbone).__name__, [HEAD, *stages])
-            )
-    with insertion.aside():
-        for place in wanted:
-            stage = stages[place]
-            module = insertion.build(asked, stage.channels, place)
-            insertion.place_behind(stage.block, module)
 
 
 def find_stages(backbone: nn.Module, device: torch.device) -> Dict[str, Stage]:

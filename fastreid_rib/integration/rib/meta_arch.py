@@ -8,71 +8,27 @@ RIB gets FastReID's own class.
 
 import functools
 import logging
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Dict, Optional
 
 import torch
 
-from fastreid_rib.base.patching import wrap
-from fastreid_rib.integration import attention, config
+from fastreid_rib.integration import config
 from fastreid_rib.integration.rib.embedding import embedding_and_labels
-from fastreid_rib.integration.search import supernet
 from fastreid_rib.losses import RIBLoss
 from fastreid_rib.ops import backends
 
 logger = logging.getLogger(__name__)
 
 
-def extend_registry(build: Any) -> None:
-    """Lets FastReID's registry of meta-architectures hand out builders that know RIB.
-
-    The registry is asked at every ``build_model``, so this also reaches architectures that other
-    projects register later.
-
-    Args:
-        build: the module ``fastreid.modeling.meta_arch.build``.
-    """
-
-    def get(stock: Callable[[str], Any], name: str) -> Callable[[Any], torch.nn.Module]:
-        return functools.partial(build_architecture, stock(name))
-
-    wrap(build.META_ARCH_REGISTRY, "get", get)
-
-
-def build_architecture(architecture: Callable[[Any], torch.nn.Module], cfg: Any) -> torch.nn.Module:
-    """Builds a meta-architecture, with RIB and with attention if the config names them.
-
-    Args:
-        architecture: what FastReID's registry holds: a class, or a function of the config.
-        cfg: a FastReID config; it is not changed.
-
-    Returns:
-        ``architecture(cfg)``, or the same as a subclass with RIB added to its losses.
+@functools.lru_cache(maxsize=None)
+def with_rib(architecture: Any) -> type:
+    """The subclass of a meta-architecture that adds RIB to its losses, under the same name.
 
     Raises:
-        KeyError: an unknown loss name.
-        ValueError: a plugin key out of its range, or a place for attention that is not there.
-        TypeError: RIB is named, but the architecture has no ``losses`` to add it to.
+        TypeError: it has no ``losses`` to add RIB to.
     """
-    config.check(cfg)
-    names = config.loss_names(cfg)
-    if names != tuple(cfg.MODEL.LOSSES.NAME):
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.MODEL.LOSSES.NAME = names
-        cfg.freeze()
-    if "RIBLoss" in names:
-        if not (isinstance(architecture, type) and hasattr(architecture, "losses")):
-            raise TypeError(_how_to_add(getattr(architecture, "__name__", repr(architecture))))
-        architecture = with_rib(architecture)
-    model = attention.build_with_attention(architecture, cfg)
-    if cfg.MODEL.SEARCH.ENABLED:
-        supernet.search_widths(model, cfg)
-    return model
-
-
-@functools.lru_cache(maxsize=None)
-def with_rib(architecture: type) -> type:
-    """The subclass of a meta-architecture that adds RIB to its losses, under the same name."""
+    if not (isinstance(architecture, type) and hasattr(architecture, "losses")):
+        raise TypeError(_how_to_add(getattr(architecture, "__name__", repr(architecture))))
     body = {
         "__module__": architecture.__module__,
         "__doc__": architecture.__doc__,

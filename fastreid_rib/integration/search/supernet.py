@@ -6,42 +6,35 @@ used. A supernet is a model with a :class:`WidthSearch` beside its backbone, as 
 """
 
 import contextlib
-from typing import Any, Callable, Dict, Iterator, List, Tuple
+from typing import Any, Dict, Iterator, List, Tuple
 
 import torch
 from torch import Tensor, nn
 
 from fastreid_rib.attention import ATTENTIONS, build_attention
 from fastreid_rib.base.evaluating import evaluated
-from fastreid_rib.base.patching import wrap
 from fastreid_rib.integration import config
-from fastreid_rib.integration.attention import follow_epochs
 from fastreid_rib.integration.search.multiply_adds import counted
 from fastreid_rib.integration.search.spaces import choice_of, space_of
 from fastreid_rib.search import Channels, Cost, Space, WidthSearch, narrow, order
 from fastreid_rib.settings.declaration import SettingError
 
 
-def extend_backbones(build: Any) -> None:
-    """Lets ``build_backbone`` cut a backbone down to MODEL.SEARCH.WIDTHS.
+def order_and_narrow(backbone: nn.Module, cfg: Any) -> None:
+    """Sorts a pretrained backbone's channels for a search, and cuts it to MODEL.SEARCH.WIDTHS.
 
     Args:
-        build: the module ``fastreid.modeling.backbones.build``.
+        backbone: as FastReID built it.
+        cfg: a FastReID config.
     """
-
-    def build_backbone(stock: Callable[[Any], nn.Module], cfg: Any) -> nn.Module:
-        backbone = stock(cfg)
-        searched = cfg.MODEL.SEARCH
-        if not searched.ENABLED and not searched.WIDTHS:
-            return backbone
-        space = space_of(backbone, cfg)
-        if cfg.MODEL.BACKBONE.PRETRAIN:
-            order(backbone, space)
-        if searched.WIDTHS:
-            narrow(backbone, space, choice_of(cfg, space))
-        return backbone
-
-    wrap(build, "build_backbone", build_backbone)
+    searched, pretrained = cfg.MODEL.SEARCH, cfg.MODEL.BACKBONE.PRETRAIN
+    if not searched.WIDTHS and not (searched.ENABLED and pretrained):
+        return
+    space = space_of(backbone, cfg)
+    if pretrained:
+        order(backbone, space)
+    if searched.WIDTHS:
+        narrow(backbone, space, choice_of(cfg, space))
 
 
 def search_widths(model: Any, cfg: Any) -> None:
@@ -74,8 +67,6 @@ def search_widths(model: Any, cfg: Any) -> None:
         if path in space.blocks:
             search.mask_behind(backbone.get_submodule(path), Channels(space.blocks[path]))
     model.search = search
-    if not hasattr(model, "attention_epochs"):  # attention follows them already
-        follow_epochs(model, cfg.SOLVER.MAX_EPOCH)
     model.register_forward_pre_hook(_draw)
     model.register_forward_hook(_add_cost)
 

@@ -7,7 +7,7 @@ from fastreid.modeling.backbones import build_backbone
 from placed import GROUPS, MGN_R50, WITH_RIB, attend, attentions, chosen, train
 from torch import nn
 
-from fastreid_rib.integration import attention
+from fastreid_rib.integration.attention.places import build_with_attention
 
 
 def test_one_place_alone(make_cfg):
@@ -52,11 +52,11 @@ class HalfArchitecture(nn.Module):
 
 
 def test_an_architecture_that_drops_an_attention(make_cfg):
-    assert list(
-        attentions(attention.build_with_attention(HalfArchitecture, make_cfg(attend("layer2"))))
-    ) == ["backbone.2.1.attention"]
+    assert list(attentions(build_with_attention(HalfArchitecture, make_cfg(attend("layer2"))))) == [
+        "backbone.2.1.attention"
+    ]
     with pytest.raises(ValueError, match="HalfArchitecture holds attention at .*backbone.2.1"):
-        attention.build_with_attention(HalfArchitecture, make_cfg(attend("layer2", "layer4")))
+        build_with_attention(HalfArchitecture, make_cfg(attend("layer2", "layer4")))
 
 
 @pytest.mark.parametrize(

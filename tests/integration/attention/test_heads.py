@@ -6,7 +6,7 @@ from fastreid.modeling import build_model
 from fastreid.modeling.heads import REID_HEADS_REGISTRY, EmbeddingHead, build_heads
 
 from fastreid_rib.attention import CAM, SE, DCSAttention
-from fastreid_rib.integration.attention.registered_heads import ChannelAttentionHead, DCSHead
+from fastreid_rib.integration.attention.heads import ChannelAttentionHead, DCSHead
 
 NARROW = {"MODEL.ATTENTION.WIDTH": 8}
 

@@ -1,31 +1,21 @@
-"""Heads with attention in front of their pooling, in FastReID's registry."""
-
-from typing import Any
+"""Names in FastReID's registry of heads for attention at the head."""
 
 from fastreid.modeling.heads import REID_HEADS_REGISTRY, EmbeddingHead
 
-from fastreid_rib.integration import attention
-
-
-class _AttentionHead(EmbeddingHead):
-    def __init__(self, cfg: Any) -> None:
-        super().__init__(cfg)
-        attention.place_at_head(self, cfg)
-
 
 @REID_HEADS_REGISTRY.register()
-class DCSHead(_AttentionHead):
+class DCSHead(EmbeddingHead):
     """``EmbeddingHead`` that pools what DCS-Attention makes of the map.
 
     Another name for ``MODEL.ATTENTION.NAME DCS`` with ``PLACEMENT ("head",)``; the settings in
-    ``MODEL.ATTENTION`` hold for it.
+    ``MODEL.ATTENTION`` hold for it, and ``build_heads`` puts the attention there.
     """
 
 
 @REID_HEADS_REGISTRY.register()
-class ChannelAttentionHead(_AttentionHead):
+class ChannelAttentionHead(EmbeddingHead):
     """``EmbeddingHead`` that pools what a channel attention makes of the map.
 
     Another name for ``MODEL.ATTENTION.NAME`` set to the one in ``MODEL.ATTENTION.CHANNEL``, with
-    ``PLACEMENT ("head",)``.
+    ``PLACEMENT ("head",)``; ``build_heads`` puts it there.
     """
