@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fastreid_rib.attention.attend import at_least_float32, attend, attention_weights
 from fastreid_rib.attention.inputs import check_channels, check_positive
-from fastreid_rib.ops.precision import full_precision
+from fastreid_rib.ops.modes import full_precision
 
 
 class CAM(nn.Module):

@@ -203,11 +203,10 @@ def _network(cfg: Any, training: Optional[Any]) -> Iterator[Finding]:
     yield Finding("ok", "network", f"{type(model).__name__}, {count / 1e6:.1f} million parameters")
     rib = getattr(model, "rib", None)
     if rib is not None:
-        entries = min(rib.settings.table_entries or identities, rib.settings.num_clusters)
-        size = 4 * identities * entries
+        size = 4 * identities * rib.settings.num_clusters
         if size > _MUCH:
             text = (
                 f"the class table takes {size / 2**30:.1f} GiB in every process; "
-                "MODEL.LOSSES.RIB.TABLE_ENTRIES bounds it"
+                "a smaller MODEL.LOSSES.RIB.NUM_CLUSTERS makes it smaller"
             )
             yield Finding("note", "RIB", text)

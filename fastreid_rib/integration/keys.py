@@ -5,6 +5,7 @@ letters. Everything else reads the declaration: FastReID's defaults, the checks 
 table in docs/guide/configuration.md.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, Tuple, Type
 
@@ -187,6 +188,7 @@ def add_keys(defaults: Any) -> None:
             node[key] = default
         for name, instead in settings.gone.items():
             old = f"{path}.{name.upper()}".lstrip(".")
+            instead = re.sub(r"`\w+`", lambda key: key[0].upper(), instead)
             root.register_renamed_key(old, "nothing, it is gone", instead)
 
 

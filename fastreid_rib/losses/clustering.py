@@ -1,15 +1,21 @@
-"""K-means over rows that every rank holds, its work divided over the ranks."""
+"""K-means over rows that every rank holds, and what its clusters tell, in nats.
+
+Legend: N rows, D dimensions; F~ and X~ the random clusters of the feature (K of them) and of the
+input, Y the identity; phi soft assignments; Q(a|y) the class table.
+
+The plug-in measures of a refresh follow from a few sums, the :class:`Sums`; they add up over ranks
+and over blocks of identities, so no (N, K) matrix needs to exist.
+"""
 
 import random
-from typing import Iterator, Tuple
+from typing import Iterator, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
 
 from fastreid_rib.base import ranks
-from fastreid_rib.ops.assignment import half_squared_norms
-from fastreid_rib.ops.group_sum import group_sum
-from fastreid_rib.ops.products import centroid_products
+from fastreid_rib.ops.assignment import centroid_products, half_squared_norms
+from fastreid_rib.ops.sums import group_sum
 
 # Elements of the largest temporary, (rows of a chunk, clusters): 16 MiB in float32.
 _CHUNK_ELEMENTS = 2**22
@@ -110,3 +116,103 @@ def _sums_and_counts(rows: Tensor, index: Tensor, clusters: int) -> Tuple[Tensor
     """Sums (K, D) and counts (K,) of the rows assigned to each cluster, both float32."""
     ones = rows.new_ones(len(rows), 1)
     return group_sum(rows, index, clusters), group_sum(ones, index, clusters).squeeze(1)
+
+
+class Sums(NamedTuple):
+    """Sums over images and over identities, float64, with t_ya = sum_i 1[y_i = y] phi(F_i, a)."""
+
+    images: Tensor
+    """(): number of images."""
+    feature_negentropy: Tensor
+    """(): sum_i sum_a phi(F_i, a) log phi(F_i, a)."""
+    features: Tensor
+    """(K,): sum_y t_ya."""
+    label_negentropy: Tensor
+    """(): sum_y n_y log n_y, with n_y = sum_a t_ya."""
+    joint_negentropy: Tensor
+    """(): sum_y sum_a t_ya log t_ya."""
+    log_likelihood: Tensor
+    """(): sum_y sum_a t_ya log Q(a|y)."""
+    marginal: Tensor
+    """(K,): sum_y w_y Q(a|y), with w_y the images of an identity when it was last seen."""
+
+
+def empty_sums(clusters: int, device: torch.device) -> Sums:
+    """Sums of nothing, for K clusters."""
+    sizes = ((clusters,) if name in ("features", "marginal") else () for name in Sums._fields)
+    return Sums(*(torch.zeros(size, dtype=torch.float64, device=device) for size in sizes))
+
+
+def add_identities_(sums: Sums, of_identities: Tensor, log_q: Tensor, counts: Tensor) -> None:
+    """Adds identities to the sums, in place, each with all of its images.
+
+    Args:
+        sums: changed in place, but for those over images.
+        of_identities: (identities, K), floating point: t_ya.
+        log_q: (identities, K): their rows of the table.
+        counts: (identities,): images of each when it was last seen.
+    """
+    log_likelihood = (of_identities * log_q).sum(dtype=torch.float64)
+    of_identities = of_identities.double()
+    sums.features.add_(of_identities.sum(dim=0))
+    sums.label_negentropy.add_(_negentropy(of_identities.sum(dim=1)))
+    sums.joint_negentropy.add_(_negentropy(of_identities))
+    sums.log_likelihood.add_(log_likelihood)
+    sums.marginal.add_(counts.double() @ log_q.double().exp())
+
+
+def _negentropy(weights: Tensor) -> Tensor:
+    """sum w log w of weights >= 0, which need not sum to one."""
+    # The least normal number: 0 log 0 counts as 0. (torch.xlogy is several times slower.)
+    return (weights * weights.clamp(min=torch.finfo(weights.dtype).tiny).log()).sum()
+
+
+def mutual_information(joint: Tensor) -> Tensor:
+    """Mutual information of a joint table of non-negative weights, in nats.
+
+    Args:
+        joint: (A, B), floating point; need not sum to one.
+    """
+    joint = joint / joint.sum()
+    independent = joint.sum(dim=1, keepdim=True) * joint.sum(dim=0, keepdim=True)
+    # xlogy gives the empty cells their limit 0, whatever stands in the denominator.
+    return torch.xlogy(joint, joint).sum() - torch.xlogy(joint, independent).sum()
+
+
+def label_information(sums: Sums) -> Tensor:
+    """I(F~; Y): what the clusters tell about the identity."""
+    images = sums.features.sum()
+    of_both = sums.label_negentropy + _negentropy(sums.features) - _negentropy(images)
+    return (sums.joint_negentropy - of_both) / images
+
+
+def feature_information(sums: Sums) -> Tensor:
+    """I(F~; i): what the clusters keep of which image it is; at least I(F~; X~)."""
+    entropy = _negentropy(sums.images) - _negentropy(sums.features)
+    return (sums.feature_negentropy + entropy) / sums.images
+
+
+def lagrangian_bound(sums: Sums, gamma: float, log_p: Optional[Tensor] = None) -> Tensor:
+    """mean_i sum_a phi(F_i,a) (gamma log phi(F_i,a) - log Q(a|y_i) + (1 - gamma) log P(a)).
+
+    Ours. At least ``gamma I(F~;i) - I(F~;Y)``, and so at least ``gamma I(F~;X~) - I(F~;Y)``, for
+    every gamma >= 0 if P(a) >= sum_y p(y) Q(a|y); without P for 0 <= gamma <= 1.
+
+    Args:
+        sums: sums over the images.
+        gamma: multiplier of the compression, >= 0.
+        log_p: (K,), log P in nats; None: P = 1.
+    """
+    of_marginal = 0 if log_p is None else (1 - gamma) * (sums.features @ log_p.double())
+    summed = gamma * sums.feature_negentropy - sums.log_likelihood + of_marginal
+    return summed / sums.images
+
+
+def conditional_bound(sums: Sums) -> Tensor:
+    """KLB = mean_i KL(phi(F_i,.) || Q(.|y_i)): ours.
+
+    Tighter than the paper's bound, without constant and without input clusters, and its compression
+    part has a gradient (compare Fischer 2020, "The Conditional Entropy Bottleneck"). A Q that was
+    floored and so sums to a little more than one lowers it by at most the excess.
+    """
+    return sums.feature_negentropy / sums.images - sums.log_likelihood / sums.images

@@ -1,16 +1,16 @@
 """The RIB loss of a batch against given statistics: Wang, Jojic, Yang, arXiv 2505.08961.
 
-Legend: n images of a batch, D dimensions, K clusters, C identities, m entries kept of a row of Q.
+Legend: n images of a batch, D dimensions, K clusters, C identities.
 """
 
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastreid_rib.ops import bound
-from fastreid_rib.ops.tracing import is_compiling
+from fastreid_rib.ops import Clusters, Objective, bound
+from fastreid_rib.ops.modes import is_compiling
 from fastreid_rib.settings.declaration import declared
 from fastreid_rib.settings.rib import RIBSettings
 
@@ -31,9 +31,6 @@ def rib_loss(
     log_p: Optional[Tensor] = None,
     mean: Optional[Tensor] = None,
     reduction: str = "mean",
-    index: Optional[Tensor] = None,
-    floor: Optional[Tensor] = None,
-    half_norms: Optional[Tensor] = None,
     backend: str = "auto",
 ) -> Tensor:
     """Bound of the information bottleneck against given statistics.
@@ -47,17 +44,14 @@ def rib_loss(
         embeddings: (n, D), any floating dtype, not normalised.
         labels: (n,), int64, < C. Images with a negative label are ignored.
         centroids: (K, D), constant.
-        log_q: (C, K), natural logarithms, constant; (C, m) with ``index`` and ``floor``.
+        log_q: (C, K), natural logarithms, constant.
         beta: sharpness of the soft assignment, > 0. Squared distances lie in 0..4.
         gamma: multiplier of the compression, >= 0; without ``log_p`` at most 1 (beyond it bounds
             nothing).
         form: "clusters" bounds -I(F~;Y), "embedding" -I(F;Y): see ``ops.bound``.
         log_p: (K,), log of the clusters' marginal P(a), nats, constant; None: P = 1.
-        mean: (D,), constant: taken off the normalised embeddings. None: nothing is.
+        mean: (D,), constant: subtracted from the normalised embeddings. None: nothing is.
         reduction: "mean" (over the images that are not ignored), "sum" or "none".
-        index: (C, m), int32: the clusters of the entries of a sparse ``log_q``.
-        floor: (C,), float32: its logarithm for the clusters that are not listed.
-        half_norms: (K,), float32: ``|C_a|^2 / 2``, if it is at hand.
         backend: "auto", "cuda", "cpu" or "torch": which kernels, see ``ops.backends.choose``.
 
     Returns:
@@ -83,13 +77,7 @@ def rib_loss(
             f"centroids must be (K, {embeddings.shape[1]}) as embeddings are "
             f"{tuple(embeddings.shape)}, got {tuple(centroids.shape)}"
         )
-    if index is not None and floor is not None:
-        if log_q.dim() != 2 or index.shape != log_q.shape or floor.shape != log_q.shape[:1]:
-            raise ValueError(
-                "log_q and index must be (C, m) and floor (C,), got "
-                f"{tuple(log_q.shape)}, {tuple(index.shape)} and {tuple(floor.shape)}"
-            )
-    elif index is None and floor is None and log_q.shape[1:] != centroids.shape[:1]:
+    if log_q.shape[1:] != centroids.shape[:1]:
         raise ValueError(
             f"log_q must be (C, {len(centroids)}), a column for each centroid, "
             f"got {tuple(log_q.shape)}"
@@ -98,42 +86,27 @@ def rib_loss(
     for name, vector, length in vectors:  # another shape might broadcast
         if vector is not None and tuple(vector.shape) != (length,):
             raise ValueError(f"{name} must be ({length},), got {tuple(vector.shape)}")
-    return checked_rib_loss(
-        embeddings, labels, centroids, log_q, beta=beta, gamma=gamma, form=form, log_p=log_p,
-        mean=mean, reduction=reduction, index=index, floor=floor, half_norms=half_norms,
-        backend=backend,
-    )  # fmt: skip
+    clusters, objective = Clusters(centroids, log_q, log_p), Objective(beta, gamma, form, backend)
+    return checked_rib_loss(embeddings, labels, clusters, objective, mean, reduction)
 
 
 def checked_rib_loss(
     embeddings: Tensor,
     labels: Tensor,
-    centroids: Tensor,
-    log_q: Tensor,
-    *,
-    beta: float,
-    gamma: float,
-    form: str,
-    log_p: Optional[Tensor],
+    clusters: Clusters,
+    objective: Objective,
     mean: Optional[Tensor],
-    index: Optional[Tensor],
-    floor: Optional[Tensor],
-    half_norms: Optional[Tensor],
-    backend: str,
     reduction: str = "mean",
 ) -> Tensor:
     """As :func:`rib_loss`, of arguments that have been checked: ``RIBLoss`` does it once a step."""
     dtype = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
-    known = (labels >= 0) & (labels < len(log_q))
-    # Taken out before the normalisation: a NaN there would come back as NaN times zero.
+    known = (labels >= 0) & (labels < len(clusters.log_q))
+    # Filled before the normalisation: a NaN there would come back as NaN times zero.
     embeddings = embeddings.to(dtype).masked_fill(~known[:, None], 0)
     features = F.normalize(embeddings, dim=1)
     if mean is not None:
         features = F.normalize(features - mean.to(dtype), dim=1)
-    losses, _ = bound(
-        features, centroids, log_q, labels, beta, gamma, form=form, log_p=log_p,
-        index=index, floor=floor, half_norms=half_norms, backend=backend,
-    )  # fmt: skip
+    losses, _ = bound(features, labels, clusters, objective)
     if reduction == "none":
         return losses
     total = losses.sum()
@@ -174,3 +147,36 @@ def check_batch(embeddings: Tensor, labels: Tensor, num_classes: int) -> None:
             f"labels must be < {num_classes}, the number of identities, got {int(labels.max())}; "
             "set num_classes to the number of identities"
         )
+
+
+def check_cameras(cameras: Any, labels: Tensor) -> None:
+    """Checks the cameras beside the labels of a step, without waiting for a GPU.
+
+    Args:
+        cameras: (n,), int64, >= 0; looked at on the CPU only.
+        labels: (n,), int64.
+
+    Raises:
+        TypeError: they are no tensor.
+        ValueError: something does not fit.
+    """
+    if not isinstance(cameras, Tensor):
+        raise TypeError(
+            f"cameras must be a tensor or None, got a {type(cameras).__name__}; write "
+            "torch.as_tensor(cameras). RIB takes whole batches: give the indices that a miner "
+            "chose to the other loss only"
+        )
+    if cameras.dtype != torch.int64 or cameras.shape != labels.shape:
+        raise ValueError(
+            f"cameras must be {tuple(labels.shape)} int64, one for each label, got "
+            f"{tuple(cameras.shape)} {cameras.dtype}; write cameras.long()"
+        )
+    if cameras.device != labels.device:
+        raise ValueError(
+            f"cameras must be on {labels.device} as the labels are, got {cameras.device}; write "
+            "cameras.to(labels.device)"
+        )
+    if cameras.device.type != "cpu" or is_compiling():  # as labels are looked at
+        return
+    if min(cameras.tolist(), default=0) < 0:
+        raise ValueError(f"cameras must be >= 0, got {int(cameras.min())}; number them from 0")

@@ -24,7 +24,6 @@ class Reservoir(nn.Module):
 
     rows: Optional[Tensor]
     labels: Optional[Tensor]
-    inputs: Optional[Tensor]
 
     def __init__(self, limit: int, seed: int) -> None:
         super().__init__()
@@ -32,7 +31,7 @@ class Reservoir(nn.Module):
         self.seed = seed
         self.seen = 0
         self.epoch = -1
-        for name in ("rows", "labels", "inputs"):
+        for name in ("rows", "labels"):
             self.register_buffer(name, None, persistent=False)
         self._stream_limit = limit
 
@@ -43,55 +42,33 @@ class Reservoir(nn.Module):
 
     def clear(self, epoch: int) -> None:
         """Forgets all rows; the stream of ``epoch`` begins."""
-        self.restore(None, None, None, 0, epoch)
+        self.restore(None, 0, epoch)
 
-    def restore(
-        self,
-        rows: Optional[Tensor],
-        labels: Optional[Tensor],
-        inputs: Optional[Tensor],
-        seen: int,
-        epoch: int,
-    ) -> None:
+    def restore(self, content: Optional[Tuple[Tensor, Tensor]], seen: int, epoch: int) -> None:
         """Takes over the state of another: what :meth:`content` gave, and its counters."""
-        self.rows, self.labels, self.inputs = rows, labels, inputs
+        self.rows, self.labels = content or (None, None)
         self.seen, self.epoch = seen, epoch
-        held = 0 if rows is None else len(rows)
+        held = 0 if self.rows is None else len(self.rows)
         # A stream that has already been sampled must stay at its size, or it would be biased.
         self._stream_limit = held if seen > held else max(self.limit, held)
 
-    def content(self) -> Tuple[Tensor, Tensor, Optional[Tensor]]:
-        """The rows held (filled, D), their labels (filled,) and inputs (filled, P) or None."""
+    def content(self) -> Tuple[Tensor, Tensor]:
+        """The rows held (filled, D) and their labels (filled,)."""
         assert self.rows is not None and self.labels is not None
-        inputs = None if self.inputs is None else self.inputs[: self.filled]
-        return self.rows[: self.filled], self.labels[: self.filled], inputs
+        return self.rows[: self.filled], self.labels[: self.filled]
 
     @torch.no_grad()
-    def add(self, rows: Tensor, labels: Tensor, inputs: Optional[Tensor] = None) -> None:
+    def add(self, rows: Tensor, labels: Tensor) -> None:
         """Next rows of the stream.
 
         Args:
-            rows: (m, D), float16.
+            rows: (m, D), float16; D as in the call before.
             labels: (m,), int64; a negative one marks a row that counts but carries nothing.
-            inputs: (m, P), float16, in every call of a stream or in none.
-
-        Raises:
-            ValueError: inputs came in one call of the stream and not in another, or sizes changed.
         """
-        if self.seen:
-            held = self.content()
-            for name, new, old in zip(("embeddings", "inputs"), (rows, inputs), held[::2]):
-                if (new is None) != (old is None) or (
-                    new is not None and old is not None and new.shape[1] != old.shape[1]
-                ):
-                    raise ValueError(
-                        f"{name} of one epoch must all have the same size: expected "
-                        f"{_size(old)}, got {_size(new)}; pass the same kind in every step"
-                    )
         targets, sources = self._places(len(labels))
-        self._grow(max(targets, default=-1) + 1, rows, labels, inputs)
-        for buffer, new in ((self.rows, rows), (self.labels, labels), (self.inputs, inputs)):
-            if buffer is not None and new is not None and targets:
+        self._grow(max(targets, default=-1) + 1, rows, labels)
+        for buffer, new in ((self.rows, rows), (self.labels, labels)):
+            if buffer is not None and targets:
                 _put(buffer, targets, new, sources)
         self.seen += len(labels)
 
@@ -107,18 +84,13 @@ class Reservoir(nn.Module):
                 last[target] = source
         return list(last.keys()), list(last.values())
 
-    def _grow(self, needed: int, rows: Tensor, labels: Tensor, inputs: Optional[Tensor]) -> None:
+    def _grow(self, needed: int, rows: Tensor, labels: Tensor) -> None:
         held = 0 if self.rows is None else len(self.rows)
         if needed <= held:
             return
         capacity = min(max(needed, 2 * held), self._stream_limit)
         self.rows = _enlarged(self.rows, capacity, rows)
         self.labels = _enlarged(self.labels, capacity, labels)
-        self.inputs = None if inputs is None else _enlarged(self.inputs, capacity, inputs)
-
-
-def _size(rows: Optional[Tensor]) -> str:
-    return "none" if rows is None else f"(n, {rows.shape[1]})"
 
 
 def _enlarged(buffer: Optional[Tensor], capacity: int, like: Tensor) -> Tensor:

@@ -1,12 +1,18 @@
-"""What the loss compares with.
+"""What the loss compares with, and what a checkpoint keeps of it: all of it or nothing.
 
-Legend: D dimensions, K clusters, C identities, V cameras, M pairs of an identity and a camera, m
-entries kept of a row of Q. M is 0 where no cameras are given.
+Legend: D dimensions, K clusters, C identities, V cameras, M pairs of an identity and a camera, N
+rows in the reservoir. M is 0 where no cameras are given.
 """
 
-from typing import NamedTuple, Optional
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
+import torch
 from torch import Tensor
+
+from fastreid_rib.losses.table import join_cameras, split_cameras
+from fastreid_rib.ops import Clusters, aligned_rows
+from fastreid_rib.ops.assignment import half_squared_norms
+from fastreid_rib.settings.rib import RIBSettings
 
 
 class Statistics(NamedTuple):
@@ -15,11 +21,7 @@ class Statistics(NamedTuple):
     centroids: Tensor
     """(K, D), float32."""
     log_q: Tensor
-    """(C + M, K), float32: log of the floored Q(a|y), nats; (C + M, m) if only m are kept."""
-    log_q_index: Optional[Tensor]
-    """(C + M, m), int32: the cluster of each; None: the table is whole. See ``class_table``."""
-    log_q_floor: Optional[Tensor]
-    """(C + M,), float32: log Q of the clusters not listed; None with ``log_q_index``."""
+    """(C + M, K), float32: log of the floored Q(a|y), nats."""
     log_p: Optional[Tensor]
     """(K,), float32: log of the marginal P(a) of the rows, nats; None: not asked for."""
     mean: Optional[Tensor]
@@ -32,3 +34,180 @@ class Statistics(NamedTuple):
     """(C, V), int64: the row of ``log_q`` for an identity and a camera; None: no cameras."""
     cameras: Optional[Tensor] = None
     """(V,), int64, sorted; None with ``camera_rows``."""
+    half_norms: Optional[Tensor] = None
+    """(K,), float32: ``|C_a|^2 / 2``. It follows from the centroids, so no checkpoint has it."""
+
+    @property
+    def clusters(self) -> Clusters:
+        """What ``ops.bound`` compares with."""
+        return Clusters(self.centroids, self.log_q, self.log_p, self.half_norms)
+
+    def prepared(self) -> "Statistics":
+        """The same as a step reads it fast: aligned rows, and norms at hand."""
+        norms = half_squared_norms(self.centroids)
+        return self._replace(log_q=aligned_rows(self.log_q), half_norms=norms)
+
+
+class State(NamedTuple):
+    """Everything that a process needs to go on as another would have."""
+
+    epoch: int
+    """That was last started; -1: none."""
+    rows_seen: int
+    """Embeddings of this epoch so far."""
+    statistics: Optional[Statistics]
+    bank: Optional[Tuple[Tensor, Tensor]]
+    """Of this epoch: embeddings (N, D), and labels (N,) joined with cameras."""
+
+
+class UnusableError(Exception):
+    """What is found in a checkpoint cannot be taken over; the text says why."""
+
+
+_COUNTERS = ("epoch", "rows_seen")
+_STATISTICS = tuple(name for name in Statistics._fields if name != "half_norms")
+_BANK = ("bank_rows", "bank_labels", "bank_cameras")
+_SPARSE = ("log_q_index", "log_q_floor")
+_GONE = (
+    "steps",
+    "epoch_steps",
+    "bank_inputs",
+    "older_rows",
+    "older_labels",
+    "older_inputs",
+    "older_cameras",
+)
+NAMES = (*_COUNTERS, *_STATISTICS, *_BANK, *_SPARSE, *_GONE)
+"""The names of everything that may be in a checkpoint, of earlier versions too."""
+
+
+def passed_over(found: Dict[str, Tensor]) -> List[str]:
+    """What a checkpoint holds of settings that earlier versions had."""
+    return [name for name in _GONE if name in found]
+
+
+def to_tensors(state: State, num_classes: int) -> Dict[str, Tensor]:
+    """A state of so many identities under the names of a checkpoint."""
+    found = {
+        name: torch.tensor(getattr(state, name), dtype=torch.int64) for name in _COUNTERS
+    }  # fmt: skip
+    if state.statistics is not None:
+        for name in _STATISTICS:
+            value = getattr(state.statistics, name)
+            if value is not None:
+                found[name] = value
+    if state.bank is not None:
+        rows, joined = state.bank
+        labels, cameras = split_cameras(joined, num_classes)
+        # Copies: torch.save writes the whole storage behind a view.
+        found["bank_rows"], found["bank_labels"] = rows.clone(), labels
+        if bool((cameras > 0).any()):
+            found["bank_cameras"] = cameras
+    return found
+
+
+def from_tensors(
+    found: Dict[str, Tensor], settings: RIBSettings, num_classes: int, device: torch.device
+) -> State:
+    """The state that a checkpoint holds.
+
+    Args:
+        found: tensors by their names, without prefix.
+        settings: of the loss that is to go on with it, which numbers its clusters.
+        num_classes: its number of identities.
+        device: where the tensors, which are copied, go.
+
+    Raises:
+        UnusableError: it was made under other settings, or is damaged.
+    """
+    _check(found, settings, num_classes)
+    tensors = {
+        name: found[name].detach().to(device, copy=True)
+        for name in _STATISTICS + _BANK
+        if name in found
+    }
+    statistics = None
+    if "centroids" in tensors:
+        if not settings.cross_camera and "camera_rows" in tensors:
+            tensors["log_q"] = tensors["log_q"][:num_classes].clone()
+            del tensors["camera_rows"], tensors["cameras"]
+        statistics = Statistics(*(tensors.get(name) for name in _STATISTICS))  # type: ignore[arg-type]
+    bank = None
+    if "bank_rows" in tensors:
+        rows, labels, cameras = (tensors.get(name) for name in _BANK)
+        assert rows is not None and labels is not None
+        bank = rows, join_cameras(labels, cameras, num_classes)
+    epoch, seen = (int(found[name]) for name in _COUNTERS)
+    return State(epoch, seen, statistics, bank)
+
+
+def _check(found: Dict[str, Tensor], settings: RIBSettings, num_classes: int) -> None:
+    if any(name in found for name in _SPARSE):
+        raise UnusableError("as their table is sparse (table_entries, which is gone)")
+    needed = list(_COUNTERS)
+    if any(name in found for name in _STATISTICS):
+        _check_kind(found, settings)
+        optional = {
+            "log_p": settings.relevance == "full",
+            "mean": settings.center,
+            "camera_rows": False,  # they are there if cameras came
+            "cameras": False,
+        }
+        needed += [name for name in _STATISTICS if optional.get(name, True)]
+    if any(name in found for name in _BANK) or int(found.get("rows_seen", 0)):
+        needed += _BANK[:2]
+    missing = [name for name in needed if name not in found]
+    if missing:
+        raise UnusableError(f"as {', '.join(missing)} is missing or has another shape")
+    _check_shapes(found, settings.num_clusters, num_classes)
+    for name in _STATISTICS + _BANK:
+        value = found.get(name)
+        if value is not None and value.is_floating_point() and not bool(value.isfinite().all()):
+            raise UnusableError(f"as {name} holds NaN or infinity")
+    labels = found.get("bank_labels")
+    if labels is not None and len(labels) and int(labels.max()) >= num_classes:
+        raise UnusableError(f"as it has labels beyond {num_classes} identities")
+
+
+def _check_shapes(found: Dict[str, Tensor], clusters: int, num_classes: int) -> None:
+    size = found["centroids" if "centroids" in found else "bank_rows"].shape[-1]
+    rows = len(found["bank_rows"]) if "bank_rows" in found else 0
+    table, cameras = num_classes, 0
+    if "camera_rows" in found and "cameras" in found:
+        cameras, rows_of = len(found["cameras"]), found["camera_rows"]
+        table = max(table, int(rows_of.max()) + 1 if rows_of.numel() else 0)
+    expected = {
+        "centroids": (clusters, size),
+        "log_q": (table, clusters),
+        "log_p": (clusters,),
+        "mean": (size,),
+        "class_counts": (num_classes,),
+        "class_means": (num_classes, size),
+        "camera_rows": (num_classes, cameras),
+        "cameras": (cameras,),
+        "bank_rows": (rows, size),
+        "bank_labels": (rows,),
+        "bank_cameras": (rows,),
+    }
+    for name, shape in expected.items():
+        if name in found and tuple(found[name].shape) != shape:
+            raise UnusableError(
+                f"as {name} is {tuple(found[name].shape)} and {shape} is needed (another number of "
+                "identities, clusters or dimensions)"
+            )
+
+
+def _check_kind(found: Dict[str, Tensor], settings: RIBSettings) -> None:
+    """Statistics that were made under other settings cannot be taken over."""
+    full = settings.relevance == "full"
+    kinds = (
+        ("mean", settings.center, "center", "centred", "not centred, as those of 0.1"),
+        ("log_p", full, "relevance", "of the full bound", "of the paper's"),
+    )
+    for name, wanted, setting, with_it, without in kinds:
+        if (name in found) != wanted:
+            is_, asked = (without, with_it) if wanted else (with_it, without)
+            raise UnusableError(
+                f"as they are {is_} and {setting}={getattr(settings, setting)!r} needs them "
+                f"{asked} (docs/method.md says how to go on with them)"
+            )

@@ -1,9 +1,11 @@
 """Which implementation of the kernels is used: the CUDA library, the CPU library, or PyTorch."""
 
+import contextlib
 import logging
-from typing import Dict
+from typing import Any, Callable, ContextManager, Dict
 
 import torch
+from torch import Tensor
 
 from fastreid_rib.ops import native
 from fastreid_rib.settings.rib import BACKENDS
@@ -55,6 +57,46 @@ def choose(backend: str, device: torch.device, dtype: torch.dtype = torch.float3
         give_up(kind, error)
         return "torch"
     return kind
+
+
+def run(
+    kind: str, may_fall_back: bool, kernels: Callable[[], Tensor], plain: Callable[[], Tensor]
+) -> Tensor:
+    """What the kernels of a kind give, or plain PyTorch.
+
+    Args:
+        kind: "cuda", "cpu" or "torch", from :func:`choose`.
+        may_fall_back: compute in PyTorch, now and from now on, if the kernels fail to launch.
+        kernels: calls them.
+        plain: the same in PyTorch; a launch that failed has changed nothing.
+
+    Raises:
+        native.Unavailable: the kernels fail to launch.
+    """
+    if kind != "torch":
+        try:
+            return kernels()
+        except native.Unavailable as error:
+            if not may_fall_back:
+                raise
+            give_up(kind, error)
+    return plain()
+
+
+def placed(arguments: Any, device: torch.device) -> ContextManager[None]:
+    """Fills in where a library works; the context keeps torch's current device as it is.
+
+    Args:
+        arguments: of a function of ``csrc/rib.h``.
+        device: of the tensors that they point to.
+    """
+    if device.type == "cuda":
+        # What is queued on this stream keeps the memory in use, so the tensors may go meanwhile.
+        arguments.stream = torch.cuda.current_stream(device).cuda_stream
+        arguments.device = torch.cuda.current_device() if device.index is None else device.index
+        return torch.cuda.device(device)
+    arguments.threads, arguments.parallel = torch.get_num_threads(), native.gomp_parallel()
+    return contextlib.nullcontext()
 
 
 def give_up(kind: str, error: native.Unavailable) -> None:

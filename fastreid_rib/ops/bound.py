@@ -1,39 +1,53 @@
 """The bound of one image, with the gradient in closed form.
 
-Legend: n images, D dimensions, K clusters, C identities, m listed entries in a row of a sparse
-table; F embedding, phi soft assignment, Q(a|y) mean soft assignment of identity y at the last
-refresh.
+Legend: n images, D dimensions, K clusters, C identities; F embedding, phi soft assignment, Q(a|y)
+mean soft assignment of identity y at the last refresh.
 """
 
-from typing import Any, Optional, Tuple
+from typing import Any, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
 
-from fastreid_rib.ops import backends
-from fastreid_rib.ops.assignment import half_squared_norms
-from fastreid_rib.ops.layout import empty_rows
-from fastreid_rib.ops.precision import full_precision
-from fastreid_rib.ops.products import centroid_products
-from fastreid_rib.ops.rows import bound_rows_
-from fastreid_rib.ops.tracing import is_compiling
+from fastreid_rib.ops import backends, native
+from fastreid_rib.ops.assignment import centroid_products, half_squared_norms
+from fastreid_rib.ops.layout import empty_rows, pitch, with_contiguous_rows
+from fastreid_rib.ops.modes import full_precision, is_compiling
 from fastreid_rib.settings.rib import FORMS
+
+_DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # enum rib_dtype of rib.h
+
+
+class Clusters(NamedTuple):
+    """What images are compared with: constants, which get no gradient."""
+
+    centroids: Tensor
+    """(K, D), floating point."""
+    log_q: Tensor
+    """(C, K), float32, float16 or bfloat16, read as it is stored: natural logarithms of Q(a|y).
+    Rows that begin at aligned addresses are read faster: ``ops.aligned_rows`` makes such a copy."""
+    log_p: Optional[Tensor] = None
+    """(K,), floating point: natural logarithms of the clusters' marginal P(a); ``log Q - log P``
+    must be below 80 (the form "embedding" sums its exponentials). None: P = 1."""
+    half_norms: Optional[Tensor] = None
+    """(K,): ``|C_a|^2 / 2``, if it is at hand (it changes once an epoch)."""
+
+
+class Objective(NamedTuple):
+    """Which bound, and what computes it."""
+
+    beta: float
+    """Sharpness of the soft assignment, > 0."""
+    gamma: float = 0.0
+    """Weight of the compression, >= 0."""
+    form: str = "clusters"
+    """"clusters" or "embedding": whose information about the identity is bounded."""
+    backend: str = "auto"
+    """"auto", "cuda", "cpu" or "torch", see ``backends.choose``."""
 
 
 def bound(
-    embeddings: Tensor,
-    centroids: Tensor,
-    log_q: Tensor,
-    labels: Tensor,
-    beta: float,
-    gamma: float = 0.0,
-    *,
-    form: str = "clusters",
-    log_p: Optional[Tensor] = None,
-    index: Optional[Tensor] = None,
-    floor: Optional[Tensor] = None,
-    half_norms: Optional[Tensor] = None,
-    backend: str = "auto",
+    embeddings: Tensor, labels: Tensor, clusters: Clusters, objective: Objective
 ) -> Tuple[Tensor, Tensor]:
     """Upper bound of the information bottleneck, image by image.
 
@@ -65,22 +79,10 @@ def bound(
     Args:
         embeddings: (n, D), floating point, L2-normalised. float16 and bfloat16 are computed in
             float32, float64 in float64 (by PyTorch).
-        centroids: (K, D), floating point; a constant, gets no gradient.
-        log_q: natural logarithms of Q, a constant: (C, K), or (C, m) if ``index`` is given.
-            float32, float16 or bfloat16, read as it is stored. Rows that begin at aligned addresses
-            are read faster: ``ops.aligned_rows`` makes such a copy.
         labels: (n,), int64. A row with a label < 0 has loss 0, one with a label >= C has loss NaN
             (looking at the labels would synchronise a GPU); both have gradient 0.
-        beta: sharpness of the soft assignment, > 0.
-        gamma: weight of the compression, >= 0.
-        form: "clusters" or "embedding": whose information about the identity is bounded.
-        log_p: (K,), floating point: natural logarithms of the clusters' marginal P(a), a constant;
-            ``log Q - log P`` must be below 80 ("embedding" sums its exponentials). None: P = 1.
-        index: (C, m), int32: columns of the entries of ``log_q``, distinct within a row; an entry
-            with a negative column is unused. For tables too large to be dense.
-        floor: (C,), float32: log Q of the columns that ``index`` does not list; with it alone.
-        half_norms: (K,), float32: ``|C_a|^2 / 2``, if it is at hand (it changes once an epoch).
-        backend: "auto", "cuda", "cpu" or "torch", see ``backends.choose``.
+        clusters: what the images are compared with.
+        objective: which bound, and what computes it.
 
     Returns:
         ``loss`` (n,) in nats, differentiable once with respect to ``embeddings``, and
@@ -88,18 +90,14 @@ def bound(
         (float64 for float64 embeddings).
 
     Raises:
-        ValueError: ``index`` without ``floor`` or the other way round, an unknown form, a ``log_p``
-            of another shape, an unknown backend, or one that was asked for by name and cannot take
-            these tensors.
+        ValueError: an unknown form, a ``log_p`` of another shape, an unknown backend, or one that
+            was asked for by name and cannot take these tensors.
         native.Unavailable: a backend that was asked for by name cannot be used.
     """
-    if (index is None) != (floor is None):
-        raise ValueError(
-            "index and floor belong together: give both for a sparse log_q, neither for a dense "
-            f"one; got index {'without' if floor is None else 'missing for'} floor"
-        )
     # At a small batch each call into torch shows, so here and below there are none that do nothing.
     dtype = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
+    centroids, log_q, log_p, half_norms = clusters
+    beta, gamma, form, backend = objective
     if embeddings.dtype != dtype:
         embeddings = embeddings.to(dtype)
     if centroids.dtype != dtype:
@@ -121,39 +119,113 @@ def bound(
             log_p = log_p.to(dtype)
     operation = _custom_op if _traced(embeddings) else _Bound.apply
     return operation(
-        embeddings, centroids, log_q, labels, index, floor, half_norms, log_p,
+        embeddings, labels, centroids, log_q, log_p, half_norms,
         float(beta), float(gamma), form, backend,
     )  # fmt: skip
 
 
-def _forward(
-    embeddings: Tensor,
-    centroids: Tensor,
-    log_q: Tensor,
-    labels: Tensor,
-    index: Optional[Tensor],
-    floor: Optional[Tensor],
-    half_norms: Tensor,
-    log_p: Optional[Tensor],
-    beta: float,
-    gamma: float,
-    form: str,
-    backend: str,
-) -> Tuple[Tensor, Tensor]:
+def bound_rows_(
+    products: Tensor, labels: Tensor, clusters: Clusters, objective: Objective, kind: str
+) -> Tensor:
+    """Turns products into the gradient of the bound, in place, and returns the bound.
+
+    Args:
+        products: (n, K), float32 or float64, contiguous rows. In: ``F_i . C_a``. Out:
+            ``d loss_i / d logits_ia`` with ``logits_ia = 2 beta (F_i . C_a - |C_a|^2 / 2)``.
+        labels: (n,), int64; see :func:`bound`.
+        clusters: with ``half_norms``; these and ``log_p`` in the dtype of ``products``.
+        objective: see :func:`bound`.
+        kind: "cuda", "cpu" or "torch", from ``backends.choose``.
+
+    Returns:
+        (n,), dtype of ``products``, nats.
+
+    Raises:
+        native.Unavailable: kernels that were asked for by name fail to launch.
+    """
+    return backends.run(
+        kind,
+        objective.backend == "auto",
+        lambda: _native_bound(products, labels, clusters, objective, kind),
+        lambda: _torch_bound(products, labels, clusters, objective),
+    )
+
+
+def _torch_bound(
+    products: Tensor, labels: Tensor, clusters: Clusters, objective: Objective
+) -> Tensor:
+    _, log_q, log_p, half_norms = clusters
+    beta, gamma, form, _ = objective
+    of_label = log_q.index_select(0, labels.clamp(0, len(log_q) - 1)).to(products.dtype)
+    log_phi = products.sub_(half_norms).mul_(2 * beta).log_softmax(dim=1)
+    phi = log_phi.exp()
+    # log phi and log Q over the marginal P, which is 1 where there is none.
+    if log_p is not None:
+        of_label = of_label - log_p
+    score = torch.zeros_like(products)
+    if gamma:
+        score = gamma * (log_phi if log_p is None else log_phi - log_p)
+    if form == "clusters":
+        score = score - of_label
+    loss = (phi * score).sum(dim=1)
+    slope = score.sub(loss[:, None])
+    if form == "embedding":
+        joint = log_phi + of_label
+        log_likelihood = joint.logsumexp(dim=1)
+        # d / d logits of the likelihood: the posterior less the assignment, over phi here.
+        slope = slope + (1 - (of_label - log_likelihood[:, None]).exp())
+        loss = loss - log_likelihood
+    ignored, unknown = labels < 0, labels >= len(log_q)
+    torch.mul(phi, slope, out=products)
+    # Filled, not multiplied by a mask: the row of an ignored image may be NaN.
+    products.masked_fill_((ignored | unknown)[:, None], 0)
+    return loss.masked_fill_(ignored, 0).masked_fill_(unknown, float("nan"))
+
+
+def _native_bound(
+    products: Tensor, labels: Tensor, clusters: Clusters, objective: Objective, kind: str
+) -> Tensor:
+    _, log_q, log_p, half_norms = clusters
+    assert half_norms is not None
+    log_q = with_contiguous_rows(log_q if log_q.dtype in _DTYPES else log_q.float())
+    labels, half_norms = labels.contiguous(), half_norms.contiguous()
+    log_p = None if log_p is None else log_p.contiguous()
+    loss = products.new_empty(len(products))
+    arguments = native.BoundArgs(
+        products=products.data_ptr(),
+        half_norms=half_norms.data_ptr(),
+        log_q=log_q.data_ptr(),
+        log_p=None if log_p is None else log_p.data_ptr(),
+        labels=labels.data_ptr(),
+        loss=loss.data_ptr(),
+        n=len(products),
+        K=products.shape[1],
+        C=len(log_q),
+        products_pitch=pitch(products),
+        log_q_pitch=pitch(log_q),
+        scale=2 * objective.beta,
+        gamma=objective.gamma,
+        log_q_dtype=_DTYPES[log_q.dtype],
+        form=FORMS.index(objective.form),
+        variant=-1,
+    )
+    with backends.placed(arguments, products.device):
+        native.load(kind).bound(arguments)
+    return loss
+
+
+def _forward(embeddings: Tensor, labels: Tensor, *constants: Any) -> Tuple[Tensor, Tensor]:
+    """``constants``: the members of a :class:`Clusters`, then those of an :class:`Objective`."""
+    clusters, objective = Clusters(*constants[:4]), Objective(*constants[4:])
     # First, so that a backend that cannot be used raises before anything is computed.
-    kind = backends.choose(backend, embeddings.device, embeddings.dtype)
-    products = centroid_products(embeddings, centroids)
-    table = (log_q, index, floor)
-    loss = bound_rows_(
-        products, half_norms, table, labels, beta, gamma, form, log_p, kind,
-        may_fall_back=backend == "auto",
-    )  # fmt: skip
-    return loss, products
+    kind = backends.choose(objective.backend, embeddings.device, embeddings.dtype)
+    products = centroid_products(embeddings, clusters.centroids)
+    return bound_rows_(products, labels, clusters, objective, kind), products
 
 
 def _setup_context(ctx: Any, inputs: Tuple[Any, ...], output: Tuple[Tensor, Tensor]) -> None:
-    embeddings, centroids = inputs[:2]
-    ctx.beta = inputs[8]
+    embeddings, centroids = inputs[0], inputs[2]
+    ctx.beta = inputs[6]
     ctx.mark_non_differentiable(output[1])
     # Else backward would be handed a matrix of zeros for the gradient of grad_logits.
     ctx.set_materialize_grads(False)
@@ -162,7 +234,7 @@ def _setup_context(ctx: Any, inputs: Tuple[Any, ...], output: Tuple[Tensor, Tens
 
 def _backward(ctx: Any, grad_loss: Optional[Tensor], _: Any) -> Tuple[Optional[Tensor], ...]:
     if grad_loss is None:
-        return (None,) * 12
+        return (None,) * 10
     grad_logits, centroids, embeddings = ctx.saved_tensors
     with torch.no_grad(), full_precision(grad_loss.device):
         # beta = 0: the first argument is not read; alpha saves an operation.
@@ -172,7 +244,7 @@ def _backward(ctx: Any, grad_loss: Optional[Tensor], _: Any) -> Tuple[Optional[T
     # zero, since grad_loss does not depend on them.
     if torch.is_grad_enabled():
         grad = _DifferentiableOnce.apply(grad, embeddings, grad_loss)
-    return (grad,) + (None,) * 11
+    return (grad,) + (None,) * 9
 
 
 class _Bound(torch.autograd.Function):
@@ -211,10 +283,16 @@ def _register() -> Any:
     """
     if not hasattr(torch.library, "custom_op"):
         return None
-    operation = torch.library.custom_op("fastreid_rib::bound", _forward, mutates_args=())
+    schema = (
+        "(Tensor embeddings, Tensor labels, Tensor centroids, Tensor log_q, Tensor? log_p, "
+        "Tensor half_norms, float beta, float gamma, str form, str backend) -> (Tensor, Tensor)"
+    )
+    operation = torch.library.custom_op(
+        "fastreid_rib::bound", _forward, mutates_args=(), schema=schema
+    )
 
     @operation.register_fake
-    def _(embeddings: Tensor, centroids: Tensor, *others: Any) -> Tuple[Tensor, Tensor]:
+    def _(embeddings: Tensor, labels: Tensor, centroids: Tensor, *_: Any) -> Tuple[Tensor, Tensor]:
         n = embeddings.shape[0]
         return embeddings.new_empty(n), empty_rows(embeddings, n, centroids.shape[0])
 

@@ -10,12 +10,12 @@ from contextlib import suppress
 from ctypes import POINTER, c_float, c_int, c_int32, c_int64, c_void_p
 from functools import lru_cache
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 from fastreid_rib.base import cache
 from fastreid_rib.ops.build import is_complete, library_name, sources_digest
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 PACKAGE_FOLDER = Path(__file__).resolve().parent / "lib"
 
 _INSUFFICIENT_DRIVER = 35  # cudaErrorInsufficientDriver
@@ -24,34 +24,19 @@ _loaded: Dict[str, "Library"] = {}
 _loading = threading.Lock()
 
 
+def _typed(kind: Any, names: str) -> List[Tuple[str, Any]]:
+    return [(name, kind) for name in names.split()]
+
+
 class BoundArgs(ctypes.Structure):
     """``rib_bound_args``: what each field means is written in ``csrc/rib.h``."""
 
     _fields_ = [
-        ("products", c_void_p),
-        ("half_norms", c_void_p),
-        ("log_q", c_void_p),
-        ("index", c_void_p),
-        ("floor", c_void_p),
-        ("log_p", c_void_p),
-        ("labels", c_void_p),
-        ("loss", c_void_p),
-        ("n", c_int64),
-        ("K", c_int64),
-        ("C", c_int64),
-        ("m", c_int64),
-        ("products_pitch", c_int64),
-        ("log_q_pitch", c_int64),
-        ("index_pitch", c_int64),
-        ("scale", c_float),
-        ("gamma", c_float),
-        ("log_q_dtype", c_int32),
-        ("form", c_int32),
-        ("variant", c_int32),
-        ("threads", c_int32),
-        ("device", c_int32),
-        ("stream", c_void_p),
-        ("parallel", c_void_p),
+        *_typed(c_void_p, "products half_norms log_q log_p labels loss"),
+        *_typed(c_int64, "n K C products_pitch log_q_pitch"),
+        *_typed(c_float, "scale gamma"),
+        *_typed(c_int32, "log_q_dtype form variant threads device"),
+        *_typed(c_void_p, "stream parallel"),
     ]
 
 
@@ -59,23 +44,11 @@ class TableArgs(ctypes.Structure):
     """``rib_table_args``: what each field means is written in ``csrc/rib.h``."""
 
     _fields_ = [
-        ("products", c_void_p),
-        ("half_norms", c_void_p),
-        ("labels", c_void_p),
-        ("order", c_void_p),
-        ("starts", c_void_p),
-        ("table", c_void_p),
-        ("negentropy", c_void_p),
-        ("n", c_int64),
-        ("K", c_int64),
-        ("C", c_int64),
-        ("products_pitch", c_int64),
-        ("table_pitch", c_int64),
-        ("scale", c_float),
-        ("threads", c_int32),
-        ("device", c_int32),
-        ("stream", c_void_p),
-        ("parallel", c_void_p),
+        *_typed(c_void_p, "products half_norms labels order starts table negentropy"),
+        *_typed(c_int64, "n K C products_pitch table_pitch"),
+        *_typed(c_float, "scale"),
+        *_typed(c_int32, "threads device"),
+        *_typed(c_void_p, "stream parallel"),
     ]
 
 

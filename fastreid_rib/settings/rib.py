@@ -1,5 +1,6 @@
 """The settings of the RIB loss."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Iterator, Tuple
 
@@ -24,6 +25,9 @@ FORMS = ("clusters", "embedding")
 RELEVANCES = ("full", "paper")
 """Relevance terms: with the clusters' marginal, or as published without it."""
 
+MOST_CLUSTERS = 2048
+"""As many as there are where nobody says how many."""
+
 _USELESS = "Leave it out: measured, it brought nothing or did harm."
 
 
@@ -38,8 +42,12 @@ class RIBSettings(Settings):
     """
 
     gone = {
+        "momentum": _USELESS,
+        "refreshes": _USELESS,
+        "ramp_epochs": _USELESS,
         "ramp_share": _USELESS,
-        "warmup_share": "Write WARMUP_EPOCHS: the share times SOLVER.MAX_EPOCH.",
+        "warmup_share": "Write `warmup_epochs`: the share times SOLVER.MAX_EPOCH.",
+        "table_entries": "Write `num_clusters`: fewer clusters make the class table smaller.",
         "input": "Leave it out; `python -m fastreid_rib information` draws the information plane.",
     }
 
@@ -91,23 +99,15 @@ class RIBSettings(Settings):
         yes_or_no,
         "Whether an image is compared with what the other cameras saw of its identity (ours), as "
         "in retrieval, and not with what its own one saw too. Without cameras, and for identities "
-        "that one camera alone saw, it is compared with all. Not together with `momentum`.",
-    )
-    momentum: float = setting(
-        0.0,
-        share("0: frozen"),
-        "Weight of an image in centroids and class table, which then follow the embeddings from "
-        "batch to batch. 0: frozen between refreshes, as in the paper.",
-    )
-    refreshes: int = setting(
-        1,
-        at_least(1),
-        "Refreshes in an epoch, at equal distances. Those within it work on what the last epoch's "
-        "worth of steps gave, and begin in the second epoch of RIB at the latest: the length of an "
-        "epoch is only known after one.",
+        "that one camera alone saw, it is compared with all.",
     )
     num_clusters: int = setting(
-        0, at_least(0, "0: as many as identities"), "Number of clusters.", symbol="K"
+        0,
+        at_least(0, f"0: as many as identities, at most {MOST_CLUSTERS}"),
+        "Number of clusters. The class table takes 4 bytes for each identity and cluster, and as "
+        "much again for each pair of an identity and a camera: for many identities fewer clusters "
+        "need less.",
+        symbol="K",
     )
     warmup_epochs: int = setting(
         2,
@@ -115,25 +115,11 @@ class RIBSettings(Settings):
         "Epochs trained without RIB, which starts at epoch max(1, this), counted from 0: before "
         "the first refresh there is nothing to compare with.",
     )
-    ramp_epochs: int = setting(
-        0,
-        at_least(0),
-        "Epochs after which the loss has its whole weight, to which it rises in equal steps. 0: "
-        "from the first one.",
-    )
     bank_size: int = setting(
         20000,
         above(0),
         "Most embeddings of an epoch that are kept for the refresh; beyond that an unbiased "
         "sample. 2 bytes a number: 20000 rows of 2048 take 82 MB on every GPU and in checkpoints.",
-    )
-    table_entries: int = setting(
-        0,
-        at_least(0, "0: the whole table"),
-        "Entries kept of each row of the class table, the largest; the other clusters share what "
-        "is left of the row. For many identities: a whole table takes 4 bytes for each identity "
-        "and cluster, a sparse one 8 for each entry.",
-        symbol="m",
     )
     backend: str = setting(
         "auto",
@@ -166,5 +152,8 @@ class RIBSettings(Settings):
         if self.relevance != "full" and self.gamma > 1:
             most = between(0, 1, "beyond it bounds nothing without the marginal of the clusters")
             yield "gamma", f"{most.text} where {{relevance}} is {self.relevance!r}"
-        if self.relevance != "full" and self.momentum and self.smoothing:
-            yield "relevance", "'full' where both {momentum} and {smoothing} are above 0"
+
+    def of_identities(self, num_classes: int) -> "RIBSettings":
+        """The same for so many identities, with the number of clusters that 0 stands for."""
+        clusters = self.num_clusters or min(num_classes, MOST_CLUSTERS)
+        return dataclasses.replace(self, num_clusters=clusters)

@@ -5,16 +5,13 @@
 namespace rib {
 
 inline bool sizes_fit(const rib_bound_args& p) {
-    const int64_t listed = p.index ? p.m : p.K;
-    return p.n >= 0 && p.K >= 1 && p.C >= 1 && p.products_pitch >= p.K && listed >= 1 &&
-           listed <= p.K && p.log_q_pitch >= listed &&
-           (!p.index || (p.floor && p.index_pitch >= listed)) && p.log_q_dtype >= RIB_F32 &&
-           p.log_q_dtype <= RIB_BF16 && p.form >= RIB_CLUSTERS && p.form <= RIB_EMBEDDING;
+    return p.n >= 0 && p.K >= 1 && p.C >= 1 && p.products_pitch >= p.K && p.log_q_pitch >= p.K &&
+           p.log_q_dtype >= RIB_F32 && p.log_q_dtype <= RIB_BF16 && p.form >= RIB_CLUSTERS &&
+           p.form <= RIB_EMBEDDING;
 }
 
 inline bool sizes_fit(const rib_table_args& p) {
-    return p.n >= 0 && p.K >= 1 && p.C >= 1 && p.products_pitch >= p.K && p.table_pitch >= p.K &&
-           !p.order == !p.starts;
+    return p.n >= 0 && p.K >= 1 && p.C >= 1 && p.products_pitch >= p.K && p.table_pitch >= p.K;
 }
 
 // Asked for where there are images: without any, nothing is read or written.

@@ -57,23 +57,15 @@ int bound_of(const rib_bound_args& p) {
     if (const int error = use_device(p.device, &limit)) return error;
     const size_t scratch = kScratchFloats * sizeof(float);
     const size_t cache = scratch + 2 * sizeof(float) * ((p.K + 3) / 4 * 4);
-    const bool sparse = p.index != nullptr;
-    const bool may_be_wide =
-        p.products_pitch % 4 == 0 && aligned(p.products, 16) && aligned(p.half_norms, 16) &&
-        aligned(p.log_p, 16) &&
-        (sparse || (p.log_q_pitch % 4 == 0 && aligned(p.log_q, 4 * sizeof(T))));
-    const bool may_be_cached = !sparse && cache <= limit;
+    const bool may_be_wide = p.products_pitch % 4 == 0 && aligned(p.products, 16) &&
+                             aligned(p.half_norms, 16) && aligned(p.log_p, 16) &&
+                             p.log_q_pitch % 4 == 0 && aligned(p.log_q, 4 * sizeof(T));
+    const bool may_be_cached = cache <= limit;
     const bool is_auto = p.variant == RIB_AUTO;
     const bool wide = is_auto ? may_be_wide : p.variant & RIB_WIDE;
     const bool cached = is_auto ? may_be_cached : p.variant & RIB_CACHED;
     const int threads = block_threads(p.threads, wide ? p.K / 4 : p.K);
     if (!threads || (wide && !may_be_wide) || (cached && !may_be_cached)) return RIB_EARG;
-    if (sparse) {
-        const size_t bytes = scratch + sizeof(float) * p.m;
-        if (bytes > limit) return RIB_EROOM;
-        return launch(wide ? sparse_bound_rows<T, FORM, 4> : sparse_bound_rows<T, FORM, 1>, p, p.n,
-                      threads, bytes);
-    }
     if (cached) {
         return launch(wide ? bound_rows<T, FORM, 4, true> : bound_rows<T, FORM, 1, true>, p, p.n,
                       threads, cache);
@@ -115,12 +107,12 @@ inline int table(const rib_table_args* args) {
     const rib_table_args& p = *args;
     if (!sizes_fit(p) || p.n > kMaxBlocks || p.K > kMaxColumns || p.C > kMaxBlocks) return RIB_EARG;
     if (p.n == 0) return RIB_OK;
-    if (!pointers_given(p)) return RIB_EARG;
+    if (!pointers_given(p) || !p.order || !p.starts) return RIB_EARG;
     const int threads = block_threads(p.threads, p.K);
     if (!threads) return RIB_EARG;
     size_t limit = 0;
     if (const int error = use_device(p.device, &limit)) return error;
-    return launch(table_rows, p, p.order ? p.C : p.n, threads, kScratchFloats * sizeof(float));
+    return launch(table_rows, p, p.C, threads, kScratchFloats * sizeof(float));
 }
 
 }  // namespace rib
@@ -132,9 +124,6 @@ int rib_table(const rib_table_args* args) { return rib::table(args); }
 const char* rib_describe(void) { return RIB_DESCRIPTION; }
 const char* rib_error_text(int code) {
     if (code == RIB_EARG) return "an argument is not allowed";
-    if (code == RIB_EROOM) {
-        return "the entries listed in a row of log Q do not fit into this GPU's shared memory";
-    }
     return cudaGetErrorString(static_cast<cudaError_t>(code));
 }
 }

@@ -1,7 +1,7 @@
 /* C interface of the fused RIB kernels: the same functions in the CUDA and in the CPU library.
  *
  * No torch and no CUDA headers are needed to build against it or to call it. Legend: n images,
- * K clusters, C identities, m listed entries in a row of a sparse table; all pitches in elements.
+ * K clusters, C identities; all pitches in elements.
  *
  * With logits_ia = scale * (products_ia - half_norms_a), phi_i = softmax_a(logits_i), P the
  * marginal of the clusters, or 1 without one, and ratio_ia = Q(a | y_i) / P_a:
@@ -17,8 +17,7 @@
  * -beta |F_i - C_a|^2, up to a constant of the row that cancels in the softmax.
  *
  * Range of RIB_EMBEDDING, whose ratios are formed in float32: log ratio < 80 everywhere, and > -80
- * where phi is. With a sparse table the floor is at most the listed entries: on a GPU u has the
- * floor's ratios of listed columns subtracted, and would lose its digits to larger ones.
+ * where phi is.
  */
 #ifndef RIB_H
 #define RIB_H
@@ -31,7 +30,7 @@ typedef long long int64_t;
 #endif
 
 /* Counts the changes of this file that callers must follow. */
-#define RIB_ABI_VERSION 2
+#define RIB_ABI_VERSION 3
 
 enum rib_dtype { RIB_F32 = 0, RIB_F16 = 1, RIB_BF16 = 2 };
 
@@ -41,7 +40,7 @@ enum rib_form { RIB_CLUSTERS = 0, RIB_EMBEDDING = 1 };
 enum rib_error {
     RIB_OK = 0,
     RIB_EARG = -1, /* a pointer, size, pitch, dtype, form or variant is not allowed */
-    RIB_EROOM = -2 /* no room: m entries in a GPU's shared memory, scratch rows in main memory */
+    RIB_EROOM = -2 /* no room for scratch rows in main memory */
 };
 
 /* Bits of `variant`; RIB_AUTO leaves the choice to the library. The others are for tests. */
@@ -50,15 +49,12 @@ enum rib_variant { RIB_AUTO = -1, RIB_CACHED = 1, RIB_WIDE = 2 };
 typedef struct rib_bound_args {
     float* products;         /* (n, K); in: F_i . C_a; out: d loss_i / d logits_ia */
     const float* half_norms; /* (K) */
-    const void* log_q;       /* (C, K), or (C, m) if `index` is given; of log_q_dtype */
-    const int32_t* index;    /* (C, m): the column of each entry of log_q, distinct within a row; an
-                                entry whose column is outside 0..K-1 is unused. NULL: dense */
-    const float* floor;      /* (C): log Q of the columns that are not listed; NULL if dense */
+    const void* log_q;       /* (C, K), of log_q_dtype */
     const float* log_p;      /* (K): log P, the marginal of the clusters; NULL: P = 1 */
     const int64_t* labels;   /* (n); < 0: loss 0 and gradient 0; >= C: loss NaN, gradient 0 */
     float* loss;             /* (n), out, nats */
-    int64_t n, K, C, m;      /* m is not read if log_q is dense */
-    int64_t products_pitch, log_q_pitch, index_pitch;
+    int64_t n, K, C;
+    int64_t products_pitch, log_q_pitch;
     float scale;         /* 2 beta */
     float gamma;         /* >= 0 */
     int32_t log_q_dtype; /* rib_dtype */
@@ -70,13 +66,13 @@ typedef struct rib_bound_args {
     void* parallel;  /* CPU: GOMP_parallel of the OpenMP runtime to use, NULL = no threads */
 } rib_bound_args;
 
-/* Adds the soft assignments of images to the rows of their identities. */
+/* Adds the soft assignments of images to the rows of their identities, in the images' order. */
 typedef struct rib_table_args {
     const float* products;   /* (n, K): F_i . C_a */
     const float* half_norms; /* (K) */
     const int64_t* labels;   /* (n); images with a label outside 0..C-1 are left out */
-    const int64_t* order;    /* (n): the images sorted by label, stably; NULL: add in any order */
-    const int64_t* starts;   /* (C + 1): where each label begins in `order`; NULL with it */
+    const int64_t* order;    /* (n): the images sorted by label, stably; the CPU ignores it */
+    const int64_t* starts;   /* (C + 1): where each label begins in `order`; the CPU ignores it */
     float* table;            /* (C, K): += phi_i for every image of the identity */
     float* negentropy;       /* (n), out: sum_a phi_ia log phi_ia in nats; 0 of one left out */
     int64_t n, K, C;

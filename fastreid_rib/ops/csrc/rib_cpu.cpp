@@ -4,7 +4,6 @@
 // first find it in the second-level cache. The loops are plain, the compiler vectorises them
 // (-fopenmp-simd, which links no OpenMP) once per instruction set, and the machine's set is picked
 // at run time.
-#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstring>
@@ -175,7 +174,7 @@ struct Average {
 
 // Also writes weights_a = exp(logit_a - max), scores_a = weights_a s_a and, of RIB_EMBEDDING only,
 // ratios_a = weights_a Q_a / P_a.
-// `scores` may be x.products and `weights` may be `log_q`: a column is read before it is written.
+// `scores` may be x.products: a column is read before it is written.
 template <rib_form form, typename LogQ, typename LogP, typename Scores>
 RIB_INLINE Average average(const Logits x, const LogQ log_q, const LogP log_p, int64_t K,
                            float gamma, float* weights, const Scores scores, float* ratios) {
@@ -235,8 +234,7 @@ RIB_INLINE float bound_row_of(float* products, const T* log_q, const LogP log_p,
     return total.loss<form>(p.gamma);
 }
 
-// Turns a row of products into the gradient and returns the loss. `scratch`: of bound_scratch();
-// a sparse row of log Q may lie at its beginning.
+// Turns a row of products into the gradient and returns the loss. `scratch`: of bound_scratch().
 template <typename T>
 RIB_INLINE float bound_row(float* products, const T* log_q, float* scratch,
                            const rib_bound_args& p) {
@@ -366,7 +364,6 @@ int bound_of(const rib_bound_args& p) {
     if (!scratch) return RIB_EROOM;
     for_each(p.n, threads, p.parallel, [&](int64_t i, int thread) {
         float* const products = p.products + i * p.products_pitch;
-        float* const own = scratch.of(thread);
         const int64_t label = p.labels[i];
         if (label < 0 || label >= p.C) {
             memset(products, 0, p.K * sizeof(float));
@@ -374,17 +371,7 @@ int bound_of(const rib_bound_args& p) {
             return;
         }
         const T* const log_q = static_cast<const T*>(p.log_q) + label * p.log_q_pitch;
-        if (!p.index) {
-            p.loss[i] = std::get<BoundRow<T>>(functions.bound)(products, log_q, own, p);
-            return;
-        }
-        // A sparse row is written out, to where its weights will replace it.
-        const int32_t* const index = p.index + label * p.index_pitch;
-        std::fill_n(own, p.K, p.floor[label]);
-        for (int64_t j = 0; j < p.m; ++j) {
-            if (index[j] >= 0 && index[j] < p.K) own[index[j]] = to_float(log_q[j]);
-        }
-        p.loss[i] = std::get<BoundRow<float>>(functions.bound)(products, own, own, p);
+        p.loss[i] = std::get<BoundRow<T>>(functions.bound)(products, log_q, scratch.of(thread), p);
     });
     return RIB_OK;
 }
@@ -411,7 +398,7 @@ int table(const rib_table_args* args) {
     const Scratch scratch(threads, p.K);
     if (!scratch) return RIB_EROOM;
     // Identities are dealt out to shares, and a share adds its images one after the other: the sums
-    // come out the same with any number of threads, with and without `order`, which is not read.
+    // come out the same with any number of threads.
     const int64_t shares = threads > 1 ? 4 * threads : 1;
     for_each(shares, threads, p.parallel, [&](int64_t share, int thread) {
         for (int64_t i = 0; i < p.n; ++i) {

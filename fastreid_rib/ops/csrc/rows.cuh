@@ -11,7 +11,7 @@ namespace rib {
 constexpr int kWarpSize = 32;
 constexpr int kMaxThreads = 1024;
 constexpr int kMaxWarps = kMaxThreads / kWarpSize;
-constexpr int kScratchFloats = 5 * kMaxWarps;  // of the reductions, where shared memory begins
+constexpr int kScratchFloats = 4 * kMaxWarps;  // of the reductions, where shared memory begins
 
 // ---- Numbers in memory
 
@@ -160,24 +160,6 @@ __device__ inline Average merge_block(Average a, float gamma, float* scratch) {
     return merge_warp<FORM>(a, gamma);
 }
 
-__device__ inline float sum_warp(float value) {
-#pragma unroll
-    for (int distance = kWarpSize / 2; distance > 0; distance /= 2) {
-        value += __shfl_xor_sync(0xffffffffu, value, distance);
-    }
-    return value;
-}
-
-// The sum over the block, in every thread. Uses scratch[4 * kMaxWarps .. 5 * kMaxWarps).
-__device__ inline float sum_block(float value, float* scratch) {
-    const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
-    const int warps = blockDim.x / kWarpSize;
-    value = sum_warp(value);
-    if (lane == 0) scratch[4 * kMaxWarps + warp] = value;
-    __syncthreads();
-    return sum_warp(lane < warps ? scratch[4 * kMaxWarps + lane] : 0.f);
-}
-
 // ---- The bound
 
 // What loss and gradient need to know of a whole row.
@@ -227,7 +209,7 @@ __device__ inline bool skip_row(const rib_bound_args& p, float* row, int64_t lab
     return true;
 }
 
-// With a dense table of log Q, of type T; accesses of V columns. CACHED: logits and log Q stay in
+// With a table of log Q of type T; accesses of V columns. CACHED: logits and log Q stay in
 // shared memory between the passes, so both are read from global memory once (log P, which all rows
 // share, comes out of the GPU's own caches). A thread reads back only what it wrote, so the cache
 // needs no barrier.
@@ -286,95 +268,21 @@ __global__ void __launch_bounds__(kMaxThreads, 1) bound_rows(rib_bound_args p) {
     }
 }
 
-// By how much the average that log Q is in changes with one column of weight 1, if its log Q is q
-// instead of the floor: of the scores, or of the ratios.
-template <rib_form FORM>
-__device__ inline float correction_of(float q, float floor, float p) {
-    return FORM == RIB_CLUSTERS ? floor - q : __expf(q - p) - __expf(floor - p);
-}
-
-// With a sparse table: every column counts as `floor` first, and the m listed ones are corrected.
-// The corrections wait in shared memory, since the row they belong to is overwritten meanwhile.
-template <typename T, rib_form FORM, int V>
-__global__ void __launch_bounds__(kMaxThreads, 1) sparse_bound_rows(rib_bound_args p) {
-    RIB_SHARED(float, scratch);
-    const int K = (int)p.K, m = (int)p.m, wide = K / V * V;
-    float* const corrections = scratch + kScratchFloats;
-    float* const row = p.products + blockIdx.x * p.products_pitch;
-    const int64_t label = p.labels[blockIdx.x];
-    if (skip_row(p, row, label)) return;
-    const T* const log_q = static_cast<const T*>(p.log_q) + label * p.log_q_pitch;
-    const int32_t* const index = p.index + label * p.index_pitch;
-    float floor[V];
-#pragma unroll
-    for (int i = 0; i < V; ++i) floor[i] = p.floor[label];
-    const float last_floor[1] = {floor[0]};
-
-    Average average = empty_average();
-    for (int a = threadIdx.x * V; a < wide; a += blockDim.x * V) {
-        float x[V], log_p[V];
-        load_logits<V>(row + a, p.half_norms + a, p.scale, x);
-        load_marginal<V>(p.log_p, a, log_p);
-        include<FORM, V>(average, x, floor, log_p, p.gamma);
-    }
-    const int last = wide + threadIdx.x;
-    float last_x[1], last_p[1];
-    if (last < K) {
-        load_logits<1>(row + last, p.half_norms + last, p.scale, last_x);
-        load_marginal<1>(p.log_p, last, last_p);
-        include<FORM, 1>(average, last_x, last_floor, last_p, p.gamma);
-    }
-    Means means(merge_block<FORM>(average, p.gamma, scratch));
-
-    float correction = 0.f;
-    for (int j = threadIdx.x; j < m; j += blockDim.x) {
-        corrections[j] = 0.f;
-        if (index[j] < 0 || index[j] >= K) continue;
-        float x[1], log_p[1];
-        load_logits<1>(row + index[j], p.half_norms + index[j], p.scale, x);
-        load_marginal<1>(p.log_p, index[j], log_p);
-        corrections[j] = __expf(x[0] - means.max) * means.inverse *
-                         correction_of<FORM>(to_float(log_q[j]), floor[0], log_p[0]);
-        correction += corrections[j];
-    }
-    // Its barrier also keeps the row from being overwritten before the last listed column is read.
-    (FORM == RIB_CLUSTERS ? means.score : means.ratio) += sum_block(correction, scratch);
-    if (threadIdx.x == 0) p.loss[blockIdx.x] = loss_of<FORM>(means, p.gamma);
-
-    for (int a = threadIdx.x * V; a < wide; a += blockDim.x * V) {
-        float x[V], log_p[V];
-        load_logits<V>(row + a, p.half_norms + a, p.scale, x);
-        load_marginal<V>(p.log_p, a, log_p);
-        store_gradient<FORM, V>(row + a, x, floor, log_p, means, p.gamma);
-    }
-    if (last < K) store_gradient<FORM, 1>(row + last, last_x, last_floor, last_p, means, p.gamma);
-    // d loss / d average: 1 of the scores, and -1 / u of the ratios.
-    const float slope = FORM == RIB_CLUSTERS ? 1.f : -1.f / means.ratio;
-    __syncthreads();
-    for (int j = threadIdx.x; j < m; j += blockDim.x) {
-        if (index[j] >= 0 && index[j] < K) row[index[j]] += slope * corrections[j];
-    }
-}
-
 // ---- The class table
 
-// Adds soft assignments to the class table. Without `order` a block adds one image, with atomics:
-// the order of the additions, and so the last bit of a sum, differs from run to run. With `order` a
-// block adds all images of one identity, one after the other.
+// Adds soft assignments to the class table: a block adds all images of one identity, one after the
+// other, so a sum has the same bits in every run.
 __global__ void __launch_bounds__(kMaxThreads) table_rows(rib_table_args p) {
     RIB_SHARED(float, scratch);
     const int K = (int)p.K;
-    const bool ordered = p.order != nullptr;
-    // No block of `order` comes by the images that are left out.
+    // No block comes by the images that are left out.
     for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < p.n;
          i += (int64_t)gridDim.x * blockDim.x) {
         if (p.labels[i] < 0 || p.labels[i] >= p.C) p.negentropy[i] = 0.f;
     }
-    const int64_t begin = ordered ? p.starts[blockIdx.x] : (int64_t)blockIdx.x;
-    const int64_t end = ordered ? p.starts[blockIdx.x + 1] : begin + 1;
-    for (int64_t place = begin; place < end; ++place) {
-        const int64_t image = ordered ? p.order[place] : place, label = p.labels[image];
-        if (label < 0 || label >= p.C) return;  // without order only, and for the whole block
+    float* const sums = p.table + blockIdx.x * p.table_pitch;
+    for (int64_t place = p.starts[blockIdx.x]; place < p.starts[blockIdx.x + 1]; ++place) {
+        const int64_t image = p.order[place];
         const float* const row = p.products + image * p.products_pitch;
         Average average = empty_average();
         for (int a = threadIdx.x; a < K; a += blockDim.x) {
@@ -385,16 +293,10 @@ __global__ void __launch_bounds__(kMaxThreads) table_rows(rib_table_args p) {
         }
         const Means means(merge_block<RIB_CLUSTERS>(average, 1.f, scratch));
         if (threadIdx.x == 0) p.negentropy[image] = loss_of<RIB_CLUSTERS>(means, 1.f);
-        float* const sums = p.table + label * p.table_pitch;
         for (int a = threadIdx.x; a < K; a += blockDim.x) {
             float x[1];
             load_logits<1>(row + a, p.half_norms + a, p.scale, x);
-            const float phi = __expf(x[0] - means.max) * means.inverse;
-            if (ordered) {
-                sums[a] += phi;
-            } else {
-                atomicAdd(sums + a, phi);
-            }
+            sums[a] += __expf(x[0] - means.max) * means.inverse;
         }
         __syncthreads();  // before the next image's averages go to scratch
     }

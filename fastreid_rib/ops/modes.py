@@ -1,9 +1,16 @@
-"""Switch autocast off around the products of the loss."""
+"""What mode torch is in: autocast, which the products of the loss leave, and tracing."""
 
 import contextlib
 from typing import ContextManager
 
 import torch
+
+_CAN_COMPILE = hasattr(torch, "compiler")
+
+
+def is_compiling() -> bool:
+    """True while ``torch.compile`` or ``torch.export`` traces; always False before torch 2.1."""
+    return _CAN_COMPILE and torch.compiler.is_compiling()
 
 
 def full_precision(device: torch.device) -> ContextManager[None]:
