@@ -1,8 +1,7 @@
 """DCS-Attention: differentiable channel selection in self-attention.
 
 Wang, Jojic, Yang, "Learning Informative Attention Weights for Person Re-Identification", arXiv
-2505.08961; its first version was "Differentiable Channel Selection in Self-Attention For Person
-Re-Identification". What goes beyond the paper's public summaries says so.
+2505.08961. What goes beyond the paper's public summaries says so.
 
 Legend: B images, N tokens (for a map N = H * W), D channels of a token.
 """
@@ -10,10 +9,8 @@ Legend: B images, N tokens (for a map N = H * W), D channels of a token.
 import torch
 from torch import Tensor, nn
 
-from fastreid_rib.attention.attend import at_least_float32
-from fastreid_rib.attention.inputs import check_positive
-from fastreid_rib.attention.linear import build_linear
-from fastreid_rib.attention.self_attention import SelfAttention
+from fastreid_rib.attention.inputs import at_least_float32, check_channels
+from fastreid_rib.attention.self_attention import SelfAttention, constant_linear
 from fastreid_rib.settings.attention import AttentionSettings
 from fastreid_rib.settings.declaration import check
 
@@ -39,8 +36,8 @@ class DCSMask(nn.Module):
     sigmoid(``mask_bias``) whatever the token. In eval all channels are then kept if ``mask_bias``
     is positive (a pretrained transformer with such masks evaluates as it did without), else none.
 
-    The noise comes from torch's generator of the device, so ``torch.manual_seed`` determines it. It
-    and the sigmoid are in float32 under autocast; bfloat16 has no sigmoid between 0.996 and 1.
+    ``torch.manual_seed`` determines the noise. It and the sigmoid are in float32 under autocast;
+    bfloat16 has no sigmoid between 0.996 and 1.
 
     Args:
         channels: D, >= 1.
@@ -48,9 +45,6 @@ class DCSMask(nn.Module):
         final_temperature: > 0, at its end; in between it falls geometrically, see
             ``set_progress``. The same number as ``temperature`` keeps it constant.
         mask_bias: where b starts, -20..20.
-        rank: 0..D; W is a product of two matrices of this many columns and rows; 0: full.
-        groups: a divisor of D; W has this many blocks on its diagonal; 1: full. See
-            :mod:`fastreid_rib.attention.linear` (ours).
 
     Raises:
         ValueError: an argument is out of its range.
@@ -63,18 +57,16 @@ class DCSMask(nn.Module):
         temperature: float = AttentionSettings.temperature,
         final_temperature: float = AttentionSettings.final_temperature,
         mask_bias: float = AttentionSettings.mask_bias,
-        rank: int = AttentionSettings.rank,
-        groups: int = AttentionSettings.groups,
     ) -> None:
         super().__init__()
-        check_positive(channels=channels)
+        check_channels(channels)
         check(
             AttentionSettings,
             temperature=temperature,
             final_temperature=final_temperature,
             mask_bias=mask_bias,
         )
-        self.logits = build_linear(channels, channels, rank=rank, groups=groups, bias=mask_bias)
+        self.logits = constant_linear(channels, channels, mask_bias)
         self.first_temperature = float(temperature)
         self.final_temperature = float(final_temperature)
         # A plain number, not a buffer: it follows from the epoch, so checkpoints stay without it.
@@ -129,10 +121,8 @@ class DCSAttention(SelfAttention):
 
     Works on tokens and on maps; the identity at step 0, see :class:`SelfAttention`, which this is
     without the mask. ``width`` (ours) moves mask, affinity and values into fewer channels: at 2048
-    channels the mask's layer alone would hold 4.2 million weights. ``rank`` and ``groups`` (ours)
-    keep all channels and make that layer and the projection cheaper. With ``scale`` "sqrt" A is
-    (Z*M) (Z*M)^T / sqrt(D), where D counts all channels, not those kept, so a mask makes the
-    attention flatter; a cosine is of the channels that are kept.
+    channels the mask's layer alone holds 4.2 million weights. With ``scale`` "sqrt" A is
+    (Z*M) (Z*M)^T / sqrt(D), and D counts all channels: a mask makes that attention flatter.
 
     Args:
         channels: C, >= 1.
@@ -140,18 +130,16 @@ class DCSAttention(SelfAttention):
         temperature: see :class:`DCSMask`, as are the next two.
         final_temperature: > 0.
         mask_bias: where the mask's bias starts; sigmoid(mask_bias) is the share kept. Adam moves it
-            by at most the learning rate a step: 500 steps of 3.5e-4 do not bring 1 down to 0, and
-            in eval all channels then stay. 0 lets either side win.
+            by at most the learning rate a step, so that a short training from 1 closes no channel.
         scale: see :class:`SelfAttention`, as are the next two.
         cosine_factor: > 0.
         norm: "batch", "layer" or "none".
-        rank: of the mask's layer and of ``W_p``, as are the next.
-        groups: 1: full.
-        depthwise: whether a 3 x 3 convolution of each channel comes first.
 
     Raises:
         ValueError: an argument is out of its range.
     """
+
+    mask: DCSMask
 
     def __init__(
         self,
@@ -164,41 +152,15 @@ class DCSAttention(SelfAttention):
         scale: str = AttentionSettings.scale,
         cosine_factor: float = AttentionSettings.cosine_factor,
         norm: str = AttentionSettings.norm,
-        rank: int = AttentionSettings.rank,
-        groups: int = AttentionSettings.groups,
-        depthwise: bool = AttentionSettings.depthwise,
     ) -> None:
-        super().__init__(
-            channels,
-            width=width,
-            scale=scale,
-            cosine_factor=cosine_factor,
-            norm=norm,
-            rank=rank,
-            groups=groups,
-            depthwise=depthwise,
-        )
+        super().__init__(channels, width=width, scale=scale, cosine_factor=cosine_factor, norm=norm)
         self.mask = DCSMask(
             self.width,
             temperature=temperature,
             final_temperature=final_temperature,
             mask_bias=mask_bias,
-            rank=rank,
-            groups=groups,
         )
 
     def set_progress(self, fraction: float) -> None:
-        """Sets the temperature for a point of the training, see :meth:`DCSMask.set_progress`.
-
-        Args:
-            fraction: 0 at the start of the training, 1 at its end.
-        """
+        """Sets the temperature for a point of the training, see :meth:`DCSMask.set_progress`."""
         self.mask.set_progress(fraction)
-
-    def mask_of(self, tokens: Tensor) -> Tensor:
-        """(B, N, D), binary: the channels that take part in the affinity.
-
-        Args:
-            tokens: (B, N, D).
-        """
-        return self.mask(tokens)

@@ -4,13 +4,9 @@ Each channel is multiplied by a gate. As published a gate is a sigmoid, which st
 into a pretrained network it halves the map, and what was learnt behind it no longer fits. Here,
 unless ``start="published"``, the gate is twice a sigmoid and the layer before it starts at zero.
 The gate then starts at exactly 1, can amplify as well as suppress (0..2), and weight decay pulls
-towards leaving the map alone. At step 0 only that last layer gets a gradient; the layers before it
-get exact zeros, and a gradient after the first update.
-
-What goes into that last layer is normalised over the batch (ours, see
-:mod:`fastreid_rib.attention.norm`): the logit of each channel then has mean 0 over the images, and
-a gate tells images apart instead of becoming a constant scale. ``start="published"`` with
-``norm="none"`` is the module of the paper.
+towards leaving the map alone. What goes into that last layer is normalised over the batch (ours,
+see :mod:`fastreid_rib.attention.inputs`), so that a gate tells images apart.
+``start="published"`` with ``norm="none"`` is the module of the paper.
 
 Legend: B images, C channels, H x W positions.
 """
@@ -20,50 +16,32 @@ import math
 import torch
 from torch import Tensor, nn
 
-from fastreid_rib.attention.attend import at_least_float32
-from fastreid_rib.attention.inputs import check_channels, check_positive
-from fastreid_rib.attention.norm import build_norm
+from fastreid_rib.attention import inputs
 from fastreid_rib.settings.attention import AttentionSettings
 from fastreid_rib.settings.declaration import check
 
 
 class ChannelGate(nn.Module):
-    """Multiplies each channel by a gate computed from the whole map.
-
-    Args:
-        channels: C, >= 1.
-        start: "identity" or "published", see the module's text.
-
-    Raises:
-        ValueError: an argument is out of its range.
-    """
+    """Multiplies each channel by a gate, which a subclass computes from the whole map."""
 
     def __init__(self, channels: int, start: str) -> None:
         super().__init__()
-        check_positive(channels=channels)
+        inputs.check_channels(channels)
         check(AttentionSettings, start=start)
         self.channels = channels
         self.start = start
 
     def logits(self, x: Tensor) -> Tensor:
-        """(B, C): what the sigmoid is taken of.
-
-        Args:
-            x: (B, C, H, W).
-        """
+        """(B, C): what the sigmoid of a (B, C, H, W) map is taken of."""
         raise NotImplementedError
 
     def gate(self, x: Tensor) -> Tensor:
-        """The factors of the channels.
+        """(B, C): the factors of the channels of a (B, C, H, W) map of any floating dtype.
 
-        Args:
-            x: (B, C, H, W), any floating dtype.
-
-        Returns:
-            (B, C), at least float32, 0..2 (0..1 with ``start="published"``).
+        At least float32, 0..2 (0..1 with ``start="published"``).
         """
-        check_channels(self, x, self.channels)
-        gate = torch.sigmoid(at_least_float32(self.logits(x)))
+        inputs.check_shape(self, x, self.channels)
+        gate = torch.sigmoid(inputs.at_least_float32(self.logits(x)))
         return 2 * gate if self.start == "identity" else gate
 
     def forward(self, x: Tensor) -> Tensor:
@@ -91,7 +69,31 @@ class ChannelGate(nn.Module):
                 nn.init.zeros_(parameter)
 
 
-class SE(ChannelGate):
+class _TwoLayers(ChannelGate):
+    """A gate that two linear layers without biases give, with fewer channels between them."""
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        reduction: int = AttentionSettings.reduction,
+        start: str = AttentionSettings.start,
+        norm: str = AttentionSettings.norm,
+    ) -> None:
+        super().__init__(channels, start)
+        if not 1 <= reduction <= channels:
+            raise ValueError(f"reduction must be in 1..{channels}, the channels, got {reduction}")
+        hidden = channels // reduction
+        self.excite = nn.Sequential(
+            nn.Linear(channels, hidden, bias=False),
+            nn.ReLU(inplace=True),
+            inputs.build_norm(norm, hidden),
+            nn.Linear(hidden, channels, bias=False),
+        )
+        self._last(self.excite[-1])
+
+
+class SE(_TwoLayers):
     """Squeeze and excitation: ``x * 2 sigmoid(W2 norm(relu(W1 mean(x))))``.
 
     Hu, Shen, Sun, "Squeeze-and-Excitation Networks", CVPR 2018. Without biases, as in its equation
@@ -107,25 +109,25 @@ class SE(ChannelGate):
         ValueError: an argument is out of its range.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        *,
-        reduction: int = AttentionSettings.reduction,
-        start: str = AttentionSettings.start,
-        norm: str = AttentionSettings.norm,
-    ) -> None:
-        super().__init__(channels, start)
-        self.excite = _bottleneck(channels, reduction, norm)
-        self._last(self.excite[-1])
+    def logits(self, x: Tensor) -> Tensor:
+        """(B, C), see :meth:`ChannelGate.logits`."""
+        return self.excite(x.mean(dim=(2, 3)))
+
+
+class CBAMChannel(_TwoLayers):
+    """The channel half of CBAM: ``x * 2 sigmoid(f(mean(x)) + f(max(x)))``, f two layers as in SE.
+
+    Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018, equation 2. Without biases,
+    as there. The 2 and the norm are ours, see the module's text. Takes what :class:`SE` takes;
+    ``norm`` "batch" is over the means and the maxima together.
+    """
 
     def logits(self, x: Tensor) -> Tensor:
-        """(B, C).
-
-        Args:
-            x: (B, C, H, W).
-        """
-        return self.excite(x.mean(dim=(2, 3)))
+        """(B, C), see :meth:`ChannelGate.logits`."""
+        # amax and not a pooling layer, whose gradient on a GPU depends on the order of atomics.
+        # Together, so that in eval the running statistics fit what they are used for.
+        pooled = torch.stack((x.mean(dim=(2, 3)), x.amax(dim=(2, 3))))
+        return self.excite(pooled).sum(dim=0)
 
 
 class ECA(ChannelGate):
@@ -157,66 +159,10 @@ class ECA(ChannelGate):
         check(AttentionSettings, kernel_size=kernel_size)
         # As in the authors' code: truncated, and made odd upwards.
         size = kernel_size or int((math.log2(channels) + 1) / 2) | 1
-        self.norm = build_norm(norm, channels)
+        self.norm = inputs.build_norm(norm, channels)
         self.conv = nn.Conv1d(1, 1, size, padding=size // 2, bias=False)
         self._last(self.conv)
 
     def logits(self, x: Tensor) -> Tensor:
-        """(B, C).
-
-        Args:
-            x: (B, C, H, W).
-        """
+        """(B, C), see :meth:`ChannelGate.logits`."""
         return self.conv(self.norm(x.mean(dim=(2, 3)))[:, None])[:, 0]
-
-
-class CBAMChannel(ChannelGate):
-    """The channel half of CBAM: ``x * 2 sigmoid(f(mean(x)) + f(max(x)))``, f two layers as in SE.
-
-    Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018, equation 2. Without biases,
-    as there. The 2 and the norm are ours, see the module's text.
-
-    Args:
-        channels: C, >= 1.
-        reduction: C is divided by this between the two layers, 1..C.
-        start: "identity" or "published".
-        norm: "batch" (over the means and the maxima together), "layer" or "none".
-
-    Raises:
-        ValueError: an argument is out of its range.
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        *,
-        reduction: int = AttentionSettings.reduction,
-        start: str = AttentionSettings.start,
-        norm: str = AttentionSettings.norm,
-    ) -> None:
-        super().__init__(channels, start)
-        self.excite = _bottleneck(channels, reduction, norm)
-        self._last(self.excite[-1])
-
-    def logits(self, x: Tensor) -> Tensor:
-        """(B, C).
-
-        Args:
-            x: (B, C, H, W).
-        """
-        # amax and not a pooling layer, whose gradient on a GPU depends on the order of atomics.
-        # Together, so that in eval the running statistics fit what they are used for.
-        pooled = torch.stack((x.mean(dim=(2, 3)), x.amax(dim=(2, 3))))
-        return self.excite(pooled).sum(dim=0)
-
-
-def _bottleneck(channels: int, reduction: int, norm: str) -> nn.Sequential:
-    if not 1 <= reduction <= channels:
-        raise ValueError(f"reduction must be in 1..{channels}, the channels, got {reduction}")
-    hidden = channels // reduction
-    return nn.Sequential(
-        nn.Linear(channels, hidden, bias=False),
-        nn.ReLU(inplace=True),
-        build_norm(norm, hidden),
-        nn.Linear(hidden, channels, bias=False),
-    )

@@ -1,39 +1,75 @@
-"""Checks of what an attention module is made with and what it is given."""
+"""What goes into an attention module and its layers: checked, precise, normalised.
 
-import math
+Why normalised (ours): after a ReLU all is positive. Every image then pushes a row of a layer that
+starts at zero the same way, and what is learnt first is the same for every image: one vector added
+to all tokens (DCS), one scale for each channel (channel attention), which tells nobody apart
+(docs/reports/attention.md). Normalised over the batch each feature has mean 0.
+"""
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastreid_rib.settings.attention import AttentionSettings
+from fastreid_rib.settings.declaration import check
 
 
-def check_positive(**settings: float) -> None:
-    """Checks settings that are to be > 0 and finite.
-
-    Raises:
-        ValueError: one is not; the message names it.
-    """
-    for name, value in settings.items():
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name} must be > 0 and finite, got {value}")
+def check_channels(channels: int) -> None:
+    """Raises ValueError where a module is made for fewer channels than one."""
+    if channels < 1:
+        raise ValueError(f"channels must be >= 1, got {channels}")
 
 
-def check_channels(module: nn.Module, x: Tensor, channels: int, *, tokens: bool = False) -> None:
-    """Checks the shape of a module's input.
-
-    Args:
-        module: whose input it is, for the message.
-        x: to be (B, C, H, W), or (B, N, C) where ``tokens`` says that they will do.
-        channels: C.
-        tokens: whether tokens will do.
+def check_shape(module: nn.Module, x: Tensor, channels: int, *, tokens: bool = False) -> None:
+    """Checks that a module gets (B, C, H, W), or (B, N, C) where ``tokens`` will do as well.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it gets something else; the message names the module.
     """
     if torch.jit.is_tracing():  # sizes are tensors there, and comparing them warns
         return
-    axis = {4: 1, 3: 2}.get(x.dim()) if tokens else {4: 1}.get(x.dim())
+    axis = ({4: 1, 3: 2} if tokens else {4: 1}).get(x.dim())
     if axis is None or x.shape[axis] != channels:
         expected = f"(B, {channels}, H, W) maps"
         if tokens:
             expected += f" or (B, N, {channels}) tokens"
         raise ValueError(f"{type(module).__name__} takes {expected}, got {tuple(x.shape)}")
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """A half-precision tensor in float32; float32 and float64 as they are."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def build_norm(norm: str, features: int) -> nn.Module:
+    """A normalisation of (..., D) tensors over all but the last dimension, or over the last.
+
+    Args:
+        norm: "batch": by batch statistics in training and by running ones in eval; "layer": by its
+            own; "none": as it is.
+        features: D, >= 1.
+
+    Raises:
+        ValueError: none of these.
+    """
+    check(AttentionSettings, norm=norm)
+    if norm == "batch":
+        return _BatchNorm(features, affine=False)  # the next layer can do what weights would
+    return nn.LayerNorm(features, elementwise_affine=False) if norm == "layer" else nn.Identity()
+
+
+class _BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation of (..., D).
+
+    A lone row has no variance, and torch would refuse it: it gets the running statistics, as in
+    eval.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Rows, not (B, D, N): compiled, torch's batch normalisation mistakes a transposed layout.
+        rows = x.reshape(-1, x.shape[-1])
+        if self.training and len(rows) > 1:
+            rows = super().forward(rows)
+        else:
+            rows = F.batch_norm(rows, self.running_mean, self.running_var, eps=self.eps)
+        return rows.reshape(x.shape)

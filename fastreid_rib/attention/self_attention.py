@@ -3,22 +3,25 @@
 Legend: B images, N tokens (for a map N = H * W, row by row), C channels, D channels inside.
 """
 
+import functools
 from typing import NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from fastreid_rib.attention.attend import attend, attention_weights
-from fastreid_rib.attention.inputs import check_channels, check_positive
-from fastreid_rib.attention.linear import build_linear
-from fastreid_rib.attention.norm import build_norm
+from fastreid_rib.attention import inputs
 from fastreid_rib.settings.attention import AttentionSettings
 from fastreid_rib.settings.declaration import check
 
 # The least norm that a token is divided by. A mask can leave a token empty; its gradient is then
 # multiplied by at most a thousand (times the number), and not by the 1e12 of torch's default.
 _LEAST_NORM = 1e-3
+
+_FUSED = hasattr(F, "scaled_dot_product_attention")  # torch >= 2.0
+# Weights held at a time where it is missing: 64 MiB in float32.
+_CHUNK_ELEMENTS = 2**24
 
 
 class Explanation(NamedTuple):
@@ -27,9 +30,8 @@ class Explanation(NamedTuple):
     Attributes:
         weights: (B, N, N), float32 (float64 for float64 input): row i says how much of each token
             goes into token i; rows sum to 1.
-        mask: (B, N, D), bool: the channels that took part in each token's affinity, or None for a
-            module without a mask.
-        kept: (B, N), float32, 0..1: share of channels kept, or None for a module without a mask.
+        mask: (B, N, D), bool: the channels in each token's affinity; None: there is no mask.
+        kept: (B, N), float32, 0..1: share of channels kept; None: there is no mask.
     """
 
     weights: Tensor
@@ -45,16 +47,13 @@ class SelfAttention(nn.Module):
         Z = norm(X)  (width 0)  or  norm(X W_r)         (N, D)
         X + softmax(factor * cos(Z, Z)) Z W_p + b_p     (N, C)
 
-    ``norm`` is ours, see :mod:`fastreid_rib.attention.norm`.
+    ``norm`` is ours, see :mod:`fastreid_rib.attention.inputs`. The affinity is symmetric, as in the
+    paper (arXiv 2505.08961), and has no separate queries and keys. A map of values of its own would
+    be lost in the projection that follows: a product of two matrices is one matrix.
 
-    The affinity is symmetric, as in the paper (arXiv 2505.08961), rather than one of separate
-    queries and keys. A map of values of its own would be lost in the projection that follows it: a
-    product of two matrices with nothing between them is one matrix.
-
-    ``W_p`` and ``b_p`` start at zero, so at step 0 the module is the identity. They get a gradient
-    in that step; the parameters before them get exact zeros in it, because their gradient passes
-    through ``W_p``, but they are in the graph (DDP needs no ``find_unused_parameters``), and get
-    a gradient from the step on that follows the first update.
+    ``W_p`` and ``b_p`` start at zero, so at step 0 the module is the identity, and the gradients of
+    the parameters before them are exact zeros. These are in the graph all the same: DDP needs no
+    ``find_unused_parameters``.
 
     Under autocast the products are in its dtype, the softmax of the affinities in float32. On a
     GPU the backward pass of torch's fused attention may add in another order in each run;
@@ -64,18 +63,10 @@ class SelfAttention(nn.Module):
         channels: C, >= 1.
         width: D, 0..C; 0: as many as C, as in the paper, and no ``W_r``.
         scale: "cosine": cosine similarities times ``cosine_factor`` (ours); "sqrt": dot products
-            over sqrt(D), which is no attention with a ``norm``: a normalised token's product with
-            itself is about D, so it keeps e^sqrt(D) to one for itself (docs/reports/attention.md).
+            over sqrt(D), which with a ``norm`` leave each token to itself, e^sqrt(D) to one.
         cosine_factor: > 0.
         norm: "batch": each channel over the tokens of the batch, by running statistics in eval;
             "layer": each token over its channels; "none".
-        rank: 0..D; ``W_p`` is a product of two matrices of this many columns and rows; 0: full.
-        groups: a divisor of C and D; ``W_p`` has this many blocks on its diagonal; 1: full. See
-            :mod:`fastreid_rib.attention.linear` (ours).
-        depthwise: X, inside, is first convolved over the map, 3 x 3 in each channel (ours), so
-            that affinities compare neighbourhoods. Not behind the affinity: pooled by a mean, that
-            would do little more than scale channels. The convolution starts as one that changes
-            nothing.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -89,12 +80,9 @@ class SelfAttention(nn.Module):
         scale: str = AttentionSettings.scale,
         cosine_factor: float = AttentionSettings.cosine_factor,
         norm: str = AttentionSettings.norm,
-        rank: int = AttentionSettings.rank,
-        groups: int = AttentionSettings.groups,
-        depthwise: bool = AttentionSettings.depthwise,
     ) -> None:
         super().__init__()
-        check_positive(channels=channels)
+        inputs.check_channels(channels)
         check(AttentionSettings, scale=scale, cosine_factor=cosine_factor)
         if not 0 <= width <= channels:
             raise ValueError(f"width must be in 0..{channels}, the channels (0: all), got {width}")
@@ -102,18 +90,18 @@ class SelfAttention(nn.Module):
         self.width = width or channels
         self.scale = scale
         self.cosine_factor = float(cosine_factor)
-        self.depthwise = _depthwise(channels) if depthwise else nn.Identity()
+        self.mask: Optional[nn.Module] = None  # gives (B, N, D), binary, see DCSAttention
         # Without a bias: one added to all tokens alike would shift the affinities, and
         # b_p does what it would do to the values.
         self.reduce = nn.Linear(channels, width, bias=False) if width else nn.Identity()
-        self.norm = build_norm(norm, self.width)
-        self.project = build_linear(self.width, channels, rank=rank, groups=groups)
+        self.norm = inputs.build_norm(norm, self.width)
+        self.project = constant_linear(self.width, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """The input and what its tokens take from each other.
 
         Args:
-            x: (B, N, C) tokens or (B, C, H, W) map, any floating dtype; with ``depthwise`` a map.
+            x: (B, N, C) tokens or (B, C, H, W) map, any floating dtype.
 
         Returns:
             Shape and dtype of ``x``.
@@ -121,9 +109,8 @@ class SelfAttention(nn.Module):
         Raises:
             ValueError: neither tokens nor a map, or of other channels.
         """
-        values = self._values(x)
-        keys, factor, _ = self._affinity(values)
-        change = self.project(attend(keys, keys, values, factor)).to(x.dtype)
+        values, keys, factor, _ = self._inside(x)
+        change = self.project(attend(keys, values, factor)).to(x.dtype)
         if x.dim() == 4:
             change = change.transpose(1, 2).reshape(x.shape)
         return x + change
@@ -137,7 +124,7 @@ class SelfAttention(nn.Module):
         Args:
             x: as for ``forward``.
         """
-        keys, factor, mask = self._affinity(self._values(x))
+        _, keys, factor, mask = self._inside(x)
         weights = attention_weights(keys, keys, factor)
         if mask is None:
             return Explanation(weights, None, None)
@@ -148,32 +135,68 @@ class SelfAttention(nn.Module):
         factor = f" x {self.cosine_factor:g}" if self.scale == "cosine" else ""
         return f"{self.channels}, width={self.width}, scale={self.scale}{factor}"
 
-    def mask_of(self, tokens: Tensor) -> Optional[Tensor]:
-        """(B, N, D) mask of the channels that take part in the affinity; None: all of them.
-
-        Args:
-            tokens: (B, N, D).
-        """
-        return None
-
-    def _affinity(self, tokens: Tensor) -> Tuple[Tensor, float, Optional[Tensor]]:
-        """Keys (B, N, D), the factor of their dot products, and the mask."""
-        mask = self.mask_of(tokens)
-        keys = tokens if mask is None else tokens * mask
-        if self.scale == "sqrt":
-            return keys, self.width**-0.5, mask
-        return F.normalize(keys, dim=2, eps=_LEAST_NORM), self.cosine_factor, mask
-
-    def _values(self, x: Tensor) -> Tensor:
-        """(B, N, D): what the tokens are inside."""
-        check_channels(self, x, self.channels, tokens=isinstance(self.depthwise, nn.Identity))
-        x = self.depthwise(x)
+    def _inside(self, x: Tensor) -> Tuple[Tensor, Tensor, float, Optional[Tensor]]:
+        """Values and keys (B, N, D), the factor of the keys' dot products, and the mask."""
+        inputs.check_shape(self, x, self.channels, tokens=True)
         tokens = x.flatten(2).transpose(1, 2) if x.dim() == 4 else x
-        return self.norm(self.reduce(tokens))
+        values = self.norm(self.reduce(tokens))
+        mask = None if self.mask is None else self.mask(values)
+        keys = values if mask is None else values * mask
+        if self.scale == "sqrt":
+            return values, keys, self.width**-0.5, mask
+        return values, F.normalize(keys, dim=2, eps=_LEAST_NORM), self.cosine_factor, mask
 
 
-def _depthwise(channels: int) -> nn.Conv2d:
-    """A 3 x 3 convolution of each channel by itself that gives the map back at first."""
-    layer = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
-    nn.init.dirac_(layer.weight, groups=channels)
+def constant_linear(inputs: int, outputs: int, bias: float = 0.0) -> nn.Linear:
+    """A layer that at first gives ``bias``, whatever it is given."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.zeros_(layer.weight)
+    nn.init.constant_(layer.bias, bias)
     return layer
+
+
+def attend(keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    """``softmax(scale * keys @ keys^T) @ values`` in memory that does not grow with N x N.
+
+    Plain products where the weights are no larger than the keys, N <= D. Else
+    ``scaled_dot_product_attention`` where torch has it; before torch 2.0 chunks of tokens, whose
+    weights are computed again in the backward pass if there is more than one chunk.
+
+    Args:
+        keys: (B, N, D), floating point.
+        values: (B, N, E), same dtype.
+        scale: factor of the dot products.
+
+    Returns:
+        (B, N, E), dtype of ``values``; under autocast the dtype of its matrix products.
+    """
+    # For ONNX, as plain products export and load with every opset; and where there is no memory to
+    # be saved, as a map of 2048 channels and 128 positions takes two thirds of the time by them.
+    if torch.jit.is_tracing() or keys.shape[1] <= keys.shape[2]:
+        return _attend_plainly(keys, keys, values, scale)
+    if _FUSED:
+        # torch 2.0 has no argument for the scale, so what differs from 1/sqrt(D) goes in before.
+        queries = keys * (scale * keys.shape[2] ** 0.5)
+        # Four dimensions: three would never reach the fused kernels.
+        mixed = F.scaled_dot_product_attention(queries[:, None], keys[:, None], values[:, None])
+        return mixed[:, 0]
+    step = max(1, _CHUNK_ELEMENTS // max(1, len(keys) * keys.shape[1]))
+    if step >= keys.shape[1]:
+        return _attend_plainly(keys, keys, values, scale)
+    plainly = functools.partial(
+        checkpoint, _attend_plainly, use_reentrant=False, preserve_rng_state=False
+    )
+    chunks = [plainly(chunk, keys, values, scale) for chunk in keys.split(step, dim=1)]
+    return torch.cat(chunks, dim=1)
+
+
+def attention_weights(queries: Tensor, keys: Tensor, scale: float) -> Tensor:
+    """(B, M, N): the weights that :func:`attend` mixes values with, for M of the N tokens.
+
+    At least float32, also under autocast; rows sum to 1.
+    """
+    return (inputs.at_least_float32(queries @ keys.transpose(1, 2)) * scale).softmax(dim=2)
+
+
+def _attend_plainly(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    return attention_weights(queries, keys, scale).to(values.dtype) @ values

@@ -6,6 +6,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 from fastreid_rib.base.spelling import did_you_mean
 from fastreid_rib.integration import keys
 from fastreid_rib.integration.evaluation import occluded
+from fastreid_rib.settings.attention import GONE_ATTENTIONS
 from fastreid_rib.settings.rib import RIBSettings
 
 SHORT_NAMES = {
@@ -185,7 +186,7 @@ def asked_attention(cfg: Any) -> Optional[AskedAttention]:
     if name not in names:
         raise ValueError(
             f"MODEL.ATTENTION.{key} must be one of {', '.join(names)}, but is {name!r}."
-            f"{did_you_mean(name, names)}"
+            f"{GONE_ATTENTIONS.get(name) or did_you_mean(name, names)}"
         )
     asked = keys.read(cfg, "MODEL.ATTENTION")
     settings = {

@@ -1,7 +1,6 @@
 """The settings of the attention modules. Each module takes some of them."""
 
 from dataclasses import dataclass
-from typing import Iterator, Tuple
 
 from fastreid_rib.settings.declaration import (
     Range,
@@ -11,8 +10,12 @@ from fastreid_rib.settings.declaration import (
     between,
     one_of,
     setting,
-    yes_or_no,
 )
+
+GONE_ATTENTIONS = {"CAM": " CAM is gone: write SE, ECA or CBAM, or DCS as in the paper."}
+"""Attention modules of earlier versions, by name, and what to write instead."""
+
+_WIDTH = "For fewer weights write WIDTH, the number of channels inside."
 
 
 @dataclass(frozen=True)
@@ -20,8 +23,14 @@ class AttentionSettings(Settings):
     """The settings of the modules of :mod:`fastreid_rib.attention`, besides the channels.
 
     Raises:
-        SettingError: a value is out of its range, or two do not go together.
+        SettingError: a value is out of its range.
     """
+
+    gone = {
+        "rank": _WIDTH,
+        "groups": _WIDTH,
+        "depthwise": "Leave it out: nobody measured a gain.",
+    }
 
     width: int = setting(
         0,
@@ -29,26 +38,6 @@ class AttentionSettings(Settings):
         "DCS, SelfAttention: channels inside, at most those of the map. All, as in the paper: at "
         "2048 channels a mask layer of 4.2 million weights; fewer cost less.",
         symbol="D",
-    )
-    rank: int = setting(
-        0,
-        at_least(0, "0: full matrices"),
-        "DCS, SelfAttention: the mask's layer and the projection are products of two matrices of "
-        "this rank, with all channels inside (ours). This or `groups`.",
-        symbol="R",
-    )
-    groups: int = setting(
-        1,
-        at_least(1, "1: full matrices"),
-        "DCS, SelfAttention: the same, as so many blocks on the diagonal, a divisor of the "
-        "channels (ours).",
-        symbol="G",
-    )
-    depthwise: bool = setting(
-        False,
-        yes_or_no,
-        "DCS, SelfAttention: whether a 3 x 3 convolution of each channel comes first, inside "
-        "(ours). It needs a map, so not in a ViT.",
     )
     temperature: float = setting(
         1.0, above(0), "DCS: temperature of the mask's gradient in the first epoch.", symbol="tau"
@@ -78,7 +67,7 @@ class AttentionSettings(Settings):
     norm: str = setting(
         "batch",
         one_of("batch", "layer", "none"),
-        "All but CAM: what goes into the layer that starts at zero is normalised by the statistics "
+        "What goes into the layer that starts at zero is normalised by the statistics "
         "of the batch (ours), each image or token by its own, or not, as in the papers. Not in a "
         "ViT, whose tokens are.",
     )
@@ -99,8 +88,3 @@ class AttentionSettings(Settings):
         'SE, ECA, CBAM: gates start at 1 (ours), or as in their papers, near 1/2. `norm` `"none"` '
         "besides makes them the papers' own.",
     )
-
-    def conflicts(self) -> Iterator[Tuple[str, str]]:
-        """See :class:`Settings`."""
-        if self.rank and self.groups != 1:
-            yield "rank", f"0 where {{groups}} is {self.groups} (write one of the two; 1: none)"

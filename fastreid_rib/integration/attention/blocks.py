@@ -13,7 +13,7 @@ from fastreid_rib.integration.attention.insertion import HEAD
 BLOCKS = "blocks"
 """The name of this place in ``MODEL.ATTENTION.PLACEMENT``."""
 
-_MASK_SETTINGS = ("temperature", "final_temperature", "mask_bias", "rank", "groups")
+_MASK_SETTINGS = ("temperature", "final_temperature", "mask_bias")
 
 
 def query_key_projections(backbone: nn.Module) -> List[nn.Linear]:
@@ -59,11 +59,6 @@ def _check(name: str, asked: config.AskedAttention) -> None:
         raise ValueError(
             f"Inside the blocks of {name} stands its own attention, which MODEL.ATTENTION.NAME DCS "
             f"can mask; {asked.name} is for maps."
-        )
-    if asked.settings["depthwise"]:
-        raise ValueError(
-            f"MODEL.ATTENTION.DEPTHWISE is True, a convolution over a map, and {name} has tokens. "
-            "Write False."
         )
     bias = asked.settings["mask_bias"]
     if bias <= 0:
