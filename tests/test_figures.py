@@ -1,4 +1,4 @@
-"""The figures in docs/ are what the scripts draw, and the README has the numbers they draw."""
+"""Plot, README and report have the numbers of one file, docs/reports/results.yml."""
 
 import re
 from pathlib import Path
@@ -7,35 +7,14 @@ from xml.etree import ElementTree
 import pytest
 
 ROOT = Path(__file__).parent.parent
-DOCS = ROOT / "docs"
 
 
 @pytest.fixture
-def tools(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-
-
-@pytest.fixture
-def draw_results(tools):
+def draw_results(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools" / "research"))
     import draw_results
 
     return draw_results
-
-
-def test_figures_of_the_method_are_what_the_script_draws(tools):
-    import draw_method
-
-    drawn = draw_method.drawings()
-    assert {path for path in DOCS.rglob("*.svg") if path.name != "results.svg"} == set(drawn)
-    for path, text in drawn.items():
-        assert path.read_text("utf-8") == text, f"{path.name}: run python tools/draw_method.py"
-        ElementTree.fromstring(text)
-
-
-def test_the_plot_is_what_the_script_draws(draw_results):
-    text = str(draw_results.results(draw_results.read()))
-    assert (DOCS / "results.svg").read_text("utf-8") == text, "run python tools/draw_results.py"
-    ElementTree.fromstring(text)
 
 
 def test_gains_are_paired_seed_by_seed(draw_results):
@@ -45,6 +24,26 @@ def test_gains_are_paired_seed_by_seed(draw_results):
     assert (mean, error) == (4.0, pytest.approx(2.0))
     assert draw_results.told(mean, error) == "+4.0 (2.0)"
     assert draw_results.told(-0.4, None) == "-0.4"
+
+
+def test_the_plot_says_the_gains(draw_results, tmp_path, monkeypatch):
+    settings, expected = draw_results.read(), []
+    for setting in settings:
+        expected.append(setting["setting"])
+        expected += draw_results.gains(setting)
+    gains = [gain[1:] for setting in settings for gain in draw_results.gains(setting).values()]
+    expected += [draw_results.told(*gain) for gain in gains]
+
+    def said(folder):
+        root = ElementTree.parse(folder / "results.svg")
+        texts = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
+        return [text for text in texts if text in expected]
+
+    assert said(ROOT / "docs") == expected, "run python tools/research/draw_results.py"
+    monkeypatch.setattr(draw_results, "read", lambda: settings)
+    monkeypatch.setattr(draw_results, "DOCS", tmp_path)
+    draw_results.main()
+    assert said(tmp_path) == expected
 
 
 def test_the_readme_has_the_means_and_gains_of_the_numbers(draw_results):
@@ -58,8 +57,10 @@ def test_the_readme_has_the_means_and_gains_of_the_numbers(draw_results):
         assert cells[4] == (draw_results.told(*gains[row][1:]) if row in gains else "")
 
 
-def test_the_numbers_are_those_of_the_report(draw_results):
-    report = (DOCS / "reports" / "experiments.md").read_text("utf-8")
+def test_the_report_has_the_numbers_and_their_gains(draw_results):
+    report = (ROOT / "docs" / "reports" / "experiments.md").read_text("utf-8")
     for setting in draw_results.read():
         for values in setting["rows"].values():
             assert ", ".join(map(str, values)) in report
+        for _, *gain in draw_results.gains(setting).values():
+            assert draw_results.told(*gain) in report, setting["setting"]

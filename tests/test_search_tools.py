@@ -1,14 +1,12 @@
-"""One command searches, derives and trains; the controls cost what the derived network may."""
+"""One command searches, derives and trains."""
 
 import json
 import os
 import subprocess
 import sys
-from ast import literal_eval
 from pathlib import Path
 
 import pytest
-import torch
 from fastreid.config import get_cfg
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
@@ -57,50 +55,6 @@ def test_a_search_that_fails_is_not_gone_on_with(tmp_path):
     run = search("--config-file", str(CONFIG), "MODEL.SEARCH.TARGET", "0.1", "OUTPUT_DIR", logs)
     assert run.returncode != 0 and "MODEL.SEARCH.TARGET must be >= 0.3" in run.stdout
     assert not (tmp_path / "logs" / "searched").exists()
-
-
-@pytest.fixture(scope="module")
-def controls():
-    sys.path.insert(0, str(TOOLS))
-    import search_controls
-
-    yield search_controls
-    sys.path.remove(str(TOOLS))
-
-
-@pytest.mark.parametrize("target", [0.5, 0.7])
-def test_controls_cost_at_most_as_much_as_the_target(controls, target):
-    cost = controls.supernet(str(CONFIG), []).search.cost
-    limit = target * cost.widest
-    uniform, drawn = controls.uniform(cost, limit), controls.random(cost, limit, 5)
-    assert all(0.93 * limit < cost.of(widths) <= limit for widths in (uniform, *drawn))
-    assert len({tuple(widths.values()) for widths in drawn}) == 5
-    assert drawn == controls.random(cost, limit, 5) != controls.random(cost, limit, 5, seed=1)
-    shares = [width / cost.space.groups[group][0] for group, width in uniform.items()]
-    assert max(shares) - min(shares) < 0.2
-
-
-def test_controls_start_from_slices_of_the_supernet(controls, monkeypatch, tmp_path, capsys):
-    changes = ["MODEL.HEADS.NUM_CLASSES", 7]
-    torch.manual_seed(0)
-    one = controls.supernet(str(CONFIG), changes)
-    path = tmp_path / "model_final.pth"
-    torch.save({"model": one.state_dict(), "epoch": 3}, path)
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        ["controls", "--config-file", str(CONFIG), "--random", "1", "--supernet", str(path)],
-    )
-    controls.main()
-    (line,) = (line for line in capsys.readouterr().out.splitlines() if "uniform" in line)
-    widths = literal_eval(line.split("  ")[-1])
-    cut = torch.load(tmp_path / "uniform.pth", weights_only=True)["model"]
-    whole = one.state_dict()
-    name = "backbone.stage2.1.conv.6.weight"
-    rows, columns = widths[1], 6 * widths[1]
-    assert torch.equal(cut[name], whole[name][:rows, :columns]) and rows < len(whole[name])
-    assert torch.equal(cut["heads.weight"], whole["heads.weight"])
-    assert (tmp_path / "random_0.pth").is_file()
 
 
 def test_the_benchmark_of_a_supernet(monkeypatch, tmp_path, capsys):

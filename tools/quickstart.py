@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-CONFIGS = [f"configs/quickstart/{name}.yml" for name in ("baseline", "rib", "rib_dcs")]
+CONFIGS = [f"configs/quickstart/{name}.yml" for name in ("baseline", "rib")]
 METRICS = ("mAP", "Rank-1", "mINP")
 
 ENVIRONMENT = {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains a ResNet-18 on drawn pedestrians without RIB, with it, and with attention besides. It needs
-# Python and a network, no GPU and no data set; on two cores the training takes a few minutes.
+# Trains a ResNet-18 on drawn pedestrians without RIB and with it. It needs Python and a network, no
+# GPU and no data set; on two cores the training takes a few minutes.
 #
 #   bash tools/quickstart.sh                  SEED=1 bash tools/quickstart.sh
 #

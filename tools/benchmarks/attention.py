@@ -92,7 +92,7 @@ def in_a_block():
 def vit_block(attention):
     """The first block of a ViT-B/16, made by FastReID."""
     cfg = get_cfg()
-    cfg.merge_from_file(str(REPOSITORY / "configs" / "Base-RIB-vit.yml"))
+    cfg.merge_from_file(str(REPOSITORY / "configs" / "Market1501" / "vit_B16.yml"))
     cfg.MODEL.DEVICE, cfg.MODEL.BACKBONE.PRETRAIN = "cpu", False
     cfg.MODEL.ATTENTION.NAME, cfg.MODEL.ATTENTION.PLACEMENT = attention, ("blocks",)
     cfg.MODEL.ATTENTION.MASK_BIAS = 1.0
