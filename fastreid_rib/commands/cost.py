@@ -2,7 +2,7 @@
 
 from typing import Any, List
 
-from fastreid_rib.integration.search.network_cost import network_cost
+from fastreid_rib.integration.search.cost import network_cost
 
 
 def main(config_file: str, opts: List[str]) -> int:

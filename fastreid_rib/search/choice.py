@@ -94,7 +94,7 @@ def gumbel(count: int, generator: torch.Generator) -> Tensor:
     return -torch.log(-torch.log(uniform.clamp(tiny, 1 - math.ldexp(1.0, -53)))).float()
 
 
-def mask_behind(module: nn.Module, choice: WidthChoice, channels: Channels) -> None:
+def mask_after(module: nn.Module, choice: WidthChoice, channels: Channels) -> None:
     """Multiplies what a module gives, (B, C, ...), by a mask over its channels.
 
     Args:

@@ -1,6 +1,6 @@
 """What a network of some widths costs: multiply-adds an image, from (effective) widths."""
 
-from typing import Any, List, Mapping, NamedTuple, Sequence, Tuple, Union
+from typing import Any, List, Mapping, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -9,13 +9,6 @@ from fastreid_rib.base.evaluating import evaluated
 from fastreid_rib.search.space import Channels, Space, is_depthwise
 
 Number = Union[int, float, Tensor]
-
-
-class _Term(NamedTuple):
-    """A layer's multiply-adds: a factor times the channels of its sides that belong to groups."""
-
-    factor: float
-    sides: Tuple[Channels, ...]
 
 
 class Cost:
@@ -31,7 +24,7 @@ class Cost:
         space: its groups.
         images: (1, 3, H, W) a picture of the size that counts.
         extra: of some groups, multiply-adds that come on top at each of its widths (attention
-            behind a block, say), in the order of the widths.
+            after a block, say), in the order of the widths.
         constant: multiply-adds that no group decides and that are not counted otherwise.
         apart: modules by path whose layers ``extra`` or ``constant`` counts already.
 
@@ -59,7 +52,8 @@ class Cost:
         self.space = space
         self.extra = {group: tuple(float(cost) for cost in extra[group]) for group in extra}
         self.constant = float(constant)
-        self._terms: List[_Term] = []
+        # Of a layer: a factor, and the sides that belong to groups, whose channels multiply it.
+        self._terms: List[Tuple[float, List[Channels]]] = []
         sides = {layer.path: (layer.inputs, layer.outputs) for layer in space.layers}
         for path, module, positions in _positions(network, images):
             if any(f"{path}.".startswith(f"{other}.") for other in apart):
@@ -71,18 +65,13 @@ class Cost:
     def _add(self, module: nn.Module, positions: int, inputs: Channels, outputs: Channels) -> None:
         weight: Any = module.weight
         factor = float(positions * weight[0, 0].numel())
-        read, written = int(weight.shape[1]), int(weight.shape[0])
-        grouped = []
-        if outputs.group:
-            grouped.append(outputs)
-        else:
-            factor *= written
-        if inputs.group and not is_depthwise(module):
-            grouped.append(inputs)
-        else:
-            factor *= read
-        if grouped:
-            self._terms.append(_Term(factor, tuple(grouped)))
+        if is_depthwise(module):
+            inputs = Channels()
+        for side, channels in ((outputs, weight.shape[0]), (inputs, weight.shape[1])):
+            factor *= 1 if side.group else int(channels)
+        sides = [side for side in (outputs, inputs) if side.group]
+        if sides:
+            self._terms.append((factor, sides))
         else:
             self.constant += factor
 

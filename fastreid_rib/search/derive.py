@@ -16,12 +16,10 @@ class Choices(NamedTuple):
 
     Attributes:
         widths: of each group, (choices,) int64.
-        places: of these among the group's, (choices,) int64.
         costs: (choices,) float64, multiply-adds an image.
     """
 
     widths: Dict[str, Tensor]
-    places: Dict[str, Tensor]
     costs: Tensor
 
     def at(self, index: int) -> Dict[str, int]:
@@ -42,13 +40,10 @@ def all_choices(cost: Cost) -> Choices:
             f"a search space must have at most {_MOST_CHOICES} networks, whose costs are compared "
             f"at its end, got {count}: offer fewer widths, or put groups together"
         )
-    grids = torch.meshgrid(
-        *(torch.arange(len(widths)) for widths in groups.values()), indexing="ij"
-    )
-    places = {group: grid.flatten() for group, grid in zip(groups, grids)}
-    widths = {group: torch.tensor(groups[group])[at] for group, at in places.items()}
+    grids = torch.meshgrid(*map(torch.tensor, groups.values()), indexing="ij")
+    widths = {group: grid.flatten() for group, grid in zip(groups, grids)}
     costs = torch.as_tensor(cost.of({group: w.double() for group, w in widths.items()}))
-    return Choices(widths, places, costs)
+    return Choices(widths, costs)
 
 
 def derive(
@@ -80,12 +75,13 @@ def derive(
             f"{cost.narrowest:.4g}, the widest {cost.widest:.4g}"
         )
     choices = all_choices(cost)
-    distance = torch.zeros_like(choices.costs)
+    expected = []
     for group, widths in cost.space.groups.items():
         logs = torch.tensor(widths, dtype=torch.float64).log()
         drawn = torch.tensor(probabilities[group], dtype=torch.float64)
-        expected = (logs[:, None] - logs).abs() @ drawn
-        distance += expected[choices.places[group]]
+        expected.append((logs[:, None] - logs).abs() @ drawn)
+    first, *others = torch.meshgrid(*expected, indexing="ij")
+    distance = sum(others, first).flatten()
     distance[choices.costs > limit * (1 + 1e-9)] = math.inf
     best = torch.nonzero(distance <= distance.min() * (1 + 1e-9))[:, 0]
     return choices.at(int(best[torch.argmax(choices.costs[best])]))

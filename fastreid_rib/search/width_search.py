@@ -1,12 +1,12 @@
 """The search itself: masks over a network, a choice for each group, and the term of the cost."""
 
-from typing import Dict, List
+from typing import Dict, List, Mapping, cast
 
 import torch
 from torch import Tensor, nn
 
 from fastreid_rib.base.ranks import exchange
-from fastreid_rib.search.choice import WidthChoice, gumbel, mask_behind
+from fastreid_rib.search.choice import WidthChoice, gumbel, mask_after
 from fastreid_rib.search.cost import Cost
 from fastreid_rib.search.derive import all_choices, derive
 from fastreid_rib.search.space import Channels
@@ -28,7 +28,7 @@ class WidthSearch(nn.Module):
     network's. In evaluation mode the network is the one of the most probable widths.
 
     Args:
-        network: the widest network; gets masks behind the layers that the space says.
+        network: the widest network; gets masks after the layers that the space says.
         cost: of that network, with its space.
         settings: what is aimed at, and how.
         seed: of the Gumbel noise; -1: a random one. The noise of a step depends on the seed and
@@ -70,16 +70,14 @@ class WidthSearch(nn.Module):
         self.temperature = settings.temperature
         for layer in cost.space.layers:
             if layer.masked:
-                self.mask_behind(network.get_submodule(layer.path), layer.outputs)
+                self.mask_after(network.get_submodule(layer.path), layer.outputs)
 
-    def mask_behind(self, module: nn.Module, channels: Channels) -> None:
-        """Masks what a further module gives: one that stands behind a block of the space."""
-        mask_behind(module, self._choice(channels.group), channels)
+    def mask_after(self, module: nn.Module, channels: Channels) -> None:
+        """Masks what a further module gives: one that stands after a block of the space."""
+        mask_after(module, self._groups()[channels.group], channels)
 
-    def _choice(self, group: str) -> WidthChoice:
-        choice = self.choices[group]
-        assert isinstance(choice, WidthChoice)
-        return choice
+    def _groups(self) -> Mapping[str, WidthChoice]:
+        return cast(Mapping[str, WidthChoice], self.choices)
 
     def set_progress(self, progress: float) -> None:
         """Tells how far the training has come: gates cool, and the warm-up ends.
@@ -98,8 +96,7 @@ class WidthSearch(nn.Module):
             self.steps += 1
         # A generator for each step: nothing of it has to be in a checkpoint but the number.
         generator = torch.Generator().manual_seed(_mixed(self._seed(), self._step))
-        for choice in self.choices.values():
-            assert isinstance(choice, WidthChoice)
+        for choice in self._groups().values():
             choice.draw(gumbel(len(choice.widths), generator), self.temperature)
 
     def _seed(self) -> int:
@@ -115,18 +112,18 @@ class WidthSearch(nn.Module):
     def step_is_for_weights(self) -> bool:
         """Whether the step that was drawn last trains the weights, or else the architecture.
 
-        Behind the warm-up the steps of the architecture are spread evenly over the others.
+        After the warm-up the steps of the architecture are spread evenly over the others.
         """
         others = 1.0 - self.settings.weights_share
         return self._warm or _whole(self._step * others) == _whole((self._step - 1) * others)
 
     def effective_widths(self) -> Dict[str, Tensor]:
         """Scalars; in training mode of the gates that were drawn last, with their gradient."""
-        return {group: self._choice(group).effective_width() for group in self.choices}
+        return {group: choice.effective_width() for group, choice in self._groups().items()}
 
     def expected_cost(self) -> Tensor:
         """Multiply-adds an image at the effective widths, a scalar."""
-        gates = {group: self._choice(group).gates for group in self.choices}
+        gates = {group: choice.gates for group, choice in self._groups().items()}
         return self.cost.expected(self.effective_widths(), gates)
 
     def cost_loss(self) -> Tensor:
@@ -139,7 +136,7 @@ class WidthSearch(nn.Module):
 
     def probabilities(self) -> Dict[str, List[float]]:
         """Of each group's widths."""
-        return {group: self._choice(group).probabilities().tolist() for group in self.choices}
+        return {group: each.probabilities().tolist() for group, each in self._groups().items()}
 
     def derive(self) -> Dict[str, int]:
         """The widths nearest to those that are drawn, that cost at most the target."""
@@ -155,8 +152,7 @@ class WidthSearch(nn.Module):
         """
         numbers = {"temperature": self.temperature}
         widths = {}
-        for group in self.choices:
-            choice = self._choice(group)
+        for group, choice in self._groups().items():
             probabilities = choice.probabilities()
             widths[group] = choice.widths[int(torch.argmax(probabilities))]
             numbers[f"width/{group}"] = float(torch.dot(probabilities, choice.options))

@@ -22,7 +22,7 @@ from fastreid.engine.hooks import HookBase
 from fastreid.utils import comm
 from fastreid.utils.env import seed_all_rng
 
-from fastreid_rib.integration.run import seeding
+from fastreid_rib.integration.run import seeds
 
 EPOCHS = 3
 SETTINGS = {
@@ -112,7 +112,7 @@ def run(folder, case, resume):
     cfg = get_cfg()
     settings = {**SETTINGS, **CASES[case], "OUTPUT_DIR": folder}
     cfg.merge_from_list([item for pair in settings.items() for item in pair])
-    seeding.seed(cfg.SEED)
+    seeds.seed(cfg.SEED)
     if resume:  # whatever a process starts with
         seed_all_rng(99 + comm.get_rank())
         np.random.rand(3)

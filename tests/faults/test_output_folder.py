@@ -16,7 +16,7 @@ from fastreid.engine import DefaultTrainer, default_setup
 from fastreid.engine.hooks import HookBase
 from fastreid.utils.checkpoint import Checkpointer
 
-from fastreid_rib.integration.run import output_folder, seeding, start
+from fastreid_rib.integration.run import output_folder, seeds, start
 
 RIB = {"MODEL.LOSSES.NAME": ("CrossEntropy", "RIB"), "MODEL.LOSSES.RIB.WARMUP_EPOCHS": 1}
 TRAINING = argparse.Namespace(eval_only=False)
@@ -131,8 +131,8 @@ class Remove(HookBase):
 def test_a_data_root_that_vanishes(make_cfg, tmp_path, monkeypatch, caplog, seed):
     caplog.set_level(logging.INFO, logger="fastreid")  # or the trainer sets up a log of its own
     monkeypatch.setattr(data_build, "_root", str(tmp_path / "data"))
-    monkeypatch.setattr(seeding, "_value", -1)  # put back at the end
-    seeding.seed(seed)
+    monkeypatch.setattr(seeds, "_value", -1)  # put back at the end
+    seeds.seed(seed)
     trainer = DefaultTrainer(
         make_cfg(
             {

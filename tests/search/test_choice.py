@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fastreid_rib.search import Channels, WidthChoice
-from fastreid_rib.search.choice import gumbel, mask_behind
+from fastreid_rib.search.choice import gumbel, mask_after
 
 widths = st.lists(st.integers(1, 40), min_size=1, max_size=6, unique=True).map(
     lambda found: tuple(sorted(found, reverse=True))
@@ -74,7 +74,7 @@ def test_entropy_falls_from_log_of_the_options_to_zero():
 def test_masks_pass_gradients_to_the_logits():
     choice = WidthChoice((4, 2))
     layer = nn.Conv2d(3, 4, 1)
-    mask_behind(layer, choice, Channels("group"))
+    mask_after(layer, choice, Channels("group"))
     choice.draw(torch.zeros(2), 1.0)
     output = layer(torch.ones(2, 3, 5, 5))
     torch.testing.assert_close(choice.mask(), torch.tensor([1.0, 1.0, 0.5, 0.5]))
@@ -87,7 +87,7 @@ class Pair(nn.Module):
     def __init__(self):
         super().__init__()
         self.layer, self.choice = nn.Conv2d(3, 4, 1), WidthChoice((4, 2))
-        mask_behind(self.layer, self.choice, Channels("group"))
+        mask_after(self.layer, self.choice, Channels("group"))
 
     def forward(self, x):
         return self.layer(x)

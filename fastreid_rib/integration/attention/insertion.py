@@ -4,12 +4,12 @@ What calls it there is a forward hook that is a plain function of the module it 
 would call the original's attention from a copy.
 """
 
-from typing import Any, Callable, Sequence, Tuple
+from typing import Any, Callable, Dict, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
 
-from fastreid_rib.attention import build_attention
+from fastreid_rib.attention import ATTENTIONS, DCSMask, build_attention
 from fastreid_rib.integration import config
 from fastreid_rib.integration.attention import learning_rate
 
@@ -98,6 +98,16 @@ def place_before(module: nn.Module, attention: nn.Module) -> None:
     """
     module.add_module("attention", attention)
     module.register_forward_pre_hook(_attend_first)
+
+
+def attached(model: nn.Module) -> Dict[str, nn.Module]:
+    """The attentions of this plugin in a model, by their paths."""
+    kinds: Tuple[type, ...] = (*ATTENTIONS.values(), DCSMask)
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if path.rpartition(".")[2] == "attention" and isinstance(module, kinds)
+    }
 
 
 def _attend_last(module: Any, args: Any, output: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ from typing import Any, Callable, Dict, Tuple
 import torch
 from torch import nn
 
-from fastreid_rib.attention import ATTENTIONS, DCSMask
 from fastreid_rib.integration import config
 from fastreid_rib.integration.attention import blocks, insertion
 from fastreid_rib.integration.attention.insertion import HEAD
@@ -56,12 +55,7 @@ def build_with_attention(architecture: Callable[[Any], nn.Module], cfg: Any) -> 
         _place_in_branches(model, asked)
     else:
         model = architecture(cfg)
-    places = [
-        name
-        for name, module in model.named_modules()
-        if name.split(".")[-1] == "attention"
-        and isinstance(module, (ATTENTIONS[asked.name], DCSMask))
-    ]
+    places = list(insertion.attached(model))
     if len(places) < len(asked.placement):
         raise ValueError(
             f"MODEL.ATTENTION.PLACEMENT is {asked.placement}, but the meta-architecture "

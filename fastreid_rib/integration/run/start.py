@@ -11,7 +11,7 @@ from fastreid_rib.base.ranks import rank_and_size
 from fastreid_rib.integration import config
 from fastreid_rib.integration.evaluation import parts
 from fastreid_rib.integration.own_keys import limits
-from fastreid_rib.integration.run import agreement, output_folder, seeding
+from fastreid_rib.integration.run import agreement, output_folder, seeds
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def extend_default_setup(defaults: Any) -> None:
         # FastReID's handlers hang on its own logger: what this package says goes there too.
         logging.getLogger("fastreid_rib").parent = logging.getLogger("fastreid")
         agreement.compare_settings(cfg)
-        seeding.seed(cfg.SEED)
+        seeds.seed(cfg.SEED)
         announce(cfg)
 
     wrap(defaults, "default_setup", default_setup)

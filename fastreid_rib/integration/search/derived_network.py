@@ -55,7 +55,7 @@ def config_of(cfg: Any, widths: Dict[str, int]) -> Any:
 def weights_of(model: Any, space: Space, widths: Dict[str, int]) -> Dict[str, torch.Tensor]:
     """The supernet's state_dict, cut down to some widths.
 
-    Left out is what cannot be cut: attention behind a block of a searched width, which starts
+    Left out is what cannot be cut: attention after a block of a searched width, which starts
     afresh (as the identity), and RIB's statistics.
     """
     backbone = copy.deepcopy(model.backbone)

@@ -9,7 +9,7 @@ from fastreid.engine.train_loop import HookBase
 from fastreid.utils import comm
 
 from fastreid_rib.base.whole_files import written_whole
-from fastreid_rib.integration.search import derived_network, picture
+from fastreid_rib.integration.search import derived_network
 from fastreid_rib.search import WidthSearch
 
 logger = logging.getLogger(__name__)
@@ -21,14 +21,6 @@ PICTURE = "search.png"
 """The same as a picture."""
 
 
-def read_progress(path: str) -> List[Dict[str, Any]]:
-    """The lines of :data:`PROGRESS`; none if there is no such file."""
-    if not os.path.isfile(path):
-        return []
-    with open(path, encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
-
-
 class SearchResults(HookBase):
     """Reports on a search once an epoch, and writes the derived network when it is over.
 
@@ -38,6 +30,7 @@ class SearchResults(HookBase):
 
     def __init__(self, cfg: Any) -> None:
         self.cfg = cfg
+        self._progress = os.path.join(cfg.OUTPUT_DIR, PROGRESS)
 
     def _search(self) -> WidthSearch:
         model = self.trainer.model
@@ -57,13 +50,9 @@ class SearchResults(HookBase):
             cost.widest,
         )
         if comm.is_main_process():
-            kept = [line for line in read_progress(self._path(PROGRESS)) if self._is_past(line)]
-            with written_whole(self._path(PROGRESS), "w") as file:
-                for line in kept:
-                    file.write(json.dumps(line) + "\n")
-
-    def _is_past(self, line: Dict[str, Any]) -> bool:
-        return line["epoch"] < self.trainer.start_epoch
+            kept = [e for e in self._written() if e["epoch"] < self.trainer.start_epoch]
+            with written_whole(self._progress, "w") as file:
+                file.writelines(json.dumps(epoch) + "\n" for epoch in kept)
 
     def after_epoch(self) -> None:
         """Puts numbers into FastReID's event storage, and a line into the file."""
@@ -72,20 +61,13 @@ class SearchResults(HookBase):
         for name, value in numbers.items():
             self.trainer.storage.put_scalar("search/" + name, value, smoothing_hint=False)
         if comm.is_main_process():
-            line = {
-                "epoch": self.trainer.epoch,
-                **numbers,
-                "probabilities": search.probabilities(),
-            }
-            with open(self._path(PROGRESS), "a") as file:
-                file.write(json.dumps(line) + "\n")
+            number, probabilities = self.trainer.epoch, search.probabilities()
+            epoch = {"epoch": number, **numbers, "probabilities": probabilities}
+            with open(self._progress, "a") as file:
+                file.write(json.dumps(epoch) + "\n")
+            widths = ", ".join(f"{g} {numbers[f'width/{g}']:.1f}" for g in probabilities)
             logger.info(
-                "Search, epoch %d: cost %.3f of the widest, %s",
-                self.trainer.epoch,
-                numbers["cost"],
-                ", ".join(
-                    f"{group} {numbers[f'width/{group}']:.1f}" for group in search.cost.space.groups
-                ),
+                "Search, epoch %d: cost %.3f of the widest, %s", number, numbers["cost"], widths
             )
 
     def after_train(self) -> None:
@@ -95,14 +77,47 @@ class SearchResults(HookBase):
         search = self._search()
         widths = search.derive()
         derived_network.write(self.trainer.model, search, self.cfg, widths)
-        picture.draw(
-            read_progress(self._path(PROGRESS)), search.cost, search.target, self._path(PICTURE)
-        )
+        draw(self._written(), search, os.path.join(self.cfg.OUTPUT_DIR, PICTURE))
         logger.info(
             "The search is over. Train %s with train_net.py.\n%s",
-            self._path(derived_network.CONFIG),
+            os.path.join(self.cfg.OUTPUT_DIR, derived_network.CONFIG),
             derived_network.table(search, widths),
         )
 
-    def _path(self, name: str) -> str:
-        return os.path.join(self.cfg.OUTPUT_DIR, name)
+    def _written(self) -> List[Dict[str, Any]]:
+        if not os.path.isfile(self._progress):
+            return []
+        with open(self._progress, encoding="utf-8") as file:
+            return [json.loads(line) for line in file]
+
+
+def draw(progress: List[Dict[str, Any]], search: WidthSearch, path: str) -> None:
+    """Draws how the cost of a search fell, and what became of each choice.
+
+    Args:
+        progress: for each epoch "epoch", "cost" (of the widest) and "probabilities" of each group.
+        search: that made it.
+        path: of the picture; matplotlib knows its format by the ending.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    groups = search.cost.space.groups
+    figure = Figure(figsize=(7, 2 + 1.1 * len(groups)), constrained_layout=True)
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(groups) + 1, 1, sharex=True)
+    epochs = [line["epoch"] for line in progress]
+    axes[0].plot(epochs, [line["cost"] for line in progress], marker="o", markersize=3)
+    axes[0].axhline(search.target / search.cost.widest, linestyle="--", color="gray")
+    axes[0].set_ylabel("cost of\nthe widest")
+    axes[0].set_ylim(0, 1.05)
+    for axis, (group, widths) in zip(axes[1:], groups.items()):
+        rows = [[line["probabilities"][group][i] for line in progress] for i in range(len(widths))]
+        extent = (min(epochs) - 0.5, max(epochs) + 0.5, len(widths) - 0.5, -0.5)
+        axis.imshow(rows, aspect="auto", vmin=0, vmax=1, cmap="Blues", extent=extent)
+        axis.set_yticks(range(len(widths)))
+        axis.set_yticklabels([str(width) for width in widths], fontsize=6)
+        axis.set_ylabel(group)
+    axes[-1].set_xlabel("epoch")
+    figure.suptitle("Probability of each width")
+    figure.savefig(path, dpi=100)

@@ -1,14 +1,40 @@
-"""The search space of each backbone of FastReID that has one."""
+"""The search space of each backbone that has one."""
 
-from typing import Any, Callable, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Tuple
 
 from torch import nn
 
-from fastreid_rib.integration.search import inverted_residuals
 from fastreid_rib.search import Channels, Layer, Space
 
 SHARES = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25)
 """Widths that FastReID's own backbones offer, as shares of what they are built with (ours)."""
+
+
+class Stage(NamedTuple):
+    """A group of blocks of one width in ``build_searched_backbone``.
+
+    Attributes:
+        blocks: how many, by MODEL.BACKBONE.DEPTH.
+        widths: what a search chooses from.
+    """
+
+    blocks: Dict[str, int]
+    widths: Tuple[int, ...]
+
+
+STAGES: Dict[str, Stage] = {
+    "stage1": Stage({"1.0x": 3, "0.5x": 2, "0.25x": 1}, (28, 24, 20, 16)),
+    "stage2": Stage({"1.0x": 12, "0.5x": 6, "0.25x": 3}, (40, 32, 24, 16)),
+    "stage3": Stage({"1.0x": 21, "0.5x": 10, "0.25x": 5}, tuple(range(128, 79, -8))),
+    "stage4": Stage({"1.0x": 12, "0.5x": 6, "0.25x": 3}, tuple(range(216, 119, -8))),
+}
+"""The paper's space at DEPTH 1.0x; the shallower ones are ours."""
+
+EXPANSION = 6
+"""Channels inside a block of the paper's backbone for each one that it reads."""
+
+Built = Tuple[Dict[str, int], List[Layer], Dict[str, str]]
+"""Of a backbone: the width of each group as built, the layers, and the blocks of a space."""
 
 
 def space_of(backbone: nn.Module, cfg: Any) -> Space:
@@ -24,50 +50,82 @@ def space_of(backbone: nn.Module, cfg: Any) -> Space:
             group, the widest as built.
     """
     kind = type(backbone).__name__
-    if isinstance(backbone, inverted_residuals.SearchedBackbone):
-        return _named(
-            cfg,
-            inverted_residuals.space_of,
-            backbone,
-            inverted_residuals.options_of(cfg.MODEL.SEARCH.OPTIONS),
-        )
-    makers: Dict[str, Callable[..., Any]] = {"MobileNetV2": _mobilenet, "ResNet": _resnet}
-    if kind not in makers:
+    if kind not in _READERS:
         raise ValueError(
             f"MODEL.BACKBONE.NAME is {cfg.MODEL.BACKBONE.NAME!r}, whose widths MODEL.SEARCH cannot "
             "choose. It can those of build_searched_backbone, build_mobilenetv2_backbone and "
             "build_resnet_backbone."
         )
-    built, layers, blocks = makers[kind](backbone)
-    options = cfg.MODEL.SEARCH.OPTIONS or [_offered(width) for width in built.values()]
-    if len(options) != len(built):
-        raise ValueError(
-            f"MODEL.SEARCH.OPTIONS needs the widths of {len(built)} groups, {', '.join(built)}, "
-            f"but has {len(options)}."
-        )
-    for (group, width), widths in zip(built.items(), options):
-        if not widths or widths[0] != width:
+    built, layers, blocks = _READERS[kind](backbone)
+    if kind == "SearchedBackbone":
+        offered = {name: stage.widths for name, stage in STAGES.items()}
+    else:
+        offered = {group: _shares_of(width) for group, width in built.items()}
+    options = options_of(cfg, offered)
+    for group, width in built.items():
+        if options[group][0] != width:
             raise ValueError(
                 f"MODEL.SEARCH.OPTIONS: the widths of '{group}' must begin with {width}, as the "
-                f"backbone is built, but are {tuple(widths)}."
+                f"backbone is built, but are {options[group]}."
             )
-    return _named(cfg, Space, dict(zip(built, options)), layers, blocks)
-
-
-def _named(cfg: Any, make: Callable[..., Space], *args: Any) -> Space:
     try:
-        return make(*args)
+        return Space(options, layers, blocks)
     except ValueError as error:
         raise ValueError(f"MODEL.SEARCH.OPTIONS {cfg.MODEL.SEARCH.OPTIONS}: {error}") from error
 
 
-def _offered(width: int) -> Tuple[int, ...]:
-    """Shares of a width, even numbers, without repetitions."""
+def options_of(cfg: Any, offered: Mapping[str, Tuple[int, ...]]) -> Dict[str, Tuple[int, ...]]:
+    """The widths of each group: MODEL.SEARCH.OPTIONS, or what a backbone offers if it is empty.
+
+    Raises:
+        ValueError: options for more or fewer groups than the backbone has, or none for one.
+    """
+    asked = cfg.MODEL.SEARCH.OPTIONS
+    if not asked:
+        return dict(offered)
+    if len(asked) != len(offered) or not all(asked):
+        raise ValueError(
+            f"MODEL.SEARCH.OPTIONS needs the widths of {len(offered)} groups, "
+            f"{', '.join(offered)}, but is {asked}."
+        )
+    return {group: tuple(widths) for group, widths in zip(offered, asked)}
+
+
+def choice_of(cfg: Any, space: Space) -> Dict[str, int]:
+    """The widths of a derived network, from MODEL.SEARCH.WIDTHS.
+
+    Raises:
+        ValueError: not one for each group, or one that is not offered.
+    """
+    widths = tuple(cfg.MODEL.SEARCH.WIDTHS)
+    try:
+        return space.choice(widths)
+    except ValueError as error:
+        raise ValueError(f"MODEL.SEARCH.WIDTHS {widths}: {error}") from error
+
+
+def _shares_of(width: int) -> Tuple[int, ...]:
+    """Even numbers but for the width itself, without repetitions."""
     widths = [width] + [max(2, 2 * round(width * share / 2)) for share in SHARES[1:]]
     return tuple(dict.fromkeys(widths))
 
 
-Built = Tuple[Dict[str, int], List[Layer], Dict[str, str]]
+def _searched(backbone: Any) -> Built:
+    """The paper's backbone: the output width of the blocks of each stage."""
+    built: Dict[str, int] = {}
+    layers: List[Layer] = []
+    blocks: Dict[str, str] = {}
+    before = Channels()
+    for stage in STAGES:
+        after = Channels(stage)
+        for i, block in enumerate(getattr(backbone, stage)):
+            path = f"{stage}.{i}"
+            built[stage] = block.conv[-1].num_features
+            blocks[path] = stage
+            layers += _inverted_residual(f"{path}.conv", before, after, EXPANSION)
+            before = after
+    layers.append(Layer("last.0", before, Channels()))
+    return built, layers, blocks
 
 
 def _mobilenet(backbone: Any) -> Built:
@@ -80,19 +138,32 @@ def _mobilenet(backbone: Any) -> Built:
         after = Channels(f"group{row}")
         for _ in range(count):
             path = f"features.{place}"
-            block = backbone.features[place].conv
-            built[after.group] = block[-1].num_features
+            built[after.group] = backbone.features[place].conv[-1].num_features
             blocks[path] = after.group
             if times == 1:  # depthwise at once: no expansion, and the stem stays as it is
                 layers.append(Layer(f"{path}.conv.3", before, after))
                 layers.append(Layer(f"{path}.conv.4", after, after, masked=True))
             else:
-                layers += inverted_residuals.inverted_residual(
-                    f"{path}.conv", before, after, int(times)
-                )
+                layers += _inverted_residual(f"{path}.conv", before, after, int(times))
             before, place = after, place + 1
     layers.append(Layer("conv.0", before, Channels()))
     return built, layers, blocks
+
+
+def _inverted_residual(path: str, before: Channels, after: Channels, times: int) -> List[Layer]:
+    """The layers of a block's Sequential: 1x1, norm, -, depthwise, norm, -, 1x1, norm."""
+    written = [Layer(f"{path}.7", after, after, masked=True)]
+    if not before.group:  # what the stem gives stays as it is, and so does what is made of it
+        return [Layer(f"{path}.6", Channels(), after), *written]
+    inside = Channels(before.group, times, path)
+    return [
+        Layer(f"{path}.0", before, inside),
+        Layer(f"{path}.1", inside, inside),
+        Layer(f"{path}.3", inside, inside),
+        Layer(f"{path}.4", inside, inside, masked=True),
+        Layer(f"{path}.6", inside, after),
+        *written,
+    ]
 
 
 def _resnet(backbone: Any) -> Built:
@@ -111,23 +182,18 @@ def _resnet(backbone: Any) -> Built:
                 )
             built[stage] = block.conv1.out_channels
             layers.append(Layer(f"{path}.conv1", Channels(), first))
-            bottleneck = hasattr(block, "conv3")
             layers.append(Layer(f"{path}.bn1", first, first, masked=True))
-            layers.append(Layer(f"{path}.conv2", first, second if bottleneck else Channels()))
-            if bottleneck:
+            if hasattr(block, "conv3"):  # a bottleneck
+                layers.append(Layer(f"{path}.conv2", first, second))
                 layers.append(Layer(f"{path}.bn2", second, second, masked=True))
                 layers.append(Layer(f"{path}.conv3", second, Channels()))
+            else:
+                layers.append(Layer(f"{path}.conv2", first, Channels()))
     return built, layers, {}
 
 
-def choice_of(cfg: Any, space: Space) -> Dict[str, int]:
-    """The widths of a derived network, from MODEL.SEARCH.WIDTHS.
-
-    Raises:
-        ValueError: not one for each group, or one that is not offered.
-    """
-    widths: Sequence[int] = cfg.MODEL.SEARCH.WIDTHS
-    try:
-        return space.choice(widths)
-    except ValueError as error:
-        raise ValueError(f"MODEL.SEARCH.WIDTHS {tuple(widths)}: {error}") from error
+_READERS: Dict[str, Callable[[Any], Built]] = {
+    "SearchedBackbone": _searched,
+    "MobileNetV2": _mobilenet,
+    "ResNet": _resnet,
+}

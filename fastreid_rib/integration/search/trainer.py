@@ -6,16 +6,13 @@ turn it is; the gradients of the other are dropped.
 """
 
 import functools
-import logging
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Optional
 
 import torch
 from torch import nn
 
 from fastreid_rib.base.patching import wrap
 from fastreid_rib.search import WidthSearch
-
-logger = logging.getLogger(__name__)
 
 
 def extend_optimizer(build: Any) -> None:
@@ -39,7 +36,10 @@ def extend_optimizer(build: Any) -> None:
         built = stock(cfg, model, *args, **kw)
         search = _search(model)
         if search is not None:
-            _take_turns(built[0], search)
+            optimizer = built[0]
+            optimizer.logits = torch.optim.Adam(search.parameters(), lr=search.settings.lr)
+            optimizer.search = search
+            optimizer.__class__ = _taking_turns(optimizer.__class__)
         return built
 
     wrap(build, "get_default_optimizer_params", get_default_optimizer_params)
@@ -91,28 +91,19 @@ def extend_amp(train_loop: Any) -> None:
 
 
 def scale_turns(scaler: Any) -> None:
-    """Makes ``scaler.step(optimizer)`` of a search's optimizer the step of whose turn it is.
-
-    Args:
-        scaler: a ``GradScaler``.
-    """
+    """Makes ``scaler.step(optimizer)`` of a search's optimizer the step of whose turn it is."""
     scaler.__class__ = _scaling_turns(scaler.__class__)
 
 
-def _search(model: Any) -> Any:
+def _search(model: Any) -> Optional[WidthSearch]:
     found = getattr(getattr(model, "module", model), "search", None)
     return found if isinstance(found, WidthSearch) else None
 
 
-def _take_turns(optimizer: Any, search: WidthSearch) -> None:
-    """Makes ``optimizer.step`` that of the weights or of the logits, whose turn it is."""
-    optimizer.logits = torch.optim.Adam(search.parameters(), lr=search.settings.lr)
-    optimizer.search = search
-    optimizer.__class__ = _with_turns(optimizer.__class__)
-
-
 @functools.lru_cache(maxsize=None)
-def _with_turns(kind: Any) -> Any:
+def _taking_turns(kind: Any) -> Any:
+    """An optimizer whose ``step`` is that of the weights or of the logits, whose turn it is."""
+
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self.search.step_is_for_weights():
             return kind.step(self, *args, **kwargs)

@@ -284,11 +284,11 @@ def train(row, folder):
     from fastreid.utils.checkpoint import Checkpointer
 
     from fastreid_rib.integration.own_keys import limits
-    from fastreid_rib.integration.run import seeding
+    from fastreid_rib.integration.run import seeds
 
     limits.check_network = limits.check_identities = lambda *args: None
     Checkpointer.save = lambda *args, **kwargs: None
-    seeding.seed(0)
+    seeds.seed(0)
     trainer = DefaultTrainer(config(row, folder))
     trainer.resume_or_load(resume=False)
     trainer.train()

@@ -78,7 +78,7 @@ def test_slices_of_the_supernet_are_what_its_masks_let_through(make_cfg, case):
 @pytest.mark.parametrize("case", [case for case in NARROW if case != "resnet50"])
 def test_the_cost_of_a_derived_network_is_what_it_takes(make_cfg, case):
     pytest.importorskip("fvcore")
-    from fastreid_rib.integration.search.network_cost import network_cost
+    from fastreid_rib.integration.search.cost import network_cost
 
     changes, widths = NARROW[case]
     cfg, model = supernet(make_cfg, changes, widths)
