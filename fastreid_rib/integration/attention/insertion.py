@@ -4,7 +4,7 @@ What calls it there is a forward hook that is a plain function of the module it 
 would call the original's attention from a copy.
 """
 
-from typing import Any, Callable, Dict, Sequence, Tuple
+from typing import Any, Callable, Dict, Sequence, Tuple, Type
 
 import torch
 from torch import Tensor, nn
@@ -102,7 +102,7 @@ def place_before(module: nn.Module, attention: nn.Module) -> None:
 
 def attached(model: nn.Module) -> Dict[str, nn.Module]:
     """The attentions of this plugin in a model, by their paths."""
-    kinds: Tuple[type, ...] = (*ATTENTIONS.values(), DCSMask)
+    kinds: Tuple[Type[nn.Module], ...] = (*ATTENTIONS.values(), DCSMask)
     return {
         path: module
         for path, module in model.named_modules()
