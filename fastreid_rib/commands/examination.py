@@ -13,8 +13,7 @@ from fastreid_rib.base.generators import generators_kept
 from fastreid_rib.base.safe_reads import checked, read_safely
 from fastreid_rib.commands.finding import Finding
 from fastreid_rib.compat.datasets import refuse_unanswerable
-from fastreid_rib.integration import config
-from fastreid_rib.integration.own_keys import limits
+from fastreid_rib.integration import config, own_keys
 
 _MUCH = 2**30  # bytes of a class table that is worth a word
 
@@ -72,7 +71,7 @@ def _asked(subject: str, check: Callable[[], Any]) -> List[Finding]:
 def _keys(cfg: Any) -> List[Finding]:
     found = _asked("config", lambda: config.check(cfg))
     if not found:  # the rules ask for the names of the losses, which are known then
-        found += [_failure("config", refusal) for refusal in limits.refusals(cfg)]
+        found += [_failure("config", refusal) for refusal in own_keys.refusals(cfg)]
     return found or [Finding("ok", "config", "its keys are what they can be")]
 
 
@@ -136,7 +135,7 @@ def _training_set(cfg: Any, findings: List[Finding]) -> Optional[Any]:
     if alone:
         text = f"{alone} of {data.num_classes} identities have one picture: they have no positive"
         findings.append(Finding("note", "training set", text))
-    findings += _asked("training set", lambda: limits.check_identities(cfg, data.num_classes))
+    findings += _asked("training set", lambda: own_keys.check_identities(cfg, data.num_classes))
     return data
 
 
@@ -195,7 +194,7 @@ def _network(cfg: Any, training: Optional[Any]) -> Iterator[Finding]:
     cfg.MODEL.HEADS.NUM_CLASSES = identities
     try:
         model = build_model(cfg)
-        limits.check_network(cfg, model)
+        own_keys.check_network(cfg, model)
     except Exception as error:
         yield _failure("network", error)
         return

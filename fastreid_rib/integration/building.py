@@ -22,11 +22,7 @@ Architecture = Callable[[Any], nn.Module]
 
 
 def extend_backbones(build: Any) -> None:
-    """Lets ``build_backbone`` cut a backbone down and put attention into it, as the config says.
-
-    Args:
-        build: the module ``fastreid.modeling.backbones.build``.
-    """
+    """Lets ``build_backbone`` cut a backbone down and put attention into it, as the config says."""
 
     def build_backbone(stock: Callable[[Any], nn.Module], cfg: Any) -> nn.Module:
         backbone = stock(cfg)
@@ -40,11 +36,7 @@ def extend_backbones(build: Any) -> None:
 
 
 def extend_heads(build: Any) -> None:
-    """Lets ``build_heads`` put attention before the pooling if the config says so.
-
-    Args:
-        build: the module ``fastreid.modeling.heads.build``.
-    """
+    """Lets ``build_heads`` put attention before the pooling if the config says so."""
 
     def build_heads(stock: Callable[[Any], nn.Module], cfg: Any) -> nn.Module:
         head = stock(cfg)
@@ -59,11 +51,7 @@ def extend_heads(build: Any) -> None:
 
 
 def extend_registry(build: Any) -> None:
-    """Lets FastReID's registry of meta-architectures hand out :func:`build_architecture`.
-
-    Args:
-        build: the module ``fastreid.modeling.meta_arch.build``.
-    """
+    """Lets FastReID's registry of meta-architectures hand out :func:`build_architecture`."""
 
     def get(stock: Callable[[str], Architecture], name: str) -> Architecture:
         return functools.partial(build_architecture, stock(name))

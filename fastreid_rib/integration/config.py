@@ -4,8 +4,7 @@ import dataclasses
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from fastreid_rib.base.spelling import did_you_mean
-from fastreid_rib.integration import keys
-from fastreid_rib.integration.evaluation import occluded
+from fastreid_rib.integration import evaluation, keys
 from fastreid_rib.settings.attention import GONE_ATTENTIONS
 from fastreid_rib.settings.rib import RIBSettings
 
@@ -33,9 +32,6 @@ def loss_names(cfg: Any) -> Tuple[str, ...]:
     For meta-architectures that are not FastReID's own only RIB's name is translated: the others
     are the project's, and so is their meaning.
 
-    Args:
-        cfg: a FastReID config.
-
     Returns:
         The names of ``MODEL.LOSSES.NAME`` in their order, without repetitions.
 
@@ -48,20 +44,15 @@ def loss_names(cfg: Any) -> Tuple[str, ...]:
     for written in cfg.MODEL.LOSSES.NAME:
         name = SHORT_NAMES.get(written, written) if known or written == "RIB" else written
         if known and name not in known:
-            raise KeyError(_unknown_loss(written, architecture, known))
+            short = [name for name in SHORT_NAMES if SHORT_NAMES[name] in known]
+            raise KeyError(
+                f"MODEL.LOSSES.NAME holds '{written}', which {architecture} does not know and "
+                f"would leave out in silence.{did_you_mean(written, (*short, *known))} It knows "
+                f"{', '.join(known)}, and the short forms {', '.join(short)}."
+            )
         if name not in names:
             names.append(name)
     return tuple(names)
-
-
-def _unknown_loss(written: str, architecture: str, known: Tuple[str, ...]) -> str:
-    short = [name for name in SHORT_NAMES if SHORT_NAMES[name] in known]
-    hint = did_you_mean(written, (*short, *known))
-    return (
-        f"MODEL.LOSSES.NAME holds '{written}', which {architecture} does not know and would "
-        f"leave out in silence.{hint} It knows {', '.join(known)}, and the short forms "
-        f"{', '.join(short)}."
-    )
 
 
 def names_rib(cfg: Any) -> bool:
@@ -75,15 +66,12 @@ def asks_for_plugin(cfg: Any) -> bool:
 
 
 def rib_before_attention(cfg: Any) -> bool:
-    """Whether RIB's embedding is to be taken in front of the attention at the head."""
+    """Whether RIB's embedding is to be taken before the attention at the head."""
     return names_rib(cfg) and cfg.MODEL.LOSSES.RIB.EMBEDDING == "before"
 
 
 def rib_settings(cfg: Any) -> RIBSettings:
     """The settings of the loss that a config asks for.
-
-    Args:
-        cfg: a FastReID config.
 
     Raises:
         ValueError: a key out of its range.
@@ -93,9 +81,6 @@ def rib_settings(cfg: Any) -> RIBSettings:
 
 def check(cfg: Any) -> None:
     """Checks the plugin's keys; those of what the config does not ask for may hold anything.
-
-    Args:
-        cfg: a FastReID config.
 
     Raises:
         KeyError: an unknown loss name.
@@ -107,16 +92,13 @@ def check(cfg: Any) -> None:
     for path in ("", "TEST", "DATASETS.FOLDER"):
         keys.read(cfg, path)
     if cfg.TEST.OCCLUDED:
-        occluded.listed(cfg)
+        evaluation.listed(cfg)
     if names_rib(cfg):
         keys.read(cfg, "MODEL.LOSSES.RIB")
 
 
 def asked_search(cfg: Any) -> keys.SearchKeys:
     """The search for a backbone's widths that a config asks for, or what one has found.
-
-    Args:
-        cfg: a FastReID config.
 
     Raises:
         ValueError: a key out of its range, or one of FastReID's that does not go with it.
@@ -152,9 +134,6 @@ ATTENTION_HEADS = ("DCSHead", "ChannelAttentionHead")
 
 def asked_attention(cfg: Any) -> Optional[AskedAttention]:
     """The attention that a config asks for, by ``MODEL.ATTENTION`` or by its head's name.
-
-    Args:
-        cfg: a FastReID config.
 
     Returns:
         The checked request, or None if the config asks for no attention.

@@ -170,11 +170,7 @@ def keys_of(settings: Type[Settings]) -> Dict[str, Any]:
 
 
 def add_keys(defaults: Any) -> None:
-    """Adds the plugin's keys to FastReID's default config.
-
-    Args:
-        defaults: the module ``fastreid.config.defaults``.
-    """
+    """Adds the plugin's keys to FastReID's default config."""
     root = defaults._C
     if "ATTENTION" in root.MODEL:
         return
@@ -193,14 +189,7 @@ def add_keys(defaults: Any) -> None:
 
 
 def read(cfg: Any, path: str) -> Any:
-    """What a config says under one of :data:`NODES`.
-
-    Args:
-        cfg: a FastReID config.
-        path: a key of :data:`NODES`.
-
-    Returns:
-        The checked settings, of the class that :data:`NODES` names.
+    """What a config says under one of :data:`NODES`, checked, in the class that is named there.
 
     Raises:
         ValueError: a key is out of its range; the message names it, what was expected, and the
@@ -210,12 +199,7 @@ def read(cfg: Any, path: str) -> Any:
 
 
 def reset(cfg: Any, path: str) -> None:
-    """Puts the plugin's keys under one of :data:`NODES` back to their defaults.
-
-    Args:
-        cfg: a FastReID config, not frozen.
-        path: a key of :data:`NODES`.
-    """
+    """Puts the plugin's keys under one of :data:`NODES` back to their defaults."""
     at(cfg, path).update(keys_of(NODES[path]))
 
 
@@ -231,29 +215,21 @@ def keep_dumps_portable(config: Any) -> None:
 
     FastReID writes ``config.yaml`` into every output folder; without this, that file could not be
     loaded where the plugin is not installed.
-
-    Args:
-        config: the module ``fastreid.config.config``.
     """
 
     def dump(stock: Callable[..., str], self: Any, **kwargs: Any) -> str:
-        return stock(_without_defaults(self), **kwargs)
+        if "ATTENTION" not in self.get("MODEL", {}):  # a part of a config, or one of before
+            return stock(self, **kwargs)
+        cfg = self.clone()
+        cfg.defrost()
+        for path, settings in NODES.items():
+            node = at(cfg, path)
+            for key, default in keys_of(settings).items():
+                if node.get(key, default) == default:
+                    node.pop(key, None)
+            parent, _, name = path.rpartition(".")
+            if path and not node:
+                del at(cfg, parent)[name]
+        return stock(cfg, **kwargs)
 
     wrap(config.CfgNode, "dump", dump)
-
-
-def _without_defaults(cfg: Any) -> Any:
-    """A copy of ``cfg`` without the plugin's keys that hold their default."""
-    if "ATTENTION" not in cfg.get("MODEL", {}):  # a part of a config, or one of before
-        return cfg
-    cfg = cfg.clone()
-    cfg.defrost()
-    for path, settings in NODES.items():
-        node = at(cfg, path)
-        for key, default in keys_of(settings).items():
-            if node.get(key, default) == default:
-                node.pop(key, None)
-        parent, _, name = path.rpartition(".")
-        if path and not node:
-            del at(cfg, parent)[name]
-    return cfg

@@ -37,7 +37,7 @@ class Layer(NamedTuple):
         path: of the convolution, linear layer or norm in the network.
         inputs: the side that it reads; for a norm and a depthwise convolution the same as outputs.
         outputs: the side that it writes.
-        masked: whether the mask of ``outputs`` goes behind it. A group is masked behind the norm
+        masked: whether the mask of ``outputs`` goes after it. A group is masked after the norm
             of every layer that writes it, for a norm gives channels that are zero a value again;
             between a 1x1 and a depthwise convolution, which does not mix channels, once is enough.
     """
@@ -58,7 +58,7 @@ class Space:
             first, each narrower than the one before.
         layers: every layer with a side in a group.
         blocks: modules whose output is a map of a group's channels, by path: where something that
-            is put behind them (attention) has to be masked and counted besides.
+            is put after them (attention) has to be masked and counted besides.
 
     Raises:
         ValueError: no groups, widths that are not nested, a layer twice, or a group of a layer

@@ -35,7 +35,7 @@ class SearchSettings(Settings):
     weights_share: float = setting(
         0.8,
         Range("> 0 and < 1", lambda value: 0 < value < 1),
-        "Share of the steps behind the warm-up that train the weights; the others train the "
+        "Share of the steps after the warm-up that train the weights; the others train the "
         "logits. 0.8 is FBNetV2's.",
     )
     warmup_share: float = setting(

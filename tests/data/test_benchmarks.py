@@ -12,7 +12,7 @@ from fastreid.engine import DefaultTrainer
 from trees import in_market, market_names, small_market, write_picture, write_tree
 
 from fastreid_rib.data import benchmarks, registering
-from fastreid_rib.integration.evaluation import occluded
+from fastreid_rib.integration import evaluation
 
 
 def sides(folder, identities, parts, form):
@@ -105,7 +105,7 @@ def test_it_is_evaluated_by_fastreid(name, tmp_path, monkeypatch, make_cfg, hear
     """No picture of the gallery is lost, and all occluded queries are told as such."""
     names, *_ = LAYOUTS[name]
     monkeypatch.setattr(build, "_root", write_tree(tmp_path, names))
-    said, told = heard(benchmarks.logger), heard(occluded.logger)
+    said, told = heard(benchmarks.logger), heard(evaluation.logger)
     cfg = make_cfg({"DATASETS.TESTS": (name,), "MODEL.BACKBONE.PRETRAIN": False})
     results = DefaultTrainer.test(cfg, DefaultTrainer.build_model(cfg).eval())
     assert 0 < results["mAP"] <= 100

@@ -128,7 +128,7 @@ def test_another_number_of_identities_is_told_before_the_model_is_made(store, ma
 def test_alone_nothing_is_compared(make_cfg, monkeypatch):
     monkeypatch.setattr(agreement, "_store", None)
     agreement.compare_settings(make_cfg(RIB))
-    agreement.compare_identities(3)
+    agreement.compare("data", {"identities in the training data": 3})
     without_number = make_cfg({"MODEL.HEADS.NUM_CLASSES": 0, "OUTPUT_DIR": ""})
     cfg = DefaultTrainer.auto_scale_hyperparams(without_number, 9)
     assert cfg.MODEL.HEADS.NUM_CLASSES == 9

@@ -28,9 +28,6 @@ def extend_optimizer(build: Any) -> None:
     """Lets FastReID's groups of parameters follow what :func:`mark` has set.
 
     The factor comes on top of SOLVER.HEADS_LR_FACTOR and SOLVER.BIAS_LR_FACTOR, where they hold.
-
-    Args:
-        build: the module ``fastreid.solver.build``.
     """
 
     def get_default_optimizer_params(

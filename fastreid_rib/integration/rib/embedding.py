@@ -1,8 +1,8 @@
-"""What RIB is computed from: the embedding that a head gives, or one in front of its attention.
+"""What RIB is computed from: the embedding that a head gives, or one before its attention.
 
-A head with attention in front of its pooling has two vectors for an image: the map pooled as the
-backbone gives it, and the map pooled behind the attention. The second becomes the embedding that
-the other losses and the retrieval work with. RIB takes either, by ``MODEL.LOSSES.RIB.EMBEDDING``.
+A head with attention before its pooling has two vectors for an image: the map pooled as the
+backbone gives it, and as the attention gives it. The second becomes the embedding that the other
+losses and the retrieval work with. RIB takes either, by ``MODEL.LOSSES.RIB.EMBEDDING``.
 """
 
 from typing import Any, Dict, List, Optional, Tuple
@@ -15,7 +15,7 @@ FOR_RIB = "features_for_rib"
 
 
 def keep_pooled(head: nn.Module) -> None:
-    """Lets a head, in training, add its map pooled in front of its attention to its outputs.
+    """Lets a head, in training, add its map pooled before its attention to its outputs.
 
     Call it before the attention is put there: hooks run in the order of their registration.
 
@@ -27,7 +27,7 @@ def keep_pooled(head: nn.Module) -> None:
     """
     if not isinstance(getattr(head, "pool_layer", None), nn.Module):
         raise ValueError(
-            "MODEL.LOSSES.RIB.EMBEDDING is 'before', the map pooled in front of the attention, but "
+            "MODEL.LOSSES.RIB.EMBEDDING is 'before', the map pooled before the attention, but "
             f"{type(head).__name__} has no `pool_layer`. Write 'after', or give it one."
         )
     head.register_forward_pre_hook(_pool)

@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, List, Optional
 
 from fastreid_rib.base.patching import wrap
 from fastreid_rib.base.ranks import rank_and_size
+from fastreid_rib.base.version import __version__
 from fastreid_rib.integration import config
 from fastreid_rib.integration.keys import at
 
@@ -21,6 +22,11 @@ logger = logging.getLogger(__name__)
 PATIENCE = 60.0
 """Seconds that a rank waits for what the others say. They met a moment ago, so it is plenty."""
 
+_KEYS = (
+    "MODEL.LOSSES.NAME", "MODEL.HEADS.NAME", "MODEL.HEADS.NUM_CLASSES", "SEED",
+    "SOLVER.IMS_PER_BATCH", "SOLVER.MAX_EPOCH", "DATASETS.NAMES",
+)  # fmt: skip
+_NODES = ("MODEL.LOSSES.RIB", "MODEL.ATTENTION", "MODEL.SEARCH", "DATASETS.FOLDER")
 _FAREWELL = 10.0  # seconds that the rank which holds the store stays for the others to read it
 _rounds: Dict[str, int] = {}
 
@@ -29,20 +35,22 @@ class RanksDisagreeError(RuntimeError):
     """Ranks have different settings, or one says nothing; the message names them."""
 
 
+def extend_trainer(defaults: Any) -> None:
+    """Compares the numbers of identities once the data are read, before the model is made."""
+
+    def auto_scale_hyperparams(stock: Callable[..., Any], cfg: Any, num_classes: int) -> Any:
+        if config.names_rib(cfg):
+            compare("data", {"identities in the training data": num_classes})
+        return stock(cfg, num_classes)
+
+    wrap(defaults.DefaultTrainer, "auto_scale_hyperparams", auto_scale_hyperparams)
+
+
 def settings(cfg: Any) -> Dict[str, Any]:
-    """What has to be the same on every rank, flat, by the names that users write.
-
-    Args:
-        cfg: a FastReID config.
-    """
-    from fastreid_rib.base.version import __version__
-
+    """What has to be the same on every rank, flat, by the names that users write."""
     found: Dict[str, Any] = {"fastreid-rib": __version__}
-    for path in ("MODEL.LOSSES.NAME", "MODEL.HEADS.NAME", "MODEL.HEADS.NUM_CLASSES", "SEED"):
-        found[path] = at(cfg, path)
-    for path in ("SOLVER.IMS_PER_BATCH", "SOLVER.MAX_EPOCH", "DATASETS.NAMES"):
-        found[path] = at(cfg, path)
-    for path in ("MODEL.LOSSES.RIB", "MODEL.ATTENTION", "MODEL.SEARCH", "DATASETS.FOLDER"):
+    found.update((path, at(cfg, path)) for path in _KEYS)
+    for path in _NODES:
         found.update((f"{path}.{key}", value) for key, value in at(cfg, path).items())
     return json.loads(json.dumps(found))  # as it will come back: tuples are lists
 
@@ -50,7 +58,7 @@ def settings(cfg: Any) -> Dict[str, Any]:
 def compare_settings(cfg: Any, patience: Optional[float] = None) -> None:
     """Raises if a rank has other settings of this plugin than another, or not the plugin at all.
 
-    Every rank calls it, at the start. Alone it does nothing.
+    Every rank calls it, at the start.
 
     Args:
         cfg: a FastReID config.
@@ -63,23 +71,10 @@ def compare_settings(cfg: Any, patience: Optional[float] = None) -> None:
     compare("settings", settings(cfg), patience, required=config.asks_for_plugin(cfg))
 
 
-def compare_identities(count: int, patience: Optional[float] = None) -> None:
-    """Raises if the training data of a rank hold another number of identities.
-
-    Args:
-        count: identities in the training data of this rank.
-        patience: see `compare_settings`.
-
-    Raises:
-        RanksDisagreeError: naming the ranks and their numbers.
-    """
-    compare("data", {"identities in the training data": count}, patience, required=True)
-
-
 def compare(
-    topic: str, own: Dict[str, Any], patience: Optional[float] = None, *, required: bool
+    topic: str, own: Dict[str, Any], patience: Optional[float] = None, required: bool = True
 ) -> None:
-    """Raises if `own` is not the same on every rank.
+    """Raises if `own` is not the same on every rank; alone it does nothing.
 
     Args:
         topic: of the comparison; each may be made several times, by every rank as often.
@@ -103,7 +98,11 @@ def compare(
         if other != rank and _heard(store, f"{prefix}/{other}", end):
             said[other] = json.loads(store.get(f"{prefix}/{other}").decode())
     problem = _difference(said, size)
-    _leave_together(store, prefix, rank, list(said))
+    _say(store, f"{prefix}/{rank}/done", "")
+    if rank == 0:  # it holds the store and may be about to end: the others read it first
+        end = time.monotonic() + _FAREWELL
+        for other in said:
+            _heard(store, f"{prefix}/{other}/done", end)
     if problem and (required or len(said) == size):
         raise RanksDisagreeError(problem)
     if problem:
@@ -135,15 +134,6 @@ def _difference(said: Dict[int, Dict[str, Any]], size: int) -> str:
     )
 
 
-def _leave_together(store: Any, prefix: str, rank: int, heard: List[int]) -> None:
-    """The rank that holds the store waits until the others have read it: it may be about to end."""
-    _say(store, f"{prefix}/{rank}/done", "")
-    end = time.monotonic() + _FAREWELL
-    if rank == 0:
-        for other in heard:
-            _heard(store, f"{prefix}/{other}/done", end)
-
-
 def _say(store: Any, key: str, value: str) -> None:
     store.set(key, value)
     store.add(f"{key}/said", 1)
@@ -168,18 +158,3 @@ def _store() -> Any:
     import torch.distributed as dist
 
     return dist.distributed_c10d._get_default_store()
-
-
-def extend_trainer(defaults: Any) -> None:
-    """Compares the identities once FastReID's trainer has read the data, before its model is made.
-
-    Args:
-        defaults: the module ``fastreid.engine.defaults``.
-    """
-
-    def auto_scale_hyperparams(stock: Callable[..., Any], cfg: Any, num_classes: int) -> Any:
-        if config.names_rib(cfg):
-            compare_identities(num_classes)
-        return stock(cfg, num_classes)
-
-    wrap(defaults.DefaultTrainer, "auto_scale_hyperparams", auto_scale_hyperparams)

@@ -14,11 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 def extend_checkpointer(checkpoint: Any) -> None:
-    """Lets RIB decide of its statistics, and puts what matters of our keys into one line each.
-
-    Args:
-        checkpoint: the module ``fastreid.utils.checkpoint``.
-    """
+    """Lets RIB decide of its statistics, and puts what matters of our keys into one line each."""
 
     def log(stock: Callable[..., None], self: Any, incompatible: Any) -> None:
         missing, new = _split(incompatible.missing_keys, is_attention)

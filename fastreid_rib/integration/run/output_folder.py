@@ -27,10 +27,7 @@ def claim(folder: str) -> None:
     """Makes the folder, and holds it for this process until it ends.
 
     A lock of the kernel on a file: nothing is left over from a process that was killed, and workers
-    of data loaders do not inherit it.
-
-    Args:
-        folder: OUTPUT_DIR; a URL is left alone.
+    of data loaders do not inherit it. A URL is left alone.
 
     Raises:
         FolderInUseError: another process holds it; with its number and machine.

@@ -62,11 +62,7 @@ def keys(count: int, *place: int) -> np.ndarray:
 
 
 def extend_trainer(train_loop: Any) -> None:
-    """Begins the generators of every epoch, and the pictures of the first, as a seeded run has.
-
-    Args:
-        train_loop: the module ``fastreid.engine.train_loop``.
-    """
+    """Begins the generators of every epoch, and the pictures of the first, as a seeded run has."""
 
     def train(stock: Callable[..., Any], self: Any, start_epoch: int, *args: Any, **kw: Any) -> Any:
         if seeded() and start_epoch > 0:
@@ -90,9 +86,6 @@ def extend_data_loader(data_utils: Any) -> None:
 
     FastReID loads them in a background thread, which would draw augmentations from the generators
     of the training loop, in an order that depends on timing.
-
-    Args:
-        data_utils: the module ``fastreid.data.data_utils``.
     """
 
     def batches(stock: Callable[..., Any], generator: Any, *args: Any, **kwargs: Any) -> Any:
@@ -176,9 +169,6 @@ def extend_train_loader(build: Any) -> None:
     """Lets the training loader of a seeded run draw epoch by epoch.
 
     A sampler of one's own is left alone.
-
-    Args:
-        build: the module ``fastreid.data.build``.
     """
     samplers = build.samplers
     own = (
@@ -256,11 +246,7 @@ def _multinomial(*args: Any, **kwargs: Any) -> Any:
 
 
 def extend_dataset(common: Any) -> None:
-    """Lets FastReID's data set augment a picture from the seed of its `Place`.
-
-    Args:
-        common: the module ``fastreid.data.common``.
-    """
+    """Lets FastReID's data set augment a picture from the seed of its `Place`."""
 
     def getitem(stock: Callable[..., Any], self: Any, index: int) -> Any:
         if not isinstance(index, Place):

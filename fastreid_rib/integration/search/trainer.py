@@ -16,11 +16,7 @@ from fastreid_rib.search import WidthSearch
 
 
 def extend_optimizer(build: Any) -> None:
-    """Lets the weights' optimizer leave the logits alone, and steps to them that are theirs.
-
-    Args:
-        build: the module ``fastreid.solver.build``.
-    """
+    """Lets the weights' optimizer leave the logits alone, and steps to them that are theirs."""
 
     def get_default_optimizer_params(
         stock: Callable[..., List[Dict[str, Any]]], model: nn.Module, *args: Any, **kwargs: Any
@@ -47,11 +43,7 @@ def extend_optimizer(build: Any) -> None:
 
 
 def extend_trainer(defaults: Any) -> None:
-    """Saves the logits' optimizer in checkpoints, and writes what a search has found.
-
-    Args:
-        defaults: the module ``fastreid.engine.defaults``.
-    """
+    """Saves the logits' optimizer in checkpoints, and writes what a search has found."""
 
     def init(stock: Callable[..., None], self: Any, *args: Any, **kwargs: Any) -> None:
         stock(self, *args, **kwargs)
@@ -77,9 +69,6 @@ def extend_amp(train_loop: Any) -> None:
 
     The scaler knows the weights' optimizer alone. The logits would be stepped with gradients 65,536
     times too large, and ruined by one that is not finite.
-
-    Args:
-        train_loop: the module ``fastreid.engine.train_loop``.
     """
 
     def init(stock: Callable[..., None], self: Any, *args: Any, **kwargs: Any) -> None:

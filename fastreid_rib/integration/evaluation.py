@@ -7,19 +7,23 @@ partly hidden is lost in it. Where it is known which queries those are, two rows
 
 What is ranked are the distances that FastReID has computed, by its own ranking. Trainers that bring
 another ``build_evaluator`` keep theirs, and have one row.
+
+A data set says which they are by ``occluded_queries``, a property or another attribute that its class declares:
+the paths of those queries, as they stand in its list of queries; None if it does not know them. For
+one that does not say, TEST.OCCLUDED names a text file with the file name of one query a line; where
+it names queries of a data set, it counts.
 """
 
 import contextlib
 import logging
+import os
 from collections import OrderedDict
-from typing import Any, Callable, Dict, Iterator, List, Tuple
+from typing import Any, Callable, Dict, FrozenSet, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
-from fastreid.evaluation.evaluator import DatasetEvaluator
 
 from fastreid_rib.base.patching import wrap
 from fastreid_rib.base.pictures import unanswered
-from fastreid_rib.integration.evaluation.occluded import which_are_occluded
 
 logger = logging.getLogger(__name__)
 
@@ -27,16 +31,104 @@ PARTS = ("occluded", "free")
 """What the queries are parted into: "occluded/mAP" is a key of the results."""
 
 
-class PartsEvaluator(DatasetEvaluator):
-    """An evaluator of FastReID, which ranks the occluded and the free queries apart besides."""
+def listed(cfg: Any) -> FrozenSet[str]:
+    """The file names in the list of TEST.OCCLUDED, without their folders.
 
-    def __init__(self, evaluator: DatasetEvaluator, occluded: np.ndarray) -> None:
-        """Stands before another evaluator.
+    Returns:
+        At least one name; or none if the key is empty.
 
-        Args:
-            evaluator: a ``ReidEvaluator``, on the process that evaluates.
-            occluded: (queries,) bool, in the order of the test loader.
-        """
+    Raises:
+        ValueError: the file cannot be read as text, or names nothing.
+    """
+    path = cfg.TEST.OCCLUDED
+    if not path:
+        return frozenset()
+    expected = "TEST.OCCLUDED must be '' or a text file with the file name of one query a line"
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            lines = file.read().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{expected}, but {path!r} cannot be read: {error}.") from error
+    names = frozenset(os.path.basename(line.strip()) for line in lines) - {""}
+    if not names:
+        raise ValueError(
+            f"{expected}, but {path!r} names none; write '' if nothing is known of the queries."
+        )
+    return names
+
+
+def which_are_occluded(cfg: Any, dataset: str, queries: Sequence[str]) -> Optional[np.ndarray]:
+    """Which queries of a data set are occluded; the log says how many, and who says so.
+
+    A mistake in the list is a warning: an error would end a training at its evaluation.
+
+    Args:
+        cfg: a FastReID config.
+        dataset: a name in FastReID's registry.
+        queries: their paths.
+
+    Returns:
+        (queries,) bool; or None if nothing is known, or if all queries are alike.
+
+    Raises:
+        ValueError: see `listed`.
+    """
+    names, source = listed(cfg), f"{cfg.TEST.OCCLUDED} says"
+    keys = [os.path.basename(path) for path in queries]
+    told_by_itself = names.isdisjoint(keys)
+    if told_by_itself:
+        own = _told_by(dataset)
+        if own is None:
+            if names:
+                logger.warning(
+                    f"{dataset} is not evaluated by occlusion: none of the {len(names)} names in "
+                    f"TEST.OCCLUDED, such as {min(names)}, is one of its queries, such as "
+                    f"{min(keys, default='none')}."
+                )
+            return None
+        names, source, keys = own, "the data set itself says", list(queries)
+    unknown = names.difference(keys)
+    if unknown:
+        logger.warning(
+            f"{len(unknown)} of the {len(names)} occluded queries that {source} are none of "
+            f"{dataset}, such as {min(unknown)}: misspelt, or of another data set."
+        )
+    occluded = np.array([key in names for key in keys])
+    if occluded.all() or not occluded.any():
+        # Of some benchmarks all are, and their own row is the one of the occluded.
+        logger.log(
+            logging.INFO if occluded.all() and told_by_itself else logging.WARNING,
+            f"{dataset} is not evaluated by occlusion: {'all' if occluded.all() else 'none'} of "
+            f"its {len(occluded)} queries are occluded, as {source}.",
+        )
+        return None
+    logger.info(
+        f"{dataset}: {occluded.sum()} of {len(occluded)} queries are occluded, as {source}."
+    )
+    return occluded
+
+
+def _told_by(dataset: str) -> Optional[FrozenSet[str]]:
+    """The paths of the occluded queries, if the data set knows them."""
+    from fastreid.data import build
+
+    made = build.DATASET_REGISTRY._obj_map.get(dataset)  # not there: the trainer's own loader
+    if not hasattr(made, "occluded_queries"):
+        return None
+    # FastReID keeps the lists of the data set it has made, and not the data set.
+    own = made(root=build._root).occluded_queries
+    return None if own is None else frozenset(own)
+
+
+class PartsEvaluator:
+    """An evaluator of FastReID, which ranks the occluded and the free queries apart besides.
+
+    Args:
+        evaluator: a ``ReidEvaluator``, on the process that evaluates.
+        occluded: (queries,) bool, in the order of the test loader.
+    """
+
+    def __init__(self, evaluator: Any, occluded: np.ndarray) -> None:
         self._evaluator = evaluator
         self._masks = dict(zip(PARTS, (occluded, ~occluded)))
 
@@ -52,14 +144,13 @@ class PartsEvaluator(DatasetEvaluator):
         """As FastReID's.
 
         Returns:
-            What FastReID returns, and behind it "occluded/Rank-1" and the others in percent. A part
+            What FastReID returns, and after it "occluded/Rank-1" and the others in percent. A part
             of whose queries none has a right answer in the gallery is left out, with a warning.
         """
         with _ranked() as rankings:
             results = self._evaluator.evaluate()
-        (ranking,) = rankings
-        dist, q_pids, g_pids, q_camids, g_camids = ranking
-        answered = _answered(*ranking[1:])
+        ((dist, q_pids, g_pids, q_camids, g_camids),) = rankings
+        answered = _answered(q_pids, g_pids, q_camids, g_camids)
         for part, mask in self._masks.items():
             if not answered[mask].any():
                 logger.warning("No %s query has a right answer in the gallery.", part)
@@ -107,11 +198,7 @@ def _accuracy(*ranking: np.ndarray) -> Dict[str, float]:
 
 
 def extend_trainer(defaults: Any) -> None:
-    """Evaluates the parts where they are known, and prints a row for each.
-
-    Args:
-        defaults: the module ``fastreid.engine.defaults``.
-    """
+    """Evaluates the parts where they are known, and prints a row for each."""
     from fastreid.evaluation import testing
 
     def build_evaluator(

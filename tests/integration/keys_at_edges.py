@@ -283,10 +283,10 @@ def train(row, folder):
     from fastreid.engine import DefaultTrainer
     from fastreid.utils.checkpoint import Checkpointer
 
-    from fastreid_rib.integration.own_keys import limits
+    from fastreid_rib.integration import own_keys
     from fastreid_rib.integration.run import seeds
 
-    limits.check_network = limits.check_identities = lambda *args: None
+    own_keys.check_network = own_keys.check_identities = lambda *args: None
     Checkpointer.save = lambda *args, **kwargs: None
     seeds.seed(0)
     trainer = DefaultTrainer(config(row, folder))

@@ -33,10 +33,8 @@ from hypothesis import strategies as st
 from fastreid_rib.commands.export import _without_rib
 from fastreid_rib.data.synthetic import SyntheticReIDTiny
 from fastreid_rib.data.synthetic_folder import QUERY, plan
-from fastreid_rib.integration import config
-from fastreid_rib.integration.evaluation import parts
-from fastreid_rib.integration.evaluation.occluded import which_are_occluded
-from fastreid_rib.integration.evaluation.parts import PARTS
+from fastreid_rib.integration import config, evaluation
+from fastreid_rib.integration.evaluation import PARTS, which_are_occluded
 
 EVALUATION = "fastreid_rib.integration.evaluation"  # whose files log
 METRICS = ["Rank-1", "Rank-5", "Rank-10", "mAP", "mINP"]
@@ -169,7 +167,7 @@ def evaluate(make_cfg, monkeypatch):
         )
         evaluator = ReidEvaluator(make_cfg(changes), len(dist))
         if occluded is not None:
-            evaluator = parts.PartsEvaluator(evaluator, occluded)
+            evaluator = evaluation.PartsEvaluator(evaluator, occluded)
         evaluator.reset()
         targets, cameras = torch.tensor(pids + G_PIDS), torch.tensor(Q_CAMS + G_CAMS)
         inputs = {"targets": targets, "camids": cameras}
@@ -222,7 +220,7 @@ def test_the_parts_make_up_the_whole(seed, identities, cython):
     q_pids, g_pids = rng.randint(0, identities, 12), rng.randint(0, identities, 30)
     q_camids, g_camids = rng.randint(0, 2, 12), rng.randint(0, 2, 30)
     ranking = (rng.rand(12, 30).astype(np.float32), q_pids, g_pids, q_camids, g_camids)
-    answered = parts._answered(*ranking[1:])
+    answered = evaluation._answered(*ranking[1:])
     same = (q_pids[:, None] == g_pids) & (q_camids[:, None] != g_camids)
     assert (answered == same.any(axis=1)).all()
     if not answered.any():
@@ -230,12 +228,12 @@ def test_the_parts_make_up_the_whole(seed, identities, cython):
 
     class Inner:
         def evaluate(self):
-            return parts._accuracy(*ranking)
+            return evaluation._accuracy(*ranking)
 
     occluded = rng.rand(12) < 0.5
     with pytest.MonkeyPatch.context() as patch:
         rank_by(patch, cython)
-        results = parts.PartsEvaluator(Inner(), occluded).evaluate()
+        results = evaluation.PartsEvaluator(Inner(), occluded).evaluate()
     for metric in METRICS:
         total = sum(
             results[f"{part}/{metric}"] * (mask & answered).sum()

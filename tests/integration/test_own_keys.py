@@ -10,8 +10,8 @@ import pytest
 from fastreid.engine import DefaultTrainer, default_setup
 from keys_at_edges import BASE, FAILS, ROWS, TOLD, TRAINS, WRONG, config
 
-from fastreid_rib.integration.own_keys import limits
-from fastreid_rib.integration.own_keys.rules import RULES
+from fastreid_rib.integration import own_keys
+from fastreid_rib.integration.own_keys import RULES
 
 SCRIPT = Path(__file__).parent / "keys_at_edges.py"
 
@@ -66,7 +66,7 @@ def refused(row, folder):
     """The error of the checks, of the config and of what is built from it; "" if there is none."""
     cfg = config(row, str(folder))
     try:
-        limits.check(cfg)
+        own_keys.check(cfg)
         model = DefaultTrainer.build_model(DefaultTrainer.auto_scale_hyperparams(cfg, 8))
         assert model.training
     except ValueError as error:
@@ -84,7 +84,7 @@ def test_what_does_not_work_is_refused_by_name(row, tmp_path):
         message = refused(row, tmp_path)
     else:
         with pytest.raises(ValueError) as error:
-            limits.check(config(row, str(tmp_path)))
+            own_keys.check(config(row, str(tmp_path)))
         message = str(error.value)
     assert message.startswith(f"{row[0]} "), message
     shown = list(row[1]) if isinstance(row[1], tuple) and row[0].startswith("INPUT") else row[1]
@@ -96,7 +96,7 @@ def test_what_works_is_not(row, tmp_path):
     if row[0].startswith(NETWORK):
         assert refused(row, tmp_path) == ""
     else:
-        limits.check(config(row, str(tmp_path)))
+        own_keys.check(config(row, str(tmp_path)))
 
 
 def numeric(node, path=""):
@@ -124,23 +124,23 @@ def test_it_comes_before_the_data_are_read(make_cfg):
 
 def test_an_evaluation_does_not_ask_for_what_only_trains(make_cfg):
     training = {"SOLVER.MAX_EPOCH": 0, "DATASETS.NAMES": (), "SOLVER.IMS_PER_BATCH": 0}
-    limits.check(make_cfg(training), training=False)
+    own_keys.check(make_cfg(training), training=False)
     for key, value in (("DATASETS.TESTS", ()), ("TEST.IMS_PER_BATCH", 0), ("INPUT.SIZE_TEST", [])):
         with pytest.raises(ValueError, match=f"^{key} must be"):
-            limits.check(make_cfg({key: value}), training=False)
+            own_keys.check(make_cfg({key: value}), training=False)
 
 
 def test_each_process_needs_an_image(make_cfg):
     for key in ("SOLVER.IMS_PER_BATCH", "TEST.IMS_PER_BATCH"):
         cfg = make_cfg({key: 3})
-        limits.check(cfg, 1)
+        own_keys.check(cfg, 1)
         with pytest.raises(ValueError, match=f"^{key} must be at least 4 .an image for each"):
-            limits.check(cfg, 4)
+            own_keys.check(cfg, 4)
     with pytest.raises(ValueError, match="^SOLVER.IMS_PER_BATCH must be at least 8, as batch norm"):
-        limits.check(make_cfg({"SOLVER.IMS_PER_BATCH": 6}), 4)
+        own_keys.check(make_cfg({"SOLVER.IMS_PER_BATCH": 6}), 4)
     moco = {"MODEL.META_ARCHITECTURE": "MoCo", "MODEL.QUEUE_SIZE": 48}
     with pytest.raises(ValueError, match="^MODEL.QUEUE_SIZE .* 48; (30|60) is one"):
-        limits.check(make_cfg({**moco, "SOLVER.IMS_PER_BATCH": 32}), 3)
+        own_keys.check(make_cfg({**moco, "SOLVER.IMS_PER_BATCH": 32}), 3)
 
 
 def test_looking_at_the_network_changes_nothing_of_it(make_cfg):
@@ -152,7 +152,7 @@ def test_looking_at_the_network_changes_nothing_of_it(make_cfg):
     before = {key: value.clone() for key, value in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
     generator = torch.get_rng_state()
-    limits.check_network(cfg, model)
+    own_keys.check_network(cfg, model)
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), generator)

@@ -1,1 +1,0 @@
-"""What FastReID's evaluation has besides: the occluded and the free queries, each apart."""

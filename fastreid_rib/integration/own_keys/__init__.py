@@ -1,1 +1,0 @@
-"""What FastReID's own keys must be, where it cannot train or evaluate with every value."""
