@@ -8,10 +8,10 @@ partly hidden is lost in it. Where it is known which queries those are, two rows
 What is ranked are the distances that FastReID has computed, by its own ranking. Trainers that bring
 another ``build_evaluator`` keep theirs, and have one row.
 
-A data set says which they are by ``occluded_queries``, a property or another attribute that its class declares:
-the paths of those queries, as they stand in its list of queries; None if it does not know them. For
-one that does not say, TEST.OCCLUDED names a text file with the file name of one query a line; where
-it names queries of a data set, it counts.
+A data set says which they are by ``occluded_queries``, a property or another attribute that its
+class declares: the paths of those queries, as they stand in its list of queries; None if it does
+not know them. For one that does not say, TEST.OCCLUDED names a text file with the file name of one
+query a line; where it names queries of a data set, it counts.
 """
 
 import contextlib
