@@ -52,7 +52,7 @@ class SearchResults(HookBase):
         if comm.is_main_process():
             kept = [e for e in self._written() if e["epoch"] < self.trainer.start_epoch]
             with written_whole(self._progress, "w") as file:
-                file.writelines(json.dumps(epoch) + "\n" for epoch in kept)
+                file.write("".join(json.dumps(epoch) + "\n" for epoch in kept))
 
     def after_epoch(self) -> None:
         """Puts numbers into FastReID's event storage, and a line into the file."""
