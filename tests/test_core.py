@@ -1,7 +1,7 @@
 """The core is plain PyTorch: it neither needs nor loads FastReID."""
 
 
-def test_losses_and_ops_load_no_toolkit(run_script):
+def test_losses_attention_and_ops_load_no_toolkit(run_script):
     code = (
         "import sys\n"
         "class NoToolkit:\n"
@@ -18,6 +18,9 @@ def test_losses_and_ops_load_no_toolkit(run_script):
         "    embeddings = torch.randn(6, 4, requires_grad=True)\n"
         "    loss = rib(embeddings, labels)\n"
         "loss.backward()\n"
+        "from fastreid_rib.attention import ATTENTIONS, build_attention\n"
+        "x = torch.randn(1, 16, 2, 2)\n"
+        "assert all((build_attention(name, 16)(x) == x).all() for name in ATTENTIONS)\n"
         "assert loss != 0 and embeddings.grad.abs().sum() > 0\n"
         "print('fastreid' in sys.modules, 'yacs' in sys.modules)\n"
     )

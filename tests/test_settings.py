@@ -65,8 +65,6 @@ def test_of_two_that_do_not_go_together_each_side_is_named_its_way():
     with pytest.raises(SettingError) as error:
         keys.RunKeys(seed=-2)
     assert error.value.of_keys("").startswith("SEED must be -1 (no seed) or 0 .. 4294901759, but")
-    with pytest.raises(SettingError, match="rank must be 0 where groups is 2"):
-        AttentionSettings(rank=1, groups=2)
 
 
 def test_a_setting_by_itself():

@@ -7,7 +7,7 @@ Between ``<!-- NAME -->`` and ``<!-- end of NAME -->`` stands, in docs/guide:
 - configuration.md, ``keys``: every key with default, range and meaning, from the declarations in
   ``fastreid_rib/settings`` and in ``integration/keys.py``;
 - attention.md, ``attentions``: every attention with the first sentence of its class, from the names
-  in ``attention/registry.py``, and a link to its page in docs/attention if it has one;
+  in ``attention/__init__.py``, and a link to its section of docs/attention.md if it has one;
 - repairs.md, ``repairs``: every repair with its defect, from the table in ``compat/repairs.py``.
 """
 
@@ -30,13 +30,8 @@ def list_of_keys():
 
 
 def list_of_attentions():
-    """A list of all attentions in Markdown: name, what it is, its page."""
+    """A list of all attentions in Markdown: name, what it is, its section."""
     return "\n".join(_entry(_attention(name)) for name in ATTENTIONS)
-
-
-def page_of(name):
-    """The name of an attention's page in docs/attention: self-attention.md of SelfAttention."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower() + ".md"
 
 
 def list_of_repairs():
@@ -80,8 +75,8 @@ def _keys_of(path):
 
 def _attention(name):
     first = inspect.getdoc(ATTENTIONS[name]).split("\n\n")[0].replace("\n", " ")
-    page = f"../attention/{page_of(name)}"
-    more = f" [More]({page})." if (GUIDE / page).exists() else ""
+    sections = (GUIDE.parent / "attention.md").read_text("utf-8")
+    more = f" [More](../attention.md#{name.lower()})." if f"\n## {name}\n" in sections else ""
     return f'- **`"{name}"`**: {first.replace("``", "`")}{more}'
 
 

@@ -1,12 +1,13 @@
+"""SE, ECA and CBAM's channel half."""
+
 import math
 
 import pytest
 import torch
+from by_hand import CHANNELS, normalised, trained
 from torch import nn
 
 from fastreid_rib.attention import ECA, SE, CBAMChannel
-
-CHANNELS = 6
 
 
 def feature_map(height=3, width=2, images=2):
@@ -14,25 +15,8 @@ def feature_map(height=3, width=2, images=2):
     return torch.randn(images, CHANNELS, height, width, dtype=torch.float64)
 
 
-def trained(kind, **settings):
-    torch.manual_seed(0)
-    module = kind(CHANNELS, **settings).double()
-    for parameter in module.parameters():
-        nn.init.normal_(parameter)
-    return module
-
-
 def sigmoid(value):
     return 1 / (1 + math.exp(-value))
-
-
-def normalised(rows, norm):
-    """Rows of features: over the rows, over the features, or as they are."""
-    if norm == "none":
-        return rows
-    axis = 0 if norm == "batch" else 1
-    variance = rows.var(axis, unbiased=False, keepdim=True)
-    return (rows - rows.mean(axis, keepdim=True)) / (variance + 1e-5).sqrt()
 
 
 def two_layers(module, pooled, norm):
@@ -68,22 +52,24 @@ GATES = [
     (ECA, {}, eca),
     (ECA, {"kernel_size": 5}, eca),
 ]
+each_gate = pytest.mark.parametrize("kind, settings, logits", GATES)
 
 
-@pytest.mark.parametrize("norm", ["batch", "layer", "none"])
-@pytest.mark.parametrize("start, factor", [("identity", 2), ("published", 1)])
-@pytest.mark.parametrize("kind, settings, logits", GATES)
-def test_gate_equals_the_formula(kind, settings, logits, start, factor, norm):
-    module, x = trained(kind, start=start, norm=norm, **settings), feature_map(images=3)
-    output, expected = module(x), logits(module, x, norm)
-    for image, gates, out, written_out in zip(x, module.gate(x), output, expected):
-        values = [factor * sigmoid(value) for value in written_out.tolist()]
-        assert gates.tolist() == pytest.approx(values)
-        for channel in range(CHANNELS):
-            assert torch.allclose(out[channel], values[channel] * image[channel])
+@each_gate
+def test_gate_equals_the_formula(kind, settings, logits):
+    x = feature_map(images=3)
+    ways = [("identity", 2, "batch"), ("identity", 2, "layer"), ("published", 1, "none")]
+    for start, factor, norm in ways:
+        module = trained(kind, start=start, norm=norm, **settings)
+        output, expected = module(x), logits(module, x, norm)
+        for image, gates, out, written_out in zip(x, module.gate(x), output, expected):
+            values = [factor * sigmoid(value) for value in written_out.tolist()]
+            assert gates.tolist() == pytest.approx(values)
+            for channel in range(CHANNELS):
+                assert torch.allclose(out[channel], values[channel] * image[channel])
 
 
-@pytest.mark.parametrize("kind, settings, logits", GATES)
+@each_gate
 def test_a_gate_cannot_become_a_constant_scale(kind, settings, logits):
     """Why "batch" is the default: whatever is learnt, a channel's logits have mean 0."""
     x = feature_map(images=5) + 5
@@ -91,33 +77,12 @@ def test_a_gate_cannot_become_a_constant_scale(kind, settings, logits):
     assert trained(kind, norm="none", **settings).logits(x).mean(0).abs().max() > 1
 
 
-@pytest.mark.parametrize("kind, settings, logits", GATES)
-def test_eval_normalises_by_running_statistics(kind, settings, logits):
-    module, x = trained(kind, **settings), feature_map(images=3)
-    for _ in range(300):  # 0.9 ** 300: what it started with is forgotten
-        module(x)
-    correction = {SE: 3 / 2, ECA: 3 / 2, CBAMChannel: 6 / 5}[kind] ** 0.5  # of the variances
-    seen = module.logits(x)
-    assert torch.allclose(module.eval().logits(x) * correction, seen, atol=0.01)
-
-
-@pytest.mark.parametrize("kind, settings", [(kind, settings) for kind, settings, _ in GATES])
-def test_published_start_is_near_a_half(kind, settings):
-    torch.manual_seed(0)
-    module = kind(CHANNELS, start="published", norm="none", **settings).double()
-    gate = module.gate(feature_map())
-    assert gate.min() > 0.2 and gate.max() < 0.8 and gate.std() > 0
-
-
-@pytest.mark.parametrize("channels, size", [(1, 1), (64, 3), (256, 5), (512, 5), (2048, 7)])
-def test_kernel_of_eca_grows_with_the_channels(channels, size):
-    assert ECA(channels).conv.weight.shape == (1, 1, size)
-
-
-def test_parameters_are_as_published():
+def test_sizes_are_as_published():
     assert sum(p.numel() for p in SE(64).parameters()) == 2 * 64 * 4
     assert sum(p.numel() for p in CBAMChannel(64).parameters()) == 2 * 64 * 4
-    assert sum(p.numel() for p in ECA(64).parameters()) == 3
+    for channels, size in [(1, 1), (64, 3), (256, 5), (512, 5), (2048, 7)]:
+        (kernel,) = ECA(channels).parameters()
+        assert kernel.shape == (1, 1, size)
 
 
 @pytest.mark.parametrize("module", [SE(64), CBAMChannel(64), ECA(64)])

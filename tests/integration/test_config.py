@@ -191,9 +191,6 @@ def test_the_attention_that_a_config_asks_for(make_cfg):
         "scale": "cosine",
         "cosine_factor": 4.0,
         "norm": "batch",
-        "rank": 0,
-        "groups": 1,
-        "depthwise": False,
     }
     changes = {"MODEL.ATTENTION.NAME": "ECA", "MODEL.ATTENTION.PLACEMENT": ["layer2", "head"]}
     asked = config.asked_attention(make_cfg(changes))
@@ -207,13 +204,11 @@ def test_the_attention_that_a_config_asks_for(make_cfg):
 @pytest.mark.parametrize(
     "key, value, expected",
     [
-        ("NAME", "dcs", "one of DCS, SelfAttention, SE, ECA, CBAM, CAM"),
+        ("NAME", "dcs", "one of DCS, SelfAttention, SE, ECA, CBAM"),
         ("PLACEMENT", (), 'such as ("layer3", "head")'),
         ("PLACEMENT", ("head", "head"), "without repetitions"),
         ("PLACEMENT", (3,), "a tuple of places"),
         ("WIDTH", -1, "0: all channels"),
-        ("RANK", -1, ">= 0 (0: full matrices)"),
-        ("GROUPS", 0, ">= 1 (1: full matrices)"),
         ("TEMPERATURE", 0.0, "> 0"),
         ("FINAL_TEMPERATURE", float("nan"), "> 0"),
         ("MASK_BIAS", 30.0, "between -20 and 20"),
@@ -233,11 +228,24 @@ def test_a_key_of_attention_out_of_range(make_cfg, key, value, expected):
     assert expected in str(error.value) and repr(value) in str(error.value)
 
 
-def test_rank_and_groups_are_two_ways_to_the_same(make_cfg):
-    changes = {"MODEL.ATTENTION.RANK": 16, "MODEL.ATTENTION.GROUPS": 4}
-    expected = "MODEL.ATTENTION.RANK must be 0 where GROUPS is 4 .write one of the two.*but is 16"
-    with pytest.raises(ValueError, match=expected):
-        config.check(make_cfg({**DCS, **changes}))
+def test_what_is_gone_of_attention_is_refused(make_cfg, tmp_path):
+    cfg, file = make_cfg(), tmp_path / "old.yml"
+    for key, value, instead in (
+        ("RANK", 16, "write WIDTH"),
+        ("GROUPS", 4, "write WIDTH"),
+        ("DEPTHWISE", True, "Leave it out"),
+    ):
+        with pytest.raises(KeyError, match=f"MODEL.ATTENTION.{key} .*it is gone.*{instead}"):
+            cfg.merge_from_list([f"MODEL.ATTENTION.{key}", value])
+        file.write_text(yaml.safe_dump({"MODEL": {"ATTENTION": {key: value}}}))
+        with pytest.raises(KeyError, match=f"MODEL.ATTENTION.{key} .*it is gone.*{instead}"):
+            cfg.merge_from_file(str(file))
+    for changes in (
+        {"MODEL.ATTENTION.NAME": "CAM"},
+        {"MODEL.HEADS.NAME": "ChannelAttentionHead", "MODEL.ATTENTION.CHANNEL": "CAM"},
+    ):
+        with pytest.raises(ValueError, match="but is 'CAM'. CAM is gone: write SE, ECA or CBAM"):
+            config.check(make_cfg(changes))
 
 
 def test_the_channel_head_holds_a_channel_attention(make_cfg):

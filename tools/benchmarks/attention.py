@@ -22,7 +22,6 @@ BATCH, IDENTITIES = 16, 751
 MAP = (2048, 16, 8)
 VIT_TOKENS, VIT_CHANNELS, VIT_HEADS = 129, 768, 12
 WIDTHS = (128, 256)
-RANKS, GROUPS = (64, 128, 256), (8, 16, 32)
 IMAGE_SIZE = [256, 128]
 
 STEPS = {
@@ -31,8 +30,6 @@ STEPS = {
     "DCS, width 128, layer3": {"NAME": "DCS", "WIDTH": 128, "PLACEMENT": ("layer3",)},
     "DCS, width 256, layer3": {"NAME": "DCS", "WIDTH": 256, "PLACEMENT": ("layer3",)},
     "DCS, head": {"NAME": "DCS"},
-    "DCS, rank 64, head": {"NAME": "DCS", "RANK": 64},
-    "DCS, 32 groups, head": {"NAME": "DCS", "GROUPS": 32},
     "SE, head": {"NAME": "SE"},
     "ECA, head": {"NAME": "ECA"},
 }
@@ -63,22 +60,10 @@ def on_the_map():
         for name in ("DCS", "SelfAttention")
         for ending, settings in widths
     }
-    modules.update({name: build_attention(name, channels) for name in ("SE", "ECA", "CBAM", "CAM")})
+    modules.update({name: build_attention(name, channels) for name in ("SE", "ECA", "CBAM")})
     modules["Non_local"] = Non_local(channels, "BN")  # one channel inside, whatever the map has
     modules["Multihead"] = Multihead(channels, 8)
     return modules
-
-
-def with_fewer_weights():
-    """DCS for the last map at full width, and with all channels by cheaper matrices, by name."""
-    variants = {"": {}}
-    variants.update({f", rank {rank}": {"rank": rank} for rank in RANKS})
-    variants.update({f", {groups} groups": {"groups": groups} for groups in GROUPS})
-    variants[", depthwise"] = {"depthwise": True}
-    return {
-        f"DCS{ending}": build_attention("DCS", MAP[0], **settings)
-        for ending, settings in variants.items()
-    }
 
 
 def in_a_block():
@@ -169,12 +154,9 @@ def measure(budget, pairs):
     """Everything, in one dictionary; prints it."""
     results = {
         "map": measure_modules(on_the_map(), MAP, "SelfAttention", budget),
-        "fewer weights": measure_modules(with_fewer_weights(), MAP, "DCS", budget),
         "block": measure_modules(in_a_block(), (VIT_TOKENS, VIT_CHANNELS), "block", budget),
     }
     show_modules(f"last map, {size_of(*MAP)}; ratio to SelfAttention", results["map"])
-    title = f"last map, all channels by cheaper matrices, {size_of(*MAP)}; ratio to DCS"
-    show_modules(title, results["fewer weights"])
     tokens = size_of(VIT_TOKENS, VIT_CHANNELS)
     show_modules(f"block of ViT-B/16, {tokens}; ratio to the block", results["block"])
     results["steps_without_and_with"] = measure_steps(pairs)

@@ -40,23 +40,9 @@ def test_vit_masks_queries_and_keys_in_every_block(make_cfg):
         ({"MODEL.HEADS.NAME": "ChannelAttentionHead"}, r"class token.*\(\"blocks\",\)"),
         (attend("layer3"), "'layer3'.*VisionTransformer.*It has blocks"),
         (attend("blocks", name="SE"), "SE is for maps"),
-        (attend("blocks", MASK_BIAS=1.0, DEPTHWISE=True), "DEPTHWISE is True.*has tokens"),
         (attend("blocks", MASK_BIAS=0.0), "MASK_BIAS is 0, .*VisionTransformer would start"),
     ],
 )
 def test_vit_has_no_map(make_cfg, changes, message):
     with pytest.raises(ValueError, match=message):
         build_model(make_cfg({**VIT, **changes}))
-
-
-@pytest.mark.parametrize(
-    "matrices, added", [({"RANK": 16}, 2 * 16 * 768), ({"GROUPS": 12}, 768**2 // 12)], ids=str
-)
-def test_vit_masks_with_fewer_weights(make_cfg, matrices, added):
-    stock = build_model(make_cfg(VIT))
-    model = build_model(make_cfg({**VIT, **attend("blocks", MASK_BIAS=1.0, **matrices)}))
-    check_keys(model, stock)
-    assert torch.equal(embed(model), embed(stock)), "a mask that keeps all changes something"
-    for mask in attentions(model).values():
-        assert type(mask) is DCSMask
-        assert sum(p.numel() for p in mask.parameters()) == added + 768

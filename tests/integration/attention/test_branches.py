@@ -1,6 +1,5 @@
 """Attention in the branches of FastReID's MGN."""
 
-import pytest
 import torch
 from fastreid.modeling import build_model
 from fastreid.modeling.meta_arch import MGN
@@ -11,10 +10,8 @@ from placed import (
     attend,
     attentions,
     check,
-    check_gradients,
     check_keys,
     embed,
-    train,
 )
 
 
@@ -31,15 +28,3 @@ def test_mgn_gets_one_for_each_branch(make_cfg):
     check_keys(model, stock)
     assert torch.equal(embed(model, height=96), embed(stock, height=96))
     check(model, cfg, height=96)
-
-
-@pytest.mark.parametrize("matrices", [{"RANK": 16}, {"GROUPS": 8}], ids=str)
-def test_mgn_with_fewer_weights(make_cfg, matrices):
-    stock = build_model(make_cfg(MGN_R50))
-    settings = {"WIDTH": 0, "DEPTHWISE": True, **matrices}
-    model = build_model(make_cfg({**MGN_R50, **attend("layer4", "head", **settings)}))
-    check_keys(model, stock)
-    assert torch.equal(embed(model, height=96), embed(stock, height=96))
-    assert len(attentions(model)) == 6
-    for _ in train(model, epochs=1, height=96):
-        check_gradients(attentions(model))

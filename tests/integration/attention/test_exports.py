@@ -34,12 +34,7 @@ MGN = {
     "MODEL.HEADS.EMBEDDING_DIM": 32,
     "INPUT.SIZE_TEST": [96, 32],
 }
-KINDS = {
-    **{name: (name, {}) for name in ATTENTIONS},
-    "DCS of rank 4": ("DCS", {"rank": 4}),
-    "DCS in groups": ("DCS", {"groups": 2}),
-    "DCS, depthwise": ("DCS", {"depthwise": True}),
-}
+KINDS = {**{name: (name, {}) for name in ATTENTIONS}, "DCS of width 8": ("DCS", {"width": 8})}
 PLACES = {
     "head": SMALL,
     "conv3": SMALL,
@@ -47,7 +42,7 @@ PLACES = {
     "layer2": MGN,
 }
 MODELS = [(kind, place) for kind in KINDS for place in ("head", "conv3")]
-MODELS += [("DCS", "blocks"), ("DCS of rank 4", "blocks"), ("SE", "layer2")]
+MODELS += [("DCS", "blocks"), ("SE", "layer2")]
 
 
 def learnt(module):

@@ -5,7 +5,7 @@ import torch
 from fastreid.modeling import build_model
 from fastreid.modeling.heads import REID_HEADS_REGISTRY, EmbeddingHead, build_heads
 
-from fastreid_rib.attention import CAM, SE, DCSAttention
+from fastreid_rib.attention import ECA, SE, DCSAttention
 from fastreid_rib.integration.attention.heads import ChannelAttentionHead, DCSHead
 
 NARROW = {"MODEL.ATTENTION.WIDTH": 8}
@@ -21,7 +21,7 @@ def image(size=4):
     [
         (DCSHead, "DCS", {}),
         (ChannelAttentionHead, "SE", {}),
-        (ChannelAttentionHead, "CAM", {"MODEL.ATTENTION.CHANNEL": "CAM"}),
+        (ChannelAttentionHead, "ECA", {"MODEL.ATTENTION.CHANNEL": "ECA"}),
     ],
 )
 def test_a_head_is_the_placement_under_another_name(make_cfg, head, name, changes):
@@ -33,7 +33,7 @@ def test_a_head_is_the_placement_under_another_name(make_cfg, head, name, change
         models.append(build_model(make_cfg(keys)))
     ours, theirs = models
     assert type(ours.heads) is head and type(theirs.heads) is EmbeddingHead
-    kinds = {"DCS": DCSAttention, "SE": SE, "CAM": CAM}
+    kinds = {"DCS": DCSAttention, "SE": SE, "ECA": ECA}
     assert type(ours.heads.attention) is type(theirs.heads.attention) is kinds[name]
     states = [model.state_dict() for model in models]
     assert list(states[0]) == list(states[1])

@@ -59,13 +59,11 @@ def export(model, images):
     [
         {},
         {"MODEL.ATTENTION.WIDTH": 32},
-        {"MODEL.ATTENTION.RANK": 32},
-        {"MODEL.ATTENTION.GROUPS": 8, "MODEL.ATTENTION.DEPTHWISE": True},
         {"MODEL.ATTENTION.SCALE": "sqrt"},
         {"MODEL.ATTENTION.NAME": "SE"},
         VIT,
     ],
-    ids=["full", "width", "rank", "groups", "sqrt", "SE", "ViT"],
+    ids=["full", "width", "sqrt", "SE", "ViT"],
 )
 def test_the_embeddings_are_those_of_pytorch(make_cfg, changes):
     model = build_model(make_cfg({**RIB_DCS, **changes})).eval()
