@@ -35,7 +35,7 @@ TINY = {
     "TEST.EVAL_PERIOD": 3,
     "SEED": 0,
 }
-"""A ResNet-18 on the tiny synthetic data: an epoch takes a second."""
+"""A ResNet-18 on the tiny synthetic data: an epoch takes a second, a checkpoint 130 MB."""
 
 
 @pytest.fixture
@@ -51,6 +51,17 @@ def make_cfg(tmp_path):
         return cfg
 
     return make
+
+
+@pytest.fixture
+def make_small_cfg(make_cfg):
+    """As make_cfg, with FastReID's smallest network: a quarter of the time, checkpoints of 2 MB."""
+    network = {
+        "MODEL.BACKBONE.NAME": "build_osnet_backbone",
+        "MODEL.BACKBONE.DEPTH": "x0_25",
+        "MODEL.BACKBONE.FEAT_DIM": 128,
+    }
+    return lambda changes=None: make_cfg({**network, **(changes or {})})
 
 
 @pytest.fixture(autouse=True)

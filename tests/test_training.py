@@ -1,10 +1,13 @@
 """A user's training script, with nothing changed but the loss line of its config."""
 
+import argparse
 import json
+import logging
 import re
 
 import pytest
 import torch
+from fastreid.engine import default_setup
 
 from fastreid_rib.data.synthetic import SyntheticReIDTiny
 from fastreid_rib.data.synthetic_folder import generate
@@ -28,10 +31,10 @@ def market(tmp_path_factory):
 
 
 @pytest.fixture
-def write_config(make_cfg, tmp_path):
+def write_config(make_small_cfg, tmp_path):
     def write(changes=None):
         path = tmp_path / "config.yml"
-        path.write_text(make_cfg({**WITHOUT_RIB, **(changes or {})}).dump())
+        path.write_text(make_small_cfg({**WITHOUT_RIB, **(changes or {})}).dump())
         return ["--config-file", str(path)]
 
     return write
@@ -47,8 +50,9 @@ def mean_average_precision(output):
     return [float(row.split("|")[3]) for row in rows]
 
 
+@pytest.mark.published
 def test_one_changed_line_trains_evaluates_resumes(run_script, write_config, market, tmp_path):
-    config = write_config({**RIB, "SOLVER.MAX_EPOCH": 4})
+    config = write_config({**RIB, "SOLVER.MAX_EPOCH": 4, "SOLVER.BASE_LR": 0.005})
     logs = tmp_path / "logs"
     run = run_script("train_as_users_do.py", *config, "TEST.EVAL_PERIOD", "4", env=market).stdout
     assert "fastreid-rib" in run and "loss backend: cpu (" in run
@@ -69,26 +73,6 @@ def test_one_changed_line_trains_evaluates_resumes(run_script, write_config, mar
     assert "Starting training from epoch 3" in resumed
     again = logged(logs, "loss_rib")
     assert len(again) == 5 and again[-1] and -10 < again[-1] < 100
-
-
-def test_two_processes_train_and_hold_equal_statistics(run_script, write_config, market, tmp_path):
-    config = write_config(
-        {
-            **RIB,
-            "MODEL.LOSSES.NAME": ("CrossEntropy", "Triplet", "RIB"),
-            "SOLVER.MAX_EPOCH": 3,
-            "SEED": 0,
-        }
-    )
-    run = run_script(
-        "train_two_processes.py", *config, "--num-gpus", "2", env=dict(market, DUMP=str(tmp_path))
-    )
-    assert len(mean_average_precision(run.stdout)) == 1
-    states = [torch.load(tmp_path / f"rank{rank}.pth") for rank in range(2)]
-    assert states[0].keys() == states[1].keys()
-    assert {"rib.centroids", "rib.log_q", "rib.bank_rows"} <= states[0].keys()
-    different = [key for key in states[0] if not torch.equal(states[0][key], states[1][key])]
-    assert different == []
 
 
 def test_a_config_without_rib_is_stock_fastreid_bit_for_bit(
@@ -121,25 +105,16 @@ def test_a_config_without_rib_is_stock_fastreid_bit_for_bit(
     assert len(stock) > 100
 
 
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"MODEL.LOSSES.NAME": ("CrossEntropy", "Ribb")}, "Did you mean 'RIB'?"),
-        (
-            {"MODEL.LOSSES.NAME": ("CrossEntropy", "RIB"), "MODEL.LOSSES.RIB.BETA": 0.0},
-            "MODEL.LOSSES.RIB.BETA must be > 0, but is 0.0",
-        ),
-    ],
-)
-def test_errors_come_at_the_start(run_script, write_config, market, changes, message):
-    config = write_config(changes)
+def test_errors_come_at_the_start(run_script, write_config, market):
+    config = write_config({"MODEL.LOSSES.NAME": ("CrossEntropy", "Ribb")})
     run = run_script("train_as_users_do.py", *config, env=market, check=False)
-    assert run.returncode != 0
-    assert message in run.stdout
+    assert run.returncode != 0 and "Did you mean 'RIB'?" in run.stdout
     assert "Prepare training set" not in run.stdout, "the error came after the data were read"
 
 
-def test_a_run_too_short_for_rib_is_told(run_script, write_config, market):
-    config = write_config({**RIB, "SOLVER.MAX_EPOCH": 1})
-    run = run_script("train_as_users_do.py", *config, "TEST.EVAL_PERIOD", "1", env=market)
-    assert "SOLVER.MAX_EPOCH is 1: it will not train" in run.stdout
+def test_a_run_too_short_for_rib_is_told(make_small_cfg, heard):
+    messages = heard(logging.getLogger("fastreid"))
+    default_setup(
+        make_small_cfg({**RIB, "SOLVER.MAX_EPOCH": 1}), argparse.Namespace(eval_only=False)
+    )
+    assert any("SOLVER.MAX_EPOCH is 1: it will not train" in message for message in messages())

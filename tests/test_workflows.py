@@ -15,7 +15,7 @@ HOOKS = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text("utf-8"))
 RUN_TESTS = (ROOT / "tools" / "run_tests.sh").read_text("utf-8")
 LINT = (ROOT / "tools" / "lint.sh").read_text("utf-8")
 CHECKS = re.search(r"set -- (.*)$", LINT, re.M).group(1).split()
-ALL_PYTHONS = re.search(r"for stack in (.*); do", RUN_TESTS).group(1).split()
+OTHER_PYTHONS = re.search(r"for stack in (.*); do", RUN_TESTS).group(1).split()
 
 
 def jobs():
@@ -42,17 +42,61 @@ def commands():
 
 def test_each_command_is_a_script_with_words_that_it_knows():
     known = {
-        "tools/run_tests.sh": re.findall(r"^    (--[\w-]+)\)$", RUN_TESTS, re.M),
-        "tools/lint.sh": CHECKS,
+        "tools/run_tests.sh": re.findall(r"^        (--[\w-]+)\)", RUN_TESTS, re.M),
         "tools/build_site.sh": [],
         "tools/build_dist.sh": [],
     }
-    assert known["tools/run_tests.sh"] == ["--fast", "--stack", "--all-pythons"]
+    assert known["tools/run_tests.sh"] == ["--all", "--fast", "--stack"]
     for command in commands():
         bash, script, *words = command.split()
         assert bash == "bash" and (ROOT / script).is_file(), command
-        assert set(words[:1]) <= set(known[script]), command
+        assert {word for word in words if word.startswith("-")} <= set(known[script]), command
     assert {command.split()[1] for command in commands()} == set(known)
+
+
+@pytest.fixture
+def run_tests(tmp_path):
+    """Runs tools/run_tests.sh with scripts beside it that only say how they were called."""
+    said = {
+        "run_tests.sh": RUN_TESTS,
+        "make_env.sh": f'echo "$1 NVCC=${{NVCC:-}}" >> made; echo {tmp_path}/python',
+        "lint.sh": "echo linted",
+        "build_site.sh": "echo built",
+    }
+    (tmp_path / "tools").mkdir()
+    for name, text in said.items():
+        (tmp_path / "tools" / name).write_text(text)
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "python $*"\n')
+    python.chmod(0o755)
+
+    def run(*words):
+        command = ["bash", "tools/run_tests.sh", *words]
+        result = subprocess.run(command, cwd=str(tmp_path), capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        runs = re.findall("^python -I -m pytest .*--durations-min 1 ?(.*)$", result.stdout, re.M)
+        return runs, (tmp_path / "made").read_text().splitlines(), result.stdout
+
+    return run
+
+
+def test_a_change_runs_what_it_can_break(run_tests):
+    runs, made, said = run_tests("-k", "dcs")
+    published = "-m published and not all_only and not today_only"
+    assert runs == [f"{published} -k dcs", "-m not all_only -k dcs"], "the whole suite is the last"
+    assert made == ["today NVCC=no-nvcc", "published NVCC=no-nvcc"]
+    assert "linted" in said and "built" in said and "--all: the others" in said
+    assert run_tests("--fast")[0] == ["-m not all_only"]
+    assert run_tests("--stack", "today-3.9", "-x")[0] == ["-m not all_only and not today_only -x"]
+
+
+def test_all_is_everything(run_tests):
+    runs, made, said = run_tests("--all")
+    assert runs[-2:] == ["-m not today_only", ""] and len(runs) == len(OTHER_PYTHONS) + 2
+    assert all("one_changed_line" in run for run in runs[:-2])
+    assert made == [f"{stack} NVCC=" for stack in ("today", *OTHER_PYTHONS, "published")]
+    assert "--all: the others" not in said and "linted" in said
+    assert run_tests("--all", "--stack", "today-3.12")[0] == [""]
 
 
 @pytest.fixture
@@ -80,9 +124,9 @@ def test_each_stack_is_one_that_can_be_made_on_the_python_of_its_job(make_env):
         assert result.returncode == 3 and f"needs Python {row['python']} " in result.stderr
 
 
-def test_all_pythons_are_those_of_the_workflow_that_the_two_stacks_are_not_on():
+def test_all_runs_on_the_pythons_of_the_workflow_that_the_two_stacks_are_not_on():
     stacks = [row["stack"] for job in jobs() for row in variants(job) if row]
-    assert sorted(set(stacks) - {"published-3.9", "today-3.11"}) == sorted(ALL_PYTHONS)
+    assert sorted(set(stacks) - {"published-3.9", "today-3.11"}) == sorted(OTHER_PYTHONS)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@
 # More words install more: `tests` (pytest and what tests import), `linters` (tools/lint.sh), `site`
 # (tools/build_site.sh), `dist` (tools/build_dist.sh). The last three are for .venv.
 #
-# PYTHON names the interpreter to build on; otherwise PATH and pyenv are searched for one.
+# PYTHON names the interpreter to build on; otherwise PATH and pyenv are searched for one. setup.py
+# and ops/build.py say which kernels the plugin gets: FASTREID_RIB_KERNELS, CXX, NVCC.
 # Exit status 3: there is none that would do.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -92,24 +93,39 @@ if [[ $kind == today ]]; then
     fi
     # Without its dependencies, which pin torch 1.13.1. The plugin's extra brings the others.
     install fastreid --no-deps fastreid==1.4.0
-    plugin=".[fastreid]"
+    needs="[fastreid]"
 else
     install fastreid fastreid==1.4.0 "numpy<2" cython
-    plugin=.
+    needs=
 fi
 
-# The plugin is installed as its users install it, so that the .pth file is part of what is tested;
-# again when a source is newer, of Python or of the kernels. setuptools would put files that are gone
-# into the wheel: `build` goes. (fastreid_rib/ops/lib: what build-kernels leaves in the tree.)
-if [[ -n $(find fastreid_rib setup.py pyproject.toml \
+# One wheel serves every environment: py3-none, with the kernels that the compilers here can build. It
+# is built again when a source is newer, of Python or of the kernels, or other kernels are wanted.
+# setuptools would put files that are gone into the wheel: `build` goes. (fastreid_rib/ops/lib: what
+# build-kernels leaves in the tree.)
+wheels=build/wheel
+kernels="kernels: ${FASTREID_RIB_KERNELS:-} CXX: ${CXX:-} NVCC: ${NVCC:-}"
+if [[ $(cat $wheels/made 2>/dev/null) != "$kernels" || -n $(find fastreid_rib setup.py pyproject.toml README.md \
     \( -name __pycache__ -o -path fastreid_rib/ops/lib \) -prune \
-    -o -newer $env/installed-plugin -print 2>/dev/null || echo none) ]]; then
-    rm -rf build $env/installed-plugin
+    -o -newer $wheels/made -print 2>/dev/null) ]]; then
+    say "building the wheel"
+    rm -rf build
+    mkdir -p $wheels
+    echo "$kernels" >$wheels/begun # before it is built: what is edited meanwhile is newer
+    "$env/bin/python" -m pip wheel --quiet --disable-pip-version-check --no-deps \
+        --wheel-dir $wheels . >&2
+    mv $wheels/begun $wheels/made
 fi
-if [[ $kind == today && ! -f $env/installed-plugin ]]; then
-    say "(pip will say that fastreid pins an older torch: known, and what the plugin repairs)"
+# It is installed as users install it, so that the .pth file is part of what is tested.
+if [[ $wheels/made -nt $env/installed-plugin ]]; then
+    rm -f $env/installed-wheel $env/installed-plugin
+    if [[ $kind == today ]]; then
+        say "(pip will say that fastreid pins an older torch: known, and what the plugin repairs)"
+    fi
 fi
-install plugin "$plugin"
+wheel=$(echo $wheels/*.whl)
+install wheel --force-reinstall --no-deps "$wheel" # of the same version as the one that is there
+install plugin "$wheel$needs"
 
 for extra in "${@:2}"; do
     case $extra in
