@@ -4,6 +4,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.published
+
 
 def python(run_script, code, **env):
     return run_script("-c", code, env=env).stdout
@@ -21,7 +23,14 @@ def test_arming_loads_nothing_heavy(run_script):
     assert set(eval(loaded)) <= allowed
 
 
-@pytest.mark.parametrize("module", ["fastreid.config", "fastreid.data", "fastreid.engine"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "fastreid.config",
+        "fastreid.engine",
+        pytest.param("fastreid.data", marks=pytest.mark.all_only),
+    ],
+)
 def test_registers_whichever_module_comes_first(run_script, module):
     code = (
         "import fastreid_rib\n"

@@ -1,6 +1,9 @@
 """The core is plain PyTorch: it neither needs nor loads FastReID."""
 
+import pytest
 
+
+@pytest.mark.published
 def test_losses_attention_and_ops_load_no_toolkit(run_script):
     code = (
         "import sys\n"

@@ -92,11 +92,12 @@ def messages(path):
 
 def says(message, quote):
     """Whether a quotation is a part of a message, or the message with something put in."""
+    if quote.strip(". ") in message:
+        return True
     fixed = message.split("...")
-    pattern = ".+".join(re.escape(part) for part in fixed)
-    return quote.strip(". ") in message or (
-        len("".join(fixed)) > 15 and re.fullmatch(pattern, quote.rstrip()) is not None
-    )
+    if len("".join(fixed)) <= 15 or not all(part in quote for part in fixed):
+        return False
+    return re.fullmatch(".+".join(map(re.escape, fixed)), quote.rstrip()) is not None
 
 
 def test_errors_among_the_questions_are_the_plugins_own():

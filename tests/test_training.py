@@ -31,10 +31,10 @@ def market(tmp_path_factory):
 
 
 @pytest.fixture
-def write_config(make_small_cfg, tmp_path):
-    def write(changes=None):
+def write_config(make_cfg, make_small_cfg, tmp_path):
+    def write(changes=None, make=make_small_cfg):
         path = tmp_path / "config.yml"
-        path.write_text(make_small_cfg({**WITHOUT_RIB, **(changes or {})}).dump())
+        path.write_text(make({**WITHOUT_RIB, **(changes or {})}).dump())
         return ["--config-file", str(path)]
 
     return write
@@ -51,8 +51,10 @@ def mean_average_precision(output):
 
 
 @pytest.mark.published
-def test_one_changed_line_trains_evaluates_resumes(run_script, write_config, market, tmp_path):
-    config = write_config({**RIB, "SOLVER.MAX_EPOCH": 4, "SOLVER.BASE_LR": 0.005})
+def test_one_changed_line_trains_evaluates_resumes(
+    run_script, make_cfg, write_config, market, tmp_path
+):
+    config = write_config({**RIB, "SOLVER.MAX_EPOCH": 4}, make_cfg)
     logs = tmp_path / "logs"
     run = run_script("train_as_users_do.py", *config, "TEST.EVAL_PERIOD", "4", env=market).stdout
     assert "fastreid-rib" in run and "loss backend: cpu (" in run

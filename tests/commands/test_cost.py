@@ -7,28 +7,14 @@ import pytest
 pytest.importorskip("fvcore")
 
 
-def cost(run_script, *args, check=True):
-    return run_script("-m", "fastreid_rib", "cost", *args, check=check)
-
-
 def rows(text):
     cells = re.findall(r"^\| ([a-z ]+) \| ([\d,]+) \| ([\d,.]+) \|$", text, re.MULTILINE)
     return {name: (int(a.replace(",", "")), float(b.replace(",", ""))) for name, a, b in cells}
 
 
-@pytest.fixture
-def config(make_cfg, tmp_path):
-    def write(changes):
-        path = tmp_path / "config.yml"
-        path.write_text(make_cfg(changes).dump())
-        return "--config-file", str(path)
-
-    return write
-
-
-def test_parts_add_up(run_script, config):
-    plain = rows(cost(run_script, *config({})).stdout)
-    attended = rows(cost(run_script, *config({}), "MODEL.ATTENTION.NAME", "DCS").stdout)
+def test_parts_add_up(command, config):
+    plain = rows(command("cost", *config())[1])
+    attended = rows(command("cost", *config(), "MODEL.ATTENTION.NAME", "DCS")[1])
     for table in (plain, attended):
         parts = [table[name] for name in ("backbone", "attention", "head")]
         assert tuple(map(sum, zip(*parts))) == table["in all"]
@@ -38,13 +24,13 @@ def test_parts_add_up(run_script, config):
     assert plain["head"][0] == 2 * 512 + 8 * 512
 
 
-def test_a_search_has_ends(run_script, config):
-    found = rows(cost(run_script, *config({"MODEL.SEARCH.ENABLED": True})).stdout)
+def test_a_search_has_ends(command, config):
+    found = rows(command("cost", *config({"MODEL.SEARCH.ENABLED": True}))[1])
     assert found["narrowest"][0] < found["aimed at"][0] < found["widest"][0]
     assert found["widest"][1] == 1 and found["aimed at"][1] == 0.5
 
 
-def test_a_config_that_cannot_be_built(run_script, config):
-    run = cost(run_script, *config({"MODEL.SEARCH.WIDTHS": (64, 128, 256, 200)}), check=False)
-    assert run.returncode == 1
-    assert "MODEL.SEARCH.WIDTHS (64, 128, 256, 200): group 'layer4' can have 512" in run.stdout
+def test_a_config_that_cannot_be_built(command, config):
+    status, said = command("cost", *config({"MODEL.SEARCH.WIDTHS": (64, 128, 256, 200)}))
+    assert status == 1
+    assert "MODEL.SEARCH.WIDTHS (64, 128, 256, 200): group 'layer4' can have 512" in said
