@@ -7,6 +7,8 @@ from fastreid.utils.checkpoint import Checkpointer
 
 from fastreid_rib.compat.checkpoint import loads_weights_only
 
+pytestmark = pytest.mark.published
+
 
 def test_numpy_numbers_load(stock):
     if loads_weights_only():

@@ -5,6 +5,8 @@ import pytest
 
 from fastreid_rib.compat import imports
 
+pytestmark = pytest.mark.published
+
 
 @pytest.mark.skipif(not imports.collections_lack_mapping(), reason="collections has Mapping here")
 def test_mapping_is_lent_and_taken_back():

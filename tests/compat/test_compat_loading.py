@@ -8,6 +8,8 @@ from PIL import Image
 
 from fastreid_rib.compat import loading
 
+pytestmark = pytest.mark.published
+
 PIXELS = np.random.RandomState(0).randint(0, 256, (6, 4, 3)).astype(np.uint8)
 EXPECTED = {
     # mode: (image, values as (height, width, channels), dtype)

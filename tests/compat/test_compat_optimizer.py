@@ -7,6 +7,8 @@ from fastreid.solver import build_optimizer
 
 from fastreid_rib.compat.optimizer import zero_grad_drops_gradients
 
+pytestmark = pytest.mark.published
+
 
 def plain(optimizer=torch.optim.SGD, count=5, **kwargs):
     """The same five steps in plain torch, with the numbers of FastReID's defaults."""

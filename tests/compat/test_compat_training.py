@@ -1,6 +1,8 @@
 import pytest
 from cases import annealed_after_a_long_warm_up, nan_of_a_rank
 
+pytestmark = pytest.mark.published
+
 
 def test_a_nan_names_its_term_and_its_rank(stock):
     assert stock["nan"].startswith("FloatingPointError") and "rank" not in stock["nan"]
