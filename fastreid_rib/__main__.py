@@ -1,4 +1,4 @@
-"""``python -m fastreid_rib doctor``, ``build-kernels``, ``export`` and ``cost``."""
+"""``python -m fastreid_rib doctor``, ``build-kernels``, ``export``, ``cost``, ``information``."""
 
 import argparse
 import sys
@@ -58,6 +58,20 @@ def main(argv: Optional[List[str]] = None) -> int:
     )
     costing.add_argument("--config-file", "--config", metavar="FILE", required=True)
     costing.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="of it")
+    informing = commands.add_parser(
+        "information",
+        help="draw the information plane of a training, epoch by epoch, from its checkpoints",
+        epilog="What the embeddings keep of the pixels, what they tell about the identity, and the "
+        "bounds. SOLVER.CHECKPOINT_PERIOD says how many checkpoints a training writes.",
+    )
+    informing.add_argument("folder", metavar="RUN_FOLDER", help="of the training, as in logs")
+    informing.add_argument(
+        "--config-file",
+        "--config",
+        metavar="FILE",
+        help="the config it was trained with (default: config.yaml in the folder)",
+    )
+    informing.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="of it")
     arguments = parser.parse_args(argv)
 
     if arguments.command == "build-kernels":
@@ -74,6 +88,11 @@ def main(argv: Optional[List[str]] = None) -> int:
         from fastreid_rib.commands import cost
 
         return cost.main(arguments.config_file, arguments.opts)
+
+    if arguments.command == "information":
+        from fastreid_rib.commands import information
+
+        return information.main(arguments.folder, arguments.config_file, arguments.opts)
 
     from fastreid_rib.commands import doctor
 

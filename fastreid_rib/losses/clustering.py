@@ -8,7 +8,7 @@ and over blocks of identities, so no (N, K) matrix needs to exist.
 """
 
 import random
-from typing import Iterator, NamedTuple, Optional, Tuple
+from typing import Iterator, NamedTuple, Tuple
 
 import torch
 from torch import Tensor
@@ -155,64 +155,29 @@ def add_identities_(sums: Sums, of_identities: Tensor, log_q: Tensor, counts: Te
     log_likelihood = (of_identities * log_q).sum(dtype=torch.float64)
     of_identities = of_identities.double()
     sums.features.add_(of_identities.sum(dim=0))
-    sums.label_negentropy.add_(_negentropy(of_identities.sum(dim=1)))
-    sums.joint_negentropy.add_(_negentropy(of_identities))
+    sums.label_negentropy.add_(negentropy(of_identities.sum(dim=1)))
+    sums.joint_negentropy.add_(negentropy(of_identities))
     sums.log_likelihood.add_(log_likelihood)
     sums.marginal.add_(counts.double() @ log_q.double().exp())
 
 
-def _negentropy(weights: Tensor) -> Tensor:
+def negentropy(weights: Tensor) -> Tensor:
     """sum w log w of weights >= 0, which need not sum to one."""
     # The least normal number: 0 log 0 counts as 0. (torch.xlogy is several times slower.)
     return (weights * weights.clamp(min=torch.finfo(weights.dtype).tiny).log()).sum()
 
 
-def mutual_information(joint: Tensor) -> Tensor:
-    """Mutual information of a joint table of non-negative weights, in nats.
-
-    Args:
-        joint: (A, B), floating point; need not sum to one.
-    """
-    joint = joint / joint.sum()
-    independent = joint.sum(dim=1, keepdim=True) * joint.sum(dim=0, keepdim=True)
-    # xlogy gives the empty cells their limit 0, whatever stands in the denominator.
-    return torch.xlogy(joint, joint).sum() - torch.xlogy(joint, independent).sum()
-
-
 def label_information(sums: Sums) -> Tensor:
     """I(F~; Y): what the clusters tell about the identity."""
     images = sums.features.sum()
-    of_both = sums.label_negentropy + _negentropy(sums.features) - _negentropy(images)
+    of_both = sums.label_negentropy + negentropy(sums.features) - negentropy(images)
     return (sums.joint_negentropy - of_both) / images
 
 
-def feature_information(sums: Sums) -> Tensor:
-    """I(F~; i): what the clusters keep of which image it is; at least I(F~; X~)."""
-    entropy = _negentropy(sums.images) - _negentropy(sums.features)
-    return (sums.feature_negentropy + entropy) / sums.images
-
-
-def lagrangian_bound(sums: Sums, gamma: float, log_p: Optional[Tensor] = None) -> Tensor:
-    """mean_i sum_a phi(F_i,a) (gamma log phi(F_i,a) - log Q(a|y_i) + (1 - gamma) log P(a)).
-
-    Ours. At least ``gamma I(F~;i) - I(F~;Y)``, and so at least ``gamma I(F~;X~) - I(F~;Y)``, for
-    every gamma >= 0 if P(a) >= sum_y p(y) Q(a|y); without P for 0 <= gamma <= 1.
-
-    Args:
-        sums: sums over the images.
-        gamma: multiplier of the compression, >= 0.
-        log_p: (K,), log P in nats; None: P = 1.
-    """
-    of_marginal = 0 if log_p is None else (1 - gamma) * (sums.features @ log_p.double())
-    summed = gamma * sums.feature_negentropy - sums.log_likelihood + of_marginal
-    return summed / sums.images
-
-
 def conditional_bound(sums: Sums) -> Tensor:
-    """KLB = mean_i KL(phi(F_i,.) || Q(.|y_i)): ours.
+    """KLB = mean_i KL(phi(F_i,.) || Q(.|y_i)): ours (compare Fischer 2020, "The CEB").
 
-    Tighter than the paper's bound, without constant and without input clusters, and its compression
-    part has a gradient (compare Fischer 2020, "The Conditional Entropy Bottleneck"). A Q that was
-    floored and so sums to a little more than one lowers it by at most the excess.
+    Tighter than the paper's bound, and needs neither its constant nor its input clusters. A Q that
+    was floored and so sums to a little more than one lowers it by at most the excess.
     """
     return sums.feature_negentropy / sums.images - sums.log_likelihood / sums.images

@@ -72,20 +72,18 @@ def rib_loss(
     if reduction not in _REDUCTIONS:
         raise ValueError(f"reduction must be one of {_REDUCTIONS}, got {reduction!r}")
     check_batch(embeddings, labels, len(log_q))
-    if centroids.dim() != 2 or centroids.shape[1] != embeddings.shape[1]:
-        raise ValueError(
-            f"centroids must be (K, {embeddings.shape[1]}) as embeddings are "
-            f"{tuple(embeddings.shape)}, got {tuple(centroids.shape)}"
-        )
-    if log_q.shape[1:] != centroids.shape[:1]:
-        raise ValueError(
-            f"log_q must be (C, {len(centroids)}), a column for each centroid, "
-            f"got {tuple(log_q.shape)}"
-        )
-    vectors = (("log_p", log_p, len(centroids)), ("mean", mean, embeddings.shape[1]))
-    for name, vector, length in vectors:  # another shape might broadcast
-        if vector is not None and tuple(vector.shape) != (length,):
-            raise ValueError(f"{name} must be ({length},), got {tuple(vector.shape)}")
+    shapes = (  # another one might broadcast
+        ("centroids", centroids, (len(centroids), embeddings.shape[1])),
+        ("log_q", log_q, (len(log_q), len(centroids))),
+        ("log_p", log_p, (len(centroids),)),
+        ("mean", mean, (embeddings.shape[1],)),
+    )
+    for name, value, shape in shapes:
+        if value is not None and tuple(value.shape) != shape:
+            raise ValueError(
+                f"{name} must be {shape}, as embeddings are {tuple(embeddings.shape)} and "
+                f"centroids {tuple(centroids.shape)}, got {tuple(value.shape)}"
+            )
     clusters, objective = Clusters(centroids, log_q, log_p), Objective(beta, gamma, form, backend)
     return checked_rib_loss(embeddings, labels, clusters, objective, mean, reduction)
 
@@ -113,15 +111,17 @@ def checked_rib_loss(
     return total if reduction == "sum" else total / known.sum().clamp(min=1)
 
 
-def check_batch(embeddings: Tensor, labels: Tensor, num_classes: int) -> None:
+def check_batch(embeddings: Tensor, labels: Tensor, num_classes: int, cameras: Any = None) -> None:
     """Checks what a step brings, without waiting for a GPU.
 
     Args:
         embeddings: (n, D), any floating dtype.
         labels: (n,), int64.
         num_classes: what the labels must be below; looked at on the CPU only.
+        cameras: (n,), int64, >= 0, or None; likewise.
 
     Raises:
+        TypeError: cameras are no tensor.
         ValueError: something does not fit.
     """
     if embeddings.dim() != 2 or not embeddings.is_floating_point():
@@ -129,16 +129,24 @@ def check_batch(embeddings: Tensor, labels: Tensor, num_classes: int) -> None:
             f"embeddings must be (n, D) floating point, got {tuple(embeddings.shape)} "
             f"{embeddings.dtype}; write embeddings.flatten(1)"
         )
-    if labels.dtype != torch.int64 or labels.shape != embeddings.shape[:1]:
-        raise ValueError(
-            f"labels must be ({len(embeddings)},) int64, one for each embedding, got "
-            f"{tuple(labels.shape)} {labels.dtype}; write labels.long()"
+    if cameras is not None and not isinstance(cameras, Tensor):
+        raise TypeError(
+            f"cameras must be a tensor or None, got a {type(cameras).__name__}; write "
+            "torch.as_tensor(cameras). RIB takes whole batches: give the indices that a miner "
+            "chose to the other loss only"
         )
-    if labels.device != embeddings.device:
-        raise ValueError(
-            f"labels must be on {embeddings.device} as the embeddings are, got {labels.device}; "
-            "write labels.to(embeddings.device)"
-        )
+    numbers = {"labels": labels} if cameras is None else {"labels": labels, "cameras": cameras}
+    for name, value in numbers.items():
+        if value.dtype != torch.int64 or value.shape != embeddings.shape[:1]:
+            raise ValueError(
+                f"{name} must be ({len(embeddings)},) int64, one for each embedding, got "
+                f"{tuple(value.shape)} {value.dtype}; write {name}.long()"
+            )
+        if value.device != embeddings.device:
+            raise ValueError(
+                f"{name} must be on {embeddings.device} as the embeddings are, got "
+                f"{value.device}; write {name}.to(embeddings.device)"
+            )
     # On a GPU this would make the host wait for it, and a compiled loss has no host to raise.
     if labels.device.type != "cpu" or is_compiling():
         return
@@ -147,36 +155,5 @@ def check_batch(embeddings: Tensor, labels: Tensor, num_classes: int) -> None:
             f"labels must be < {num_classes}, the number of identities, got {int(labels.max())}; "
             "set num_classes to the number of identities"
         )
-
-
-def check_cameras(cameras: Any, labels: Tensor) -> None:
-    """Checks the cameras beside the labels of a step, without waiting for a GPU.
-
-    Args:
-        cameras: (n,), int64, >= 0; looked at on the CPU only.
-        labels: (n,), int64.
-
-    Raises:
-        TypeError: they are no tensor.
-        ValueError: something does not fit.
-    """
-    if not isinstance(cameras, Tensor):
-        raise TypeError(
-            f"cameras must be a tensor or None, got a {type(cameras).__name__}; write "
-            "torch.as_tensor(cameras). RIB takes whole batches: give the indices that a miner "
-            "chose to the other loss only"
-        )
-    if cameras.dtype != torch.int64 or cameras.shape != labels.shape:
-        raise ValueError(
-            f"cameras must be {tuple(labels.shape)} int64, one for each label, got "
-            f"{tuple(cameras.shape)} {cameras.dtype}; write cameras.long()"
-        )
-    if cameras.device != labels.device:
-        raise ValueError(
-            f"cameras must be on {labels.device} as the labels are, got {cameras.device}; write "
-            "cameras.to(labels.device)"
-        )
-    if cameras.device.type != "cpu" or is_compiling():  # as labels are looked at
-        return
-    if min(cameras.tolist(), default=0) < 0:
+    if cameras is not None and min(cameras.tolist(), default=0) < 0:
         raise ValueError(f"cameras must be >= 0, got {int(cameras.min())}; number them from 0")

@@ -154,8 +154,12 @@ def _report(
     if settings.form == "embedding" or statistics.camera_rows is not None:
         report["bound"] = _mean_loss(rows, statistics, settings)
     else:
-        report["bound"] = clustering.lagrangian_bound(sums, gamma, log_p)
-        bounded = gamma * clustering.feature_information(sums) - label_information
+        of_marginal = 0 if log_p is None else (1 - gamma) * (sums.features @ log_p.double())
+        summed = gamma * sums.feature_negentropy - sums.log_likelihood + of_marginal
+        report["bound"] = summed / sums.images
+        # I(F~;i): what the clusters keep of which image it is.
+        kept = (sums.feature_negentropy - clustering.negentropy(sums.features)) / sums.images
+        bounded = gamma * (kept + sums.images.log()) - label_information
         # P counts identities that these rows do not show: it is as much too small for those shown.
         weight = statistics.class_counts.sum()
         absent = 0.0 if log_p is None else (weight / sums.images).log()

@@ -5,6 +5,9 @@ from typing import List, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastreid_rib.base import ranks
 
 
 class Reservoir(nn.Module):
@@ -53,9 +56,29 @@ class Reservoir(nn.Module):
         self._stream_limit = held if seen > held else max(self.limit, held)
 
     def content(self) -> Tuple[Tensor, Tensor]:
-        """The rows held (filled, D) and their labels (filled,)."""
+        """The rows held (filled, D) and their labels (filled, 2)."""
         assert self.rows is not None and self.labels is not None
         return self.rows[: self.filled], self.labels[: self.filled]
+
+    @torch.no_grad()
+    def gather(self, embeddings: Tensor, labels: Tensor, cameras: Optional[Tensor]) -> None:
+        """Next batch of the stream: that of all ranks, L2-normalised, with its marks.
+
+        Args:
+            embeddings: (n, D), floating point; n may differ from rank to rank.
+            labels: (n,), int64.
+            cameras: (n,), int64; None: not known, which is written as 0.
+
+        Raises:
+            ValueError: on every rank, as the ranks' embeddings have other numbers of columns.
+        """
+        rows = F.normalize(embeddings.float(), dim=1)
+        # Marked, not dropped: how many there are is known on the device only.
+        labels = labels.masked_fill(~rows.isfinite().all(dim=1), -1)
+        cameras = torch.zeros_like(labels) if cameras is None else cameras
+        counts = _rows_of_ranks(*rows.shape)
+        rows = ranks.gather_rows(torch.nan_to_num(rows).half(), counts)
+        self.add(rows, ranks.gather_rows(torch.stack([labels, cameras], dim=1), counts))
 
     @torch.no_grad()
     def add(self, rows: Tensor, labels: Tensor) -> None:
@@ -63,7 +86,8 @@ class Reservoir(nn.Module):
 
         Args:
             rows: (m, D), float16; D as in the call before.
-            labels: (m,), int64; a negative one marks a row that counts but carries nothing.
+            labels: (m, 2), int64: identity and camera of each; a negative identity marks a row
+                that counts but carries nothing.
         """
         targets, sources = self._places(len(labels))
         self._grow(max(targets, default=-1) + 1, rows, labels)
@@ -91,6 +115,18 @@ class Reservoir(nn.Module):
         capacity = min(max(needed, 2 * held), self._stream_limit)
         self.rows = _enlarged(self.rows, capacity, rows)
         self.labels = _enlarged(self.labels, capacity, labels)
+
+
+def _rows_of_ranks(rows: int, dimensions: int) -> List[int]:
+    """The batch size of each rank; raises, on all of them, if their rows cannot be put together."""
+    sizes = ranks.exchange(rows, dimensions)
+    if len({size for _, size in sizes}) > 1:
+        told = ", ".join(f"rank {rank}: {size}" for rank, size in enumerate(sizes))
+        raise ValueError(
+            f"embeddings must have the same number of columns on every rank, got {told}; only the "
+            "number of rows may differ"
+        )
+    return [number for number, _ in sizes]
 
 
 def _enlarged(buffer: Optional[Tensor], capacity: int, like: Tensor) -> Tensor:

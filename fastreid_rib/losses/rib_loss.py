@@ -8,27 +8,23 @@ import logging
 import math
 import operator
 import random
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Optional
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from fastreid_rib.base import ranks
 from fastreid_rib.base.spelling import check_settings
 from fastreid_rib.losses import statistics as state
-from fastreid_rib.losses.functional import check_batch, check_cameras, checked_rib_loss
+from fastreid_rib.losses.functional import check_batch, checked_rib_loss
 from fastreid_rib.losses.refresh import Collapse, refresh
 from fastreid_rib.losses.reservoir import Reservoir
 from fastreid_rib.losses.statistics import Statistics
-from fastreid_rib.losses.table import Rows, join_cameras, row_of, split_cameras
+from fastreid_rib.losses.table import Rows, row_of
 from fastreid_rib.ops import Objective
 from fastreid_rib.settings.declaration import declared
 from fastreid_rib.settings.rib import RIBSettings
 
 logger = logging.getLogger(__name__)
-
-_TOO_LARGE = -2  # a label that is no identity, until all ranks know of it
 
 
 class RIBLoss(nn.Module):
@@ -69,7 +65,7 @@ class RIBLoss(nn.Module):
     """
 
     centroids: Optional[Tensor]
-    _bad_labels: Tensor
+    _here: Tensor
 
     def __init__(
         self, num_classes: int, settings: Optional[RIBSettings] = None, **changes: Any
@@ -83,14 +79,15 @@ class RIBLoss(nn.Module):
         self.settings = settings.of_identities(num_classes)
         """All of them, with the numbers that 0 stands for. Annealing one is replacing these."""
         self.bank = Reservoir(settings.bank_size, settings.seed)
-        self._epoch = -1  # a host integer: reading it never waits for a GPU
+        self.epoch = -1
+        """That was last started; -1 before the first."""
         self._collapse = Collapse()
         self._size_may_change = False
         # Not persistent for torch: _save_to_state_dict writes them (of the bank its filled part).
         for name in Statistics._fields:
             self.register_buffer(name, None, persistent=False)
-        # Also tells on which device this module lives while nothing else does.
-        self.register_buffer("_bad_labels", torch.zeros((), dtype=torch.int64), persistent=False)
+        # Tells on which device this module lives while nothing else does.
+        self.register_buffer("_here", torch.empty(0), persistent=False)
 
     @property
     def first_epoch(self) -> int:
@@ -100,12 +97,7 @@ class RIBLoss(nn.Module):
     @property
     def active(self) -> bool:
         """Whether the loss is in force: RIB's first epoch has come and statistics exist."""
-        return self.centroids is not None and self._epoch >= self.first_epoch
-
-    @property
-    def epoch(self) -> int:
-        """The epoch that was last started; -1 before the first."""
-        return self._epoch
+        return self.centroids is not None and self.epoch >= self.first_epoch
 
     def forward(
         self, embeddings: Tensor, labels: Tensor, cameras: Optional[Tensor] = None
@@ -130,12 +122,10 @@ class RIBLoss(nn.Module):
             ValueError: a shape or dtype does not fit, or (on the CPU) a label is >= num_classes. On
                 a GPU such an image is ignored, and the next ``start_epoch`` raises.
         """
-        check_batch(embeddings, labels, self.num_classes)
-        if cameras is not None:
-            check_cameras(cameras, labels)
-            if not self.settings.cross_camera:
-                cameras = None
-        if self._bad_labels.device != embeddings.device:
+        check_batch(embeddings, labels, self.num_classes, cameras)
+        if not self.settings.cross_camera:
+            cameras = None
+        if self._here.device != embeddings.device:
             self.to(embeddings.device)
         self._check_size(embeddings.shape[1])
         if self.training and torch.is_grad_enabled():
@@ -173,9 +163,9 @@ class RIBLoss(nn.Module):
         epoch = operator.index(epoch)
         if epoch < 0:
             raise ValueError(f"epoch must be >= 0, got {epoch}")
-        if epoch == self._epoch:  # before anything that would wait for a GPU: asked at every step
+        if epoch == self.epoch:  # before anything that would wait for a GPU: asked at every step
             return {}
-        if int(self._bad_labels):
+        if self.bank.filled and int(self.bank.content()[1][:, 0].max()) >= self.num_classes:
             raise ValueError(
                 f"labels must be < num_classes = {self.num_classes}, but a step since the last "
                 "epoch had larger ones; set num_classes to the number of identities"
@@ -183,7 +173,7 @@ class RIBLoss(nn.Module):
         report: Dict[str, float] = {}
         if epoch >= self.first_epoch and self.bank.filled:
             report = self._refresh(epoch)
-        self._epoch = epoch
+        self.epoch = epoch
         self.bank.clear(epoch)
         return report
 
@@ -196,32 +186,22 @@ class RIBLoss(nn.Module):
         values = (f"{name}={getattr(self.settings, name)!r}" for name in declared(RIBSettings))
         return ", ".join([f"num_classes={self.num_classes}", *values])
 
-    @torch.no_grad()
     def _gather(self, embeddings: Tensor, labels: Tensor, cameras: Optional[Tensor]) -> None:
         """Puts a batch of all ranks into the reservoir."""
-        if self._epoch < 0 and not self.bank.seen:
+        if self.epoch < 0 and not self.bank.seen:
             logger.warning(
                 "RIB is off until start_epoch(epoch) is called; call it at the start of each epoch"
             )
-        rows = F.normalize(embeddings.float(), dim=1)
-        # Marked, not dropped: how many there are is known on the device only.
-        labels = labels.masked_fill(~rows.isfinite().all(dim=1), -1)
-        counts = _rows_of_ranks(*rows.shape)
-        rows = ranks.gather_rows(torch.nan_to_num(rows).half(), counts)
-        labels = labels.masked_fill(labels >= self.num_classes, _TOO_LARGE)
-        joined = ranks.gather_rows(join_cameras(labels, cameras, self.num_classes), counts)
-        too_large = joined == _TOO_LARGE
-        self._bad_labels += too_large.any()
-        self.bank.add(rows, joined.masked_fill(too_large, -1))
+        self.bank.gather(embeddings, labels, cameras)
 
     @torch.no_grad()
     def _refresh(self, epoch: int) -> Dict[str, float]:
-        rows, joined = self.bank.content()
-        usable = joined >= 0
+        rows, both = self.bank.content()
+        usable = both[:, 0] >= 0
         if not usable.any():
             logger.warning("RIB: no usable embedding came before epoch %d; no refresh", epoch)
             return {}
-        labels, cameras = split_cameras(joined[usable], self.num_classes)
+        labels, cameras = both[usable].t().contiguous()
         statistics, report = refresh(
             Rows(rows[usable], labels, cameras if self.settings.cross_camera else None),
             self._statistics(),
@@ -237,7 +217,7 @@ class RIBLoss(nn.Module):
     def _statistics(self) -> Optional[Statistics]:
         if self.centroids is None:
             return None
-        return Statistics(*(getattr(self, name) for name in Statistics._fields))
+        return Statistics(*(self._buffers[name] for name in Statistics._fields))  # type: ignore[arg-type]
 
     def _set_statistics(self, statistics: Optional[Statistics]) -> None:
         prepared = None if statistics is None else statistics.prepared()
@@ -246,7 +226,7 @@ class RIBLoss(nn.Module):
 
     def _reset(self, epoch: int = -1) -> None:
         self._set_statistics(None)
-        self._epoch, self._collapse = epoch, Collapse()
+        self.epoch, self._collapse = epoch, Collapse()
         self.bank.clear(epoch)
 
     def _check_size(self, size: int) -> None:
@@ -257,7 +237,7 @@ class RIBLoss(nn.Module):
                     f"embeddings must be (n, {held.shape[1]}) as before, got (n, {size}); make "
                     "another RIBLoss for another embedding"
                 )
-            self._reset(self._epoch)
+            self._reset(self.epoch)
             logger.warning(
                 "RIB statistics of the checkpoint are for embeddings of size %d, the model's have "
                 "%d: they start afresh",
@@ -272,21 +252,12 @@ class RIBLoss(nn.Module):
         if statistics is None and not self.bank.seen:
             return
         bank = self.bank.content() if self.bank.filled else None
-        everything = state.State(self._epoch, self.bank.seen, statistics, bank)
-        written = state.to_tensors(everything, self.num_classes)
+        everything = state.State(self.epoch, self.bank.seen, statistics, bank)
+        written = state.to_tensors(everything)
         destination.update((prefix + name, value) for name, value in written.items())
 
-    def _load_from_state_dict(
-        self,
-        state_dict: Dict[str, Any],
-        prefix: str,
-        local_metadata: Dict[str, Any],
-        strict: bool,
-        missing_keys: List[str],
-        unexpected_keys: List[str],
-        error_msgs: List[str],
-    ) -> None:
-        names = state.NAMES
+    def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *rest: Any) -> None:
+        names, unexpected_keys = state.NAMES, rest[3]
         found = {name: state_dict[prefix + name] for name in names if prefix + name in state_dict}
         unexpected_keys.extend(
             key for key in state_dict if key.startswith(prefix) and key[len(prefix) :] not in names
@@ -296,22 +267,20 @@ class RIBLoss(nn.Module):
             logger.info("RIB statistics: none in the checkpoint, they start afresh: harmless")
             return
         try:
-            loaded = state.from_tensors(
-                found, self.settings, self.num_classes, self._bad_labels.device
-            )
+            loaded = state.from_tensors(found, self.settings, self.num_classes, self._here.device)
         except state.UnusableError as problem:
             logger.warning(
                 "RIB statistics of the checkpoint not loaded, %s: they start afresh", problem
             )
             return
-        self._epoch = loaded.epoch
+        self.epoch = loaded.epoch
         self._set_statistics(loaded.statistics)
         self.bank.restore(loaded.bank, loaded.rows_seen, loaded.epoch)
         self._size_may_change = True
         clusters, gone = f"{self.settings.num_clusters} clusters", state.passed_over(found)
         logger.info(
             "RIB statistics loaded: epoch %d, %s, %d embeddings in the bank%s",
-            self._epoch,
+            self.epoch,
             clusters if self.centroids is not None else "no clusters yet",
             self.bank.filled,
             f"; of settings that are gone, and not used: {', '.join(gone)}" if gone else "",
@@ -321,15 +290,3 @@ class RIBLoss(nn.Module):
 for _name in declared(RIBSettings):
     # rib.beta is rib.settings.beta; to write one is an error, since it would change nothing.
     setattr(RIBLoss, _name, property(operator.attrgetter(f"settings.{_name}")))
-
-
-def _rows_of_ranks(rows: int, dimensions: int) -> List[int]:
-    """The batch size of each rank; raises, on all of them, if their rows cannot be put together."""
-    sizes = ranks.exchange(rows, dimensions)
-    if len({size for _, size in sizes}) > 1:
-        told = ", ".join(f"rank {rank}: {size}" for rank, size in enumerate(sizes))
-        raise ValueError(
-            f"embeddings must have the same number of columns on every rank, got {told}; only the "
-            "number of rows may differ"
-        )
-    return [number for number, _ in sizes]

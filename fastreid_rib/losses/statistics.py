@@ -9,7 +9,6 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 import torch
 from torch import Tensor
 
-from fastreid_rib.losses.table import join_cameras, split_cameras
 from fastreid_rib.ops import Clusters, aligned_rows
 from fastreid_rib.ops.assignment import half_squared_norms
 from fastreid_rib.settings.rib import RIBSettings
@@ -57,16 +56,31 @@ class State(NamedTuple):
     """Embeddings of this epoch so far."""
     statistics: Optional[Statistics]
     bank: Optional[Tuple[Tensor, Tensor]]
-    """Of this epoch: embeddings (N, D), and labels (N,) joined with cameras."""
+    """Of this epoch: embeddings (N, D), identities and cameras (N, 2)."""
 
 
 class UnusableError(Exception):
     """What is found in a checkpoint cannot be taken over; the text says why."""
 
 
-_COUNTERS = ("epoch", "rows_seen")
-_STATISTICS = tuple(name for name in Statistics._fields if name != "half_norms")
-_BANK = ("bank_rows", "bank_labels", "bank_cameras")
+_SHAPES = {
+    "epoch": "",
+    "rows_seen": "",
+    "centroids": "KD",
+    "log_q": "RK",
+    "log_p": "K",
+    "mean": "D",
+    "class_counts": "C",
+    "class_means": "CD",
+    "camera_rows": "CV",
+    "cameras": "V",
+    "bank_rows": "ND",
+    "bank_labels": "N",
+    "bank_cameras": "N",
+}
+_COUNTERS, _STATISTICS, _BANK = (
+    tuple(_SHAPES)[part] for part in (slice(2), slice(2, 10), slice(10, 13))
+)
 _SPARSE = ("log_q_index", "log_q_floor")
 _GONE = (
     "steps",
@@ -77,7 +91,7 @@ _GONE = (
     "older_inputs",
     "older_cameras",
 )
-NAMES = (*_COUNTERS, *_STATISTICS, *_BANK, *_SPARSE, *_GONE)
+NAMES = (*_SHAPES, *_SPARSE, *_GONE)
 """The names of everything that may be in a checkpoint, of earlier versions too."""
 
 
@@ -86,8 +100,8 @@ def passed_over(found: Dict[str, Tensor]) -> List[str]:
     return [name for name in _GONE if name in found]
 
 
-def to_tensors(state: State, num_classes: int) -> Dict[str, Tensor]:
-    """A state of so many identities under the names of a checkpoint."""
+def to_tensors(state: State) -> Dict[str, Tensor]:
+    """A state under the names of a checkpoint."""
     found = {
         name: torch.tensor(getattr(state, name), dtype=torch.int64) for name in _COUNTERS
     }  # fmt: skip
@@ -97,12 +111,11 @@ def to_tensors(state: State, num_classes: int) -> Dict[str, Tensor]:
             if value is not None:
                 found[name] = value
     if state.bank is not None:
-        rows, joined = state.bank
-        labels, cameras = split_cameras(joined, num_classes)
         # Copies: torch.save writes the whole storage behind a view.
-        found["bank_rows"], found["bank_labels"] = rows.clone(), labels
-        if bool((cameras > 0).any()):
-            found["bank_cameras"] = cameras
+        rows, labels = state.bank[0].clone(), state.bank[1].t().clone()
+        found["bank_rows"], found["bank_labels"] = rows, labels[0].clone()
+        if bool((labels[1] > 0).any()):
+            found["bank_cameras"] = labels[1].clone()
     return found
 
 
@@ -134,9 +147,9 @@ def from_tensors(
         statistics = Statistics(*(tensors.get(name) for name in _STATISTICS))  # type: ignore[arg-type]
     bank = None
     if "bank_rows" in tensors:
-        rows, labels, cameras = (tensors.get(name) for name in _BANK)
-        assert rows is not None and labels is not None
-        bank = rows, join_cameras(labels, cameras, num_classes)
+        labels = tensors["bank_labels"]
+        cameras = tensors.get("bank_cameras", torch.zeros_like(labels))
+        bank = tensors["bank_rows"], torch.stack([labels, cameras], dim=1)
     epoch, seen = (int(found[name]) for name in _COUNTERS)
     return State(epoch, seen, statistics, bank)
 
@@ -144,57 +157,39 @@ def from_tensors(
 def _check(found: Dict[str, Tensor], settings: RIBSettings, num_classes: int) -> None:
     if any(name in found for name in _SPARSE):
         raise UnusableError("as their table is sparse (table_entries, which is gone)")
-    needed = list(_COUNTERS)
+    needed = [*_COUNTERS]
     if any(name in found for name in _STATISTICS):
         _check_kind(found, settings)
-        optional = {
-            "log_p": settings.relevance == "full",
-            "mean": settings.center,
-            "camera_rows": False,  # they are there if cameras came
-            "cameras": False,
-        }
-        needed += [name for name in _STATISTICS if optional.get(name, True)]
+        needed += ["centroids", "log_q", "class_counts", "class_means"]
+        if "camera_rows" in found or "cameras" in found:
+            needed += ["camera_rows", "cameras"]
     if any(name in found for name in _BANK) or int(found.get("rows_seen", 0)):
         needed += _BANK[:2]
     missing = [name for name in needed if name not in found]
     if missing:
-        raise UnusableError(f"as {', '.join(missing)} is missing or has another shape")
-    _check_shapes(found, settings.num_clusters, num_classes)
-    for name in _STATISTICS + _BANK:
-        value = found.get(name)
-        if value is not None and value.is_floating_point() and not bool(value.isfinite().all()):
-            raise UnusableError(f"as {name} holds NaN or infinity")
-    labels = found.get("bank_labels")
-    if labels is not None and len(labels) and int(labels.max()) >= num_classes:
-        raise UnusableError(f"as it has labels beyond {num_classes} identities")
+        raise UnusableError(f"as {', '.join(missing)} is missing")
 
-
-def _check_shapes(found: Dict[str, Tensor], clusters: int, num_classes: int) -> None:
-    size = found["centroids" if "centroids" in found else "bank_rows"].shape[-1]
-    rows = len(found["bank_rows"]) if "bank_rows" in found else 0
-    table, cameras = num_classes, 0
-    if "camera_rows" in found and "cameras" in found:
-        cameras, rows_of = len(found["cameras"]), found["camera_rows"]
-        table = max(table, int(rows_of.max()) + 1 if rows_of.numel() else 0)
-    expected = {
-        "centroids": (clusters, size),
-        "log_q": (table, clusters),
-        "log_p": (clusters,),
-        "mean": (size,),
-        "class_counts": (num_classes,),
-        "class_means": (num_classes, size),
-        "camera_rows": (num_classes, cameras),
-        "cameras": (cameras,),
-        "bank_rows": (rows, size),
-        "bank_labels": (rows,),
-        "bank_cameras": (rows,),
+    none = torch.empty(0, dtype=torch.int64)
+    of_pairs = found.get("camera_rows", none)
+    sizes = {
+        "K": settings.num_clusters,
+        "C": num_classes,
+        "R": max(num_classes, int(of_pairs.max()) + 1 if of_pairs.numel() else 0),
+        "D": found.get("centroids", found.get("bank_rows", none)).shape[-1],
+        "V": len(found.get("cameras", none)),
+        "N": len(found.get("bank_labels", none)),
     }
-    for name, shape in expected.items():
-        if name in found and tuple(found[name].shape) != shape:
+    for name, letters in _SHAPES.items():
+        value, shape = found.get(name), tuple(sizes[letter] for letter in letters)
+        if value is not None and tuple(value.shape) != shape:
             raise UnusableError(
-                f"as {name} is {tuple(found[name].shape)} and {shape} is needed (another number of "
+                f"as {name} is {tuple(value.shape)} and {shape} is needed (another number of "
                 "identities, clusters or dimensions)"
             )
+        if value is not None and not bool(value.isfinite().all()):
+            raise UnusableError(f"as {name} holds NaN or infinity")
+    if found.get("bank_labels", none).gt(num_classes - 1).any():
+        raise UnusableError(f"as it has labels beyond {num_classes} identities")
 
 
 def _check_kind(found: Dict[str, Tensor], settings: RIBSettings) -> None:

@@ -55,29 +55,6 @@ class CameraTable(NamedTuple):
     """(K,), float64: sum over images of the rows that they are compared with."""
 
 
-def join_cameras(labels: Tensor, cameras: Optional[Tensor], num_classes: int) -> Tensor:
-    """One number for identity and camera, (n,) int64; negative labels stay what they are.
-
-    Args:
-        labels: (n,), int64, < num_classes.
-        cameras: (n,), int64, >= 0; None: not known, which is written as camera 0.
-        num_classes: number of identities C.
-    """
-    if cameras is None:
-        return labels
-    return torch.where(labels < 0, labels, labels + num_classes * cameras.clamp(min=0))
-
-
-def split_cameras(joined: Tensor, num_classes: int) -> Tuple[Tensor, Tensor]:
-    """Identities and cameras of :func:`join_cameras`: (n,) and (n,), both -1 where negative."""
-    known = joined >= 0
-    none = torch.full_like(joined, -1)
-    return (
-        torch.where(known, joined % num_classes, none),
-        torch.where(known, torch.div(joined, num_classes, rounding_mode="floor"), none),
-    )
-
-
 def row_of(labels: Tensor, cameras: Tensor, rows: Tensor, known: Tensor) -> Tensor:
     """The row of the table for each image, (n,) int64, without waiting for a GPU.
 
@@ -134,7 +111,7 @@ def build_table(
     counts, means = identities
     in_rows = torch.bincount(rows.labels, minlength=len(counts))
     order = rows.labels.sort(stable=True).indices
-    ends: List[int] = in_rows.cumsum(0).tolist()
+    ends: List[int] = [0, *in_rows.cumsum(0).tolist()]
     # An identity costs its images, and its row of the table.
     share = ranks.own_share(in_rows + 1)
 
@@ -143,8 +120,7 @@ def build_table(
     sums = empty_sums(len(centroids), centroids.device)
     for part in chunks(own, len(centroids)):
         block = slice(share.start + part.start, share.start + part.stop)
-        begin = ends[block.start - 1] if block.start else 0
-        of_block = order[begin : ends[block.stop - 1]]
+        of_block = order[ends[block.start] : ends[block.stop]]
         of_identities, negentropy = _sums_of_block(rows, of_block, block, centroids, settings)
         sums.images.add_(len(of_block))
         sums.feature_negentropy.add_(negentropy)
@@ -164,8 +140,6 @@ def across_cameras(
     settings: RIBSettings,
 ) -> Optional[CameraTable]:
     """Adds rows for pairs of identity and camera to a class table; None: there are none.
-
-    Calls collectives: every rank calls it with the same arguments and gets the same result.
 
     Args:
         rows: of the epoch.
@@ -205,13 +179,8 @@ def _rows_of_pairs(
 ) -> Tuple[Tensor, Tensor]:
     """log Q of M pairs, (M, K), and the sum over their images, (K,); each rank makes its share.
 
-    Args:
-        rows: of these pairs, which are their labels.
-        owners: (M,), int64, sorted: the identity of each pair.
-        num_classes: number of identities C.
-        centroids: (K, D), float32.
-        marginal: (K,), float32, or None.
-        settings: of the loss.
+    ``rows`` are those of the pairs, which are their labels; ``owners``, (M,), sorted, the
+    identities of the pairs. The rest is as for :func:`across_cameras`.
     """
     images = torch.bincount(rows.labels, minlength=len(owners))
     order = rows.labels.sort(stable=True).indices
@@ -248,12 +217,7 @@ def _sums_of_block(
 ) -> Tuple[Tensor, Tensor]:
     """Sums of phi of a block of labels, (labels, K), and the sum of its phi log phi, float64.
 
-    Args:
-        rows: of the epoch.
-        of_block: (n,), int64: the rows of the block.
-        block: its labels.
-        centroids: (K, D), float32.
-        settings: of the loss.
+    ``of_block``, (n,), int64: the rows whose labels these are.
     """
     sums = centroids.new_zeros(block.stop - block.start, len(centroids))
     negentropy = torch.zeros((), dtype=torch.float64, device=centroids.device)
