@@ -16,7 +16,7 @@ from fastreid_rib.base.evaluating import evaluated
 from fastreid_rib.base.safe_reads import checked, read_safely
 from fastreid_rib.base.whole_files import written_whole
 from fastreid_rib.integration import config
-from fastreid_rib.integration.modeling.embedding import embedding_and_labels
+from fastreid_rib.integration.rib.embedding import embedding_and_labels
 from fastreid_rib.losses.clustering import chunks, kmeans, spread_seeds
 from fastreid_rib.losses.refresh import center_rows, refresh
 from fastreid_rib.losses.table import Rows

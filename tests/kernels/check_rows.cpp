@@ -1,7 +1,6 @@
 // Runs the CUDA library's source under the emulation, on random input, against reference.h.
 // usage: check_rows ROUNDS SEED ORDER: rounds over all combinations of features, the seed of the
 // input, and the seed of the order of threads (0: by number). Prints every failure and a summary.
-#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -140,7 +139,7 @@ const char* dtype_name(int dtype) {
 // ---- The bound
 
 struct BoundShape {
-    int64_t n, K, C, m;  // m = 0: dense
+    int64_t n, K, C;
     int dtype, variant, threads;
     int form;
     bool marginal;
@@ -149,7 +148,7 @@ struct BoundShape {
 };
 
 void check_bound(Draw& draw, const BoundShape& shape) {
-    const int64_t n = shape.n, K = shape.K, C = shape.C, m = shape.m, listed = m ? m : K;
+    const int64_t n = shape.n, K = shape.K, C = shape.C;
     // Only some pitches and addresses allow wide accesses; the choice is the library's if auto.
     const bool wide = shape.variant == RIB_AUTO ? draw.once_in(2) : shape.variant & RIB_WIDE;
     const auto pitch_of = [&](int64_t columns) {
@@ -157,24 +156,14 @@ void check_bound(Draw& draw, const BoundShape& shape) {
     };
     const auto shift = [&] { return wide ? 0 : draw.one_of<int64_t>({0, 0, 0, 1, 4}); };
     Logits logits(draw, n, K, draw_scale(draw), pitch_of(K), shift(), shift());
-    LogQ log_q(draw, shape.dtype, C, listed, m ? m + draw.below(4) : pitch_of(K), shift());
-    Matrix<int32_t> index(C, listed, listed + draw.below(3));
-    Matrix<float> floor(1, C, C), loss(1, n, n), log_p(1, K, K, shift());
+    LogQ log_q(draw, shape.dtype, C, K, pitch_of(K), shift());
+    Matrix<float> loss(1, n, n), log_p(1, K, K, shift());
     std::vector<int64_t> labels = draw_labels(draw, n, C);
 
-    std::vector<std::vector<double>> rows;  // of log Q, as a dense table in float64
+    std::vector<std::vector<double>> rows;  // of log Q, in float64
     for (int64_t c = 0; c < C; ++c) {
-        // Of the embedding, a floor above what is listed is not promised any digits.
-        floor(0, c) = draw.between(-70.f, shape.form == RIB_EMBEDDING ? -64.f : -30.f);
-        std::vector<double> row(static_cast<size_t>(K), floor(0, c));
-        const std::vector<int32_t> columns = draw.distinct(listed, K);
-        for (int64_t j = 0; j < listed; ++j) {
-            // An entry of no column counts for nothing.
-            const bool stray = m && draw.once_in(10);
-            index(c, j) = stray ? draw.one_of({-1, INT_MIN, (int)K, INT_MAX}) : columns[j];
-            if (m && !stray) row[columns[j]] = log_q.value(c, j);
-        }
-        for (int64_t a = 0; a < K && !m; ++a) row[a] = log_q.value(c, a);
+        std::vector<double> row(static_cast<size_t>(K));
+        for (int64_t a = 0; a < K; ++a) row[a] = log_q.value(c, a);
         rows.push_back(row);
     }
     std::vector<double> marginal(static_cast<size_t>(K), 0.0);  // log P in float64
@@ -183,26 +172,21 @@ void check_bound(Draw& draw, const BoundShape& shape) {
         if (shape.marginal) marginal[a] = log_p(0, a);
     }
 
-    Case test(
-        text("%s %s %s%s n %d K %d C %d m %d gamma %g scale %g variant %d threads %d pitch %d",
-             m ? "sparse" : "dense", dtype_name(shape.dtype),
-             shape.form == RIB_EMBEDDING ? "embedding" : "clusters",
-             shape.marginal ? " with marginal" : "", (int)n, (int)K, (int)C, (int)m, shape.gamma,
-             logits.scale, shape.variant, shape.threads, (int)logits.products.pitch()));
+    Case test(text("%s %s%s n %d K %d C %d gamma %g scale %g variant %d threads %d pitch %d",
+                   dtype_name(shape.dtype), shape.form == RIB_EMBEDDING ? "embedding" : "clusters",
+                   shape.marginal ? " with marginal" : "", (int)n, (int)K, (int)C, shape.gamma,
+                   logits.scale, shape.variant, shape.threads, (int)logits.products.pitch()));
     rib_bound_args args = {};
     Matrix<float> products(logits.products);
     args.products = products.data();
     args.half_norms = logits.half_norms.data();
     args.log_q = log_q.data();
-    args.index = m ? index.data() : nullptr;
-    args.floor = m ? floor.data() : nullptr;
     args.log_p = shape.marginal ? log_p.data() : nullptr;
     args.labels = labels.data();
     args.loss = loss.data();
-    args.n = n, args.K = K, args.C = C, args.m = m;
+    args.n = n, args.K = K, args.C = C;
     args.products_pitch = products.pitch();
     args.log_q_pitch = log_q.pitch();
-    args.index_pitch = m ? index.pitch() : 0;
     args.scale = logits.scale;
     args.gamma = shape.gamma;
     args.log_q_dtype = shape.dtype;
@@ -225,9 +209,7 @@ void check_bound(Draw& draw, const BoundShape& shape) {
             continue;
         }
         const auto bound = shape.form == RIB_EMBEDDING ? embedding_bound : clusters_bound;
-        const double floor_of_label = floor(0, label);
-        const Bound expected = bound(logits.reference(i), rows[label], marginal, shape.gamma,
-                                     m ? &floor_of_label : nullptr);
+        const Bound expected = bound(logits.reference(i), rows[label], marginal, shape.gamma);
         test.expect_close("loss", i, 0, loss(0, i), expected.loss);
         for (int64_t a = 0; a < K; ++a)
             test.expect_close("gradient", i, a, products(i, a), expected.gradient[a]);
@@ -243,21 +225,17 @@ void check_bounds(Draw& draw, int round) {
     int turn = round;
     for (int dtype : {RIB_F32, RIB_F16, RIB_BF16}) {
         for (int form : {RIB_CLUSTERS, RIB_EMBEDDING}) {
-            for (bool sparse : {false, true}) {
-                for (int variant : {-1, 0, 1, 2, 3}) {
-                    if (sparse && variant > 0 && variant & RIB_CACHED) continue;
-                    const int64_t K = draw_columns(draw);
-                    BoundShape shape = {};
-                    shape.n = 1 + draw.below(4), shape.K = K, shape.C = 1 + draw.below(3);
-                    shape.m = sparse ? 1 + draw.below(std::min<int64_t>(K, 100)) : 0;
-                    shape.dtype = dtype, shape.variant = variant,
-                    shape.threads = draw_threads(draw, shape.n);
-                    shape.form = form, shape.marginal = draw.once_in(2);
-                    shape.gamma = gammas[turn++ % 4];
-                    // Too little for the cache: the automatic choice must do without.
-                    shape.max_shared = variant == RIB_AUTO && draw.once_in(2) ? kCramped : kRoomy;
-                    check_bound(draw, shape);
-                }
+            for (int variant : {-1, 0, 1, 2, 3}) {
+                const int64_t K = draw_columns(draw);
+                BoundShape shape = {};
+                shape.n = 1 + draw.below(4), shape.K = K, shape.C = 1 + draw.below(3);
+                shape.dtype = dtype, shape.variant = variant,
+                shape.threads = draw_threads(draw, shape.n);
+                shape.form = form, shape.marginal = draw.once_in(2);
+                shape.gamma = gammas[turn++ % 4];
+                // Too little for the cache: the automatic choice must do without.
+                shape.max_shared = variant == RIB_AUTO && draw.once_in(2) ? kCramped : kRoomy;
+                check_bound(draw, shape);
             }
             ++turn;
         }
@@ -279,9 +257,9 @@ void sort_by_label(const std::vector<int64_t>& labels, int64_t C, std::vector<in
     }
 }
 
-// Whether the sums differed with the order of the threads; or must not, if `ordered`.
-bool check_table(Draw& draw, const std::vector<int64_t>& labels, int64_t K, int64_t C, float scale,
-                 bool ordered) {
+// The sums must not differ with the order of the threads.
+void check_table(Draw& draw, const std::vector<int64_t>& labels, int64_t K, int64_t C,
+                 float scale) {
     const int64_t n = static_cast<int64_t>(labels.size());
     Logits logits(draw, n, K, scale, K + draw.below(5), draw.below(2), draw.below(2));
     Matrix<float> before(C, K, K + draw.below(5));
@@ -314,15 +292,14 @@ bool check_table(Draw& draw, const std::vector<int64_t>& labels, int64_t K, int6
     args.products = logits.products.data();
     args.half_norms = logits.half_norms.data();
     args.labels = labels.data();
-    args.order = ordered ? order.data() : nullptr;
-    args.starts = ordered ? starts.data() : nullptr;
+    args.order = order.data();
+    args.starts = starts.data();
     args.n = n, args.K = K, args.C = C;
     args.products_pitch = logits.products.pitch();
     args.table_pitch = before.pitch();
     args.scale = logits.scale;
-    args.threads = draw_threads(draw, ordered ? C : n);
-    Case test(text("table %s n %d K %d C %d scale %g threads %d",
-                   ordered ? "by identity" : "with atomics", (int)n, (int)K, (int)C, args.scale,
+    args.threads = draw_threads(draw, C);
+    Case test(text("table n %d K %d C %d scale %g threads %d", (int)n, (int)K, (int)C, args.scale,
                    args.threads));
 
     const uint64_t seed = simt::order_seed;
@@ -343,33 +320,26 @@ bool check_table(Draw& draw, const std::vector<int64_t>& labels, int64_t K, int6
     }
     simt::order_seed = seed;
     test.expect(products.same_bytes(logits.products), "wrote into the products");
-    const bool same = tables[0].same_bytes(tables[1]);
-    test.expect(same || !ordered, "differs with the order of the threads");
-    return !same;
+    test.expect(tables[0].same_bytes(tables[1]), "differs with the order of the threads");
 }
 
 void check_tables(Draw& draw) {
     for (int i = 0; i < 6; ++i) {
         const int64_t C = 1 + draw.below(3);
         check_table(draw, draw_labels(draw, 1 + draw.below(6), C), draw_columns(draw), C,
-                    draw_scale(draw), i % 2);
+                    draw_scale(draw));
     }
-    // Input that the order of additions matters to: else `ordered` would show nothing.
-    const std::vector<int64_t> crowd(8, 0);
-    const bool differed = check_table(draw, crowd, 100, 1, 2.f, false);
-    check_table(draw, crowd, 100, 1, 2.f, true);
-    Case test("table with atomics");
-    test.expect(differed, "does not depend on the order of the threads");
+    // A sum of eight images, which the order of additions matters to.
+    check_table(draw, std::vector<int64_t>(8, 0), 100, 1, 2.f);
 }
 
 // ---- Arguments and limits
 
 // A call that is right, to be made wrong in one place.
 struct alignas(16) SmallCall {
-    float products[4], half_norms[4], log_q[4], log_p[4], floor[1], loss[1], table[4];
+    float products[4], half_norms[4], log_q[4], log_p[4], loss[1], table[4];
     float negentropy[1];
-    int32_t index[4] = {3, 1, 0, 2};
-    int64_t labels[1] = {0};
+    int64_t labels[1] = {0}, order[1] = {0}, starts[2] = {0, 1};
     rib_bound_args bound = {};
     rib_table_args table_args = {};
 
@@ -379,7 +349,6 @@ struct alignas(16) SmallCall {
         for (float& value : log_q) value = -1.f;
         for (float& value : log_p) value = -1.f;
         for (float& value : table) value = 0.f;
-        floor[0] = -9.f;
         bound.products = products, bound.half_norms = half_norms, bound.log_q = log_q;
         bound.log_p = log_p, bound.labels = labels, bound.loss = loss;
         bound.n = 1, bound.K = 4, bound.C = 1, bound.products_pitch = 4, bound.log_q_pitch = 4;
@@ -387,11 +356,8 @@ struct alignas(16) SmallCall {
         table_args.products = products, table_args.half_norms = half_norms;
         table_args.labels = labels, table_args.table = table, table_args.negentropy = negentropy;
         table_args.n = 1, table_args.K = 4, table_args.C = 1, table_args.threads = 32;
+        table_args.order = order, table_args.starts = starts;
         table_args.products_pitch = 4, table_args.table_pitch = 4, table_args.scale = 1.f;
-    }
-    void make_sparse() {
-        bound.index = index, bound.floor = floor;
-        bound.m = 4, bound.index_pitch = 4;
     }
 };
 
@@ -405,12 +371,12 @@ void check_bound_refusals() {
         {"no loss", [](rib_bound_args& p) { p.loss = nullptr; }},
         {"n < 0", [](rib_bound_args& p) { p.n = -1; }},
         {"n beyond a grid", [](rib_bound_args& p) { p.n = int64_t{1} << 32; }},
-        {"K = 0", [](rib_bound_args& p) { p.K = p.m = 0; }},
+        {"K = 0", [](rib_bound_args& p) { p.K = 0; }},
         {"K beyond 32 bits",
          [](rib_bound_args& p) { p.K = p.products_pitch = p.log_q_pitch = int64_t{1} << 32; }},
         {"C = 0", [](rib_bound_args& p) { p.C = 0; }},
         {"products_pitch < K", [](rib_bound_args& p) { p.products_pitch = 3; }},
-        {"log_q_pitch < listed", [](rib_bound_args& p) { p.log_q_pitch = 3; }},
+        {"log_q_pitch < K", [](rib_bound_args& p) { p.log_q_pitch = 3; }},
         {"dtype 3", [](rib_bound_args& p) { p.log_q_dtype = 3; }},
         {"dtype -1", [](rib_bound_args& p) { p.log_q_dtype = -1; }},
         {"form 2", [](rib_bound_args& p) { p.form = 2; }},
@@ -420,13 +386,6 @@ void check_bound_refusals() {
         {"33 threads", [](rib_bound_args& p) { p.threads = 33; }},
         {"-32 threads", [](rib_bound_args& p) { p.threads = -32; }},
         {"1056 threads", [](rib_bound_args& p) { p.threads = 1056; }},
-    };
-    const std::pair<const char*, Change> wrong_if_sparse[] = {
-        {"no floor", [](rib_bound_args& p) { p.floor = nullptr; }},
-        {"m = 0", [](rib_bound_args& p) { p.m = 0; }},
-        {"m > K", [](rib_bound_args& p) { p.m = p.index_pitch = p.log_q_pitch = 5; }},
-        {"index_pitch < m", [](rib_bound_args& p) { p.index_pitch = 3; }},
-        {"cached", [](rib_bound_args& p) { p.variant = RIB_CACHED; }},
     };
     const std::pair<const char*, Change> wrong_if_wide[] = {
         {"products not aligned", [](rib_bound_args& p) { ++p.products, p.K = 3; }},
@@ -438,23 +397,18 @@ void check_bound_refusals() {
         {"log_q_pitch odd", [](rib_bound_args& p) { p.log_q_pitch = p.K = 3; }},
     };
     const auto refuses = [](const std::pair<const char*, Change>& change, const char* of,
-                            bool sparse, int variant) {
+                            int variant) {
         Case test(text("%s, %s", of, change.first));
         SmallCall right, call;
-        for (SmallCall* made : {&right, &call}) {
-            if (sparse) made->make_sparse();
-            made->bound.variant = variant;
-        }
+        right.bound.variant = call.bound.variant = variant;
         test.expect(rib_bound(&right.bound) == RIB_OK, "refused before the change, too");
         change.second(call.bound);
         const int code = rib_bound(&call.bound);
         test.expect(code == RIB_EARG, "returned %d", code);
         for (float value : call.products) test.expect(value == 1.f, "computed all the same");
     };
-    for (const auto& change : wrong) refuses(change, "dense", false, RIB_AUTO);
-    for (const auto& change : wrong) refuses(change, "sparse", true, RIB_AUTO);
-    for (const auto& change : wrong_if_sparse) refuses(change, "sparse", true, RIB_AUTO);
-    for (const auto& change : wrong_if_wide) refuses(change, "wide", false, RIB_WIDE);
+    for (const auto& change : wrong) refuses(change, "bound", RIB_AUTO);
+    for (const auto& change : wrong_if_wide) refuses(change, "wide", RIB_WIDE);
     Case test("bound, no arguments");
     test.expect(rib_bound(nullptr) == RIB_EARG, "not refused");
 }
@@ -467,8 +421,8 @@ void check_table_refusals() {
         {"no labels", [](rib_table_args& p) { p.labels = nullptr; }},
         {"no table", [](rib_table_args& p) { p.table = nullptr; }},
         {"no negentropy", [](rib_table_args& p) { p.negentropy = nullptr; }},
-        {"order without starts", [](rib_table_args& p) { p.order = p.labels; }},
-        {"starts without order", [](rib_table_args& p) { p.starts = p.labels; }},
+        {"no order", [](rib_table_args& p) { p.order = nullptr; }},
+        {"no starts", [](rib_table_args& p) { p.starts = nullptr; }},
         {"n < 0", [](rib_table_args& p) { p.n = -1; }},
         {"n beyond a grid", [](rib_table_args& p) { p.n = int64_t{1} << 32; }},
         {"K = 0", [](rib_table_args& p) { p.K = 0; }},
@@ -505,15 +459,6 @@ void check_limits(Draw& draw) {
         test.expect(rib_table(&call.table_args) == RIB_OK, "refused by table");
     }
     {
-        Case test("m entries and shared memory");
-        SmallCall call;
-        call.make_sparse();
-        simt::device.max_shared = 4 * sizeof(float);  // the entries alone
-        test.expect(rib_bound(&call.bound) == RIB_EROOM, "no room, and yet accepted");
-        simt::device.max_shared = kCramped;
-        test.expect(rib_bound(&call.bound) == RIB_OK, "room, and yet refused");
-    }
-    {
         // Column 0 has all of phi and the ratio e^-59, so that e^40 over u is infinite in float32.
         Case test("a large ratio where phi is 0");
         SmallCall call;
@@ -542,14 +487,13 @@ void check_limits(Draw& draw) {
         Case test("texts and version");
         test.expect(rib_abi() == RIB_ABI_VERSION, "ABI %d", rib_abi());
         test.expect(strlen(rib_describe()) > 0, "no description");
-        for (int code : {(int)RIB_EARG, (int)RIB_EROOM, (int)cudaErrorInvalidDevice})
+        for (int code : {(int)RIB_EARG, (int)cudaErrorInvalidDevice})
             test.expect(strlen(rib_error_text(code)) > 0, "no text of error %d", code);
     }
     // More shared memory than 48 KiB has to be asked for; beyond the limit the cache is left out.
     const int clusters = RIB_CLUSTERS, embedding = RIB_EMBEDDING;
-    check_bound(draw, {1, 6501, 1, 0, RIB_F32, RIB_AUTO, 256, clusters, false, 0.3f, kRoomy});
-    check_bound(draw, {1, 12500, 1, 12400, RIB_F16, RIB_AUTO, 256, clusters, true, 0.3f, kRoomy});
-    check_bound(draw, {1, 30001, 1, 0, RIB_BF16, RIB_AUTO, 0, embedding, true, 1.f, kRoomy});
+    check_bound(draw, {1, 6501, 1, RIB_F32, RIB_AUTO, 256, clusters, false, 0.3f, kRoomy});
+    check_bound(draw, {1, 30001, 1, RIB_BF16, RIB_AUTO, 0, embedding, true, 1.f, kRoomy});
     SmallCall call;
     call.bound.variant = RIB_CACHED;
     simt::device.max_shared = 512;

@@ -9,7 +9,6 @@
 #include <initializer_list>
 #include <memory>
 #include <random>
-#include <utility>
 #include <vector>
 
 // The same numbers on every machine, which the standard distributions do not promise.
@@ -27,14 +26,6 @@ class Draw {
     template <typename T>
     T one_of(std::initializer_list<T> items) {
         return items.begin()[below(static_cast<int64_t>(items.size()))];
-    }
-    // `count` distinct numbers below `end`, in any order.
-    std::vector<int32_t> distinct(int64_t count, int64_t end) {
-        std::vector<int32_t> all(static_cast<size_t>(end));
-        for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int32_t>(i);
-        for (int64_t i = 0; i < count; ++i) std::swap(all[i], all[i + below(end - i)]);
-        all.resize(static_cast<size_t>(count));
-        return all;
     }
 
    private:

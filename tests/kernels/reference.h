@@ -72,20 +72,18 @@ inline Bound average(const Softmax& phi, const std::vector<double>& s,
     return result;
 }
 
-// `floor` is the log Q that the kernel gives every column first and takes away from some again:
-// that of a sparse table; null if dense.
 inline Bound clusters_bound(const Softmax& phi, const std::vector<double>& log_q,
-                            const std::vector<double>& log_p, double gamma, const double* floor) {
+                            const std::vector<double>& log_p, double gamma) {
     std::vector<double> s, sizes;
     for (size_t a = 0; a < log_q.size(); ++a) {
         s.push_back(gamma * phi.log_phi[a] - log_q[a] + (1.0 - gamma) * log_p[a]);
-        sizes.push_back(fabs(s[a]) + (1.0 + gamma) * fabs(log_p[a]) + (floor ? fabs(*floor) : 0.0));
+        sizes.push_back(fabs(s[a]) + (1.0 + gamma) * fabs(log_p[a]));
     }
     return average(phi, s, sizes, gamma);
 }
 
 inline Bound embedding_bound(const Softmax& phi, const std::vector<double>& log_q,
-                             const std::vector<double>& log_p, double gamma, const double* floor) {
+                             const std::vector<double>& log_p, double gamma) {
     const size_t K = log_q.size();
     const double heaviest = exp(*std::max_element(phi.log_phi.begin(), phi.log_phi.end()));
     std::vector<double> s, sizes, joint, errors;  // joint_a = phi_a ratio_a
@@ -95,11 +93,9 @@ inline Bound embedding_bound(const Softmax& phi, const std::vector<double>& log_
         s.push_back(gamma * (phi.log_phi[a] - log_p[a]));
         sizes.push_back(fabs(s[a]) + gamma * fabs(log_p[a]));
         joint.push_back(weight * exp(log_q[a] - log_p[a]));
-        const auto error = [&](double log_ratio) {
-            const double relative = phi.relative_error + kRounding * (16.0 + 4.0 * fabs(log_ratio));
-            return exp(log_ratio) * (weight * relative + heaviest * kTiny);
-        };
-        errors.push_back(error(log_q[a] - log_p[a]) + (floor ? error(*floor - log_p[a]) : 0.0));
+        const double log_ratio = log_q[a] - log_p[a];
+        const double relative = phi.relative_error + kRounding * (16.0 + 4.0 * fabs(log_ratio));
+        errors.push_back(exp(log_ratio) * (weight * relative + heaviest * kTiny));
         u += joint[a];
         u_error += errors[a];
     }
@@ -118,7 +114,7 @@ inline Bound embedding_bound(const Softmax& phi, const std::vector<double>& log_
 
 inline Bounded negentropy(const Softmax& phi) {
     const std::vector<double> zeros(phi.log_phi.size(), 0.0);
-    return clusters_bound(phi, zeros, zeros, 1.0, nullptr).loss;
+    return clusters_bound(phi, zeros, zeros, 1.0).loss;
 }
 
 #endif

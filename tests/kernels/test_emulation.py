@@ -139,4 +139,4 @@ def test_kernels(programs, setup, rounds, seed):
     result = run_program(programs["check_rows", build], rounds, seed, setup.order)
     assert complaint(result) == "", result.stdout[-6000:]
     (cases,) = re.findall(r"(\d+) cases", result.stdout)
-    assert int(cases) > 70 + 50 * rounds
+    assert int(cases) > 50 + 30 * rounds

@@ -7,9 +7,10 @@ import pytest
 from emulation import RANDOM
 
 
-@pytest.mark.parametrize("mutant", mutate.MUTANTS, ids=lambda mutant: mutant.name)
-def test_every_bug_still_has_its_place(mutant):
-    assert mutate.mutated(mutant) != mutate.unchanged()
+def test_every_bug_still_has_its_place():
+    assert len(mutate.MUTANTS) > 45
+    for mutant in mutate.MUTANTS:
+        assert mutate.mutated(mutant) != mutate.unchanged(), mutant.name
 
 
 def test_a_bug_without_its_place_is_an_error():
@@ -23,7 +24,7 @@ def test_a_bug_without_its_place_is_an_error():
     "name",
     [
         "gamma: left out of the gradient",
-        "sparse: no barrier before the corrections are added",
+        "the cache of another thread is read",
         "table: images by their place, not by the order",
     ],
 )

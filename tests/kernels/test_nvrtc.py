@@ -24,11 +24,8 @@ PROGRAM = """
 template __global__ void rib::bound_rows<float, RIB_CLUSTERS, 4, true>(rib_bound_args);
 template __global__ void rib::bound_rows<__half, RIB_EMBEDDING, 4, false>(rib_bound_args);
 template __global__ void rib::bound_rows<__nv_bfloat16, RIB_CLUSTERS, 1, true>(rib_bound_args);
-template __global__ void rib::sparse_bound_rows<float, RIB_EMBEDDING, 1>(rib_bound_args);
-template __global__ void rib::sparse_bound_rows<__half, RIB_CLUSTERS, 4>(rib_bound_args);
-template __global__ void rib::sparse_bound_rows<__nv_bfloat16, RIB_EMBEDDING, 1>(rib_bound_args);
 """
-KERNELS = 6 + 1  # those above, and the one that is no template
+KERNELS = 3 + 1  # those above, and the one that is no template
 
 
 def installed(pattern):
