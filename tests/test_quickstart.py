@@ -36,13 +36,9 @@ def start(quickstart, monkeypatch):
 
 @pytest.mark.today_only
 def test_each_config_gets_a_row_and_a_failure_spoils_no_other(start, make_cfg, tmp_path, capsys):
-    losses = {
-        "plain": ("CrossEntropy",),
-        "rib": ("CrossEntropy", "RIB"),
-        "broken": ("CrossEntropy", "RIP"),
-    }
-    for name, loss in losses.items():
-        cfg = make_cfg({"SOLVER.MAX_EPOCH": 2, "MODEL.LOSSES.NAME": loss})
+    losses = {"plain": (), "rib": ("RIB",), "broken": ("RIP",)}
+    for name, more in losses.items():
+        cfg = make_cfg({"SOLVER.MAX_EPOCH": 2, "MODEL.LOSSES.NAME": ("CrossEntropy", *more)})
         (tmp_path / f"{name}.yml").write_text(cfg.dump())
     assert start(*[tmp_path / f"{name}.yml" for name in losses]) == 1
 
