@@ -90,6 +90,21 @@ def test_of_attention_into_fastreid_is_not_harmless(model, load, caplog):
     assert caplog.records[-1].levelname == "WARNING"
 
 
+def test_of_another_attention_is_not_harmless(model, load):
+    """Matrices of low rank, or in blocks, as version 0.2 had them: other names, or other shapes."""
+    dcs = {**STOCK, **ATTENTION, "MODEL.ATTENTION.NAME": "DCS", "MODEL.ATTENTION.WIDTH": 8}
+    source, layer = model(dcs), "heads.attention.mask.logits.weight"
+    state = source.state_dict()
+    weight = state.pop(layer)
+    factors = {layer.replace("logits", f"logits.{name}"): weight for name in ("narrow", "widen")}
+    for old, count in ((factors, 2), ({layer: weight.reshape(2, 8, 4)}, 1)):
+        source.state_dict = lambda old=old: {**state, **old}
+        lines = load(source, model(dcs))
+        (line,) = (line for line in lines if line.startswith("Attention"))
+        assert line.startswith(f"Attention in the checkpoint ({count} parameters) skipped")
+        assert "for another. Not harmless" in line
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"MODEL.LOSSES.RIB.NUM_CLUSTERS": 5}, {"MODEL.HEADS.NUM_CLASSES": 6}],

@@ -26,7 +26,8 @@ def extend_checkpointer(checkpoint: Any) -> None:
                 "harmless, the network is complete without them.",
                 len(statistics),
             )
-        if new:
+        left += [key for key, *_ in incompatible.incorrect_shapes if is_attention(key)]
+        if new and not left:
             logger.info(
                 "Attention is new to this checkpoint (%d parameters) and starts untrained: "
                 "harmless, the rest of the network is as in the checkpoint.",
@@ -35,8 +36,9 @@ def extend_checkpointer(checkpoint: Any) -> None:
         if left:
             logger.warning(
                 "Attention in the checkpoint (%d parameters) skipped, as MODEL.ATTENTION asks for "
-                "none. Not harmless: the network was trained with it, write the MODEL.ATTENTION "
-                "of its config.yaml.",
+                "none or for another. Not harmless: the network was trained with it, write the "
+                "MODEL.ATTENTION of its config.yaml. If a key of it is gone, use the version that "
+                "trained it.",
                 len(left),
             )
         stock(self, incompatible._replace(missing_keys=missing, unexpected_keys=unexpected))
