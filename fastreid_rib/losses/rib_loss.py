@@ -277,13 +277,14 @@ class RIBLoss(nn.Module):
         self._set_statistics(loaded.statistics)
         self.bank.restore(loaded.bank, loaded.rows_seen, loaded.epoch)
         self._size_may_change = True
-        clusters, gone = f"{self.settings.num_clusters} clusters", state.passed_over(found)
+        clusters = f"{self.settings.num_clusters} clusters"
+        gone = ", ".join(name for name in state.GONE if name in found)
         logger.info(
             "RIB statistics loaded: epoch %d, %s, %d embeddings in the bank%s",
             self.epoch,
             clusters if self.centroids is not None else "no clusters yet",
             self.bank.filled,
-            f"; of settings that are gone, and not used: {', '.join(gone)}" if gone else "",
+            gone and f"; of settings that are gone, and not used: {gone}",
         )
 
 

@@ -4,7 +4,7 @@ Legend: D dimensions, K clusters, C identities, V cameras, M pairs of an identit
 rows in the reservoir. M is 0 where no cameras are given.
 """
 
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Dict, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -82,22 +82,12 @@ _COUNTERS, _STATISTICS, _BANK = (
     tuple(_SHAPES)[part] for part in (slice(2), slice(2, 10), slice(10, 13))
 )
 _SPARSE = ("log_q_index", "log_q_floor")
-_GONE = (
-    "steps",
-    "epoch_steps",
-    "bank_inputs",
-    "older_rows",
-    "older_labels",
-    "older_inputs",
-    "older_cameras",
+GONE = tuple(
+    ["steps", "epoch_steps", "bank_inputs", "older_rows", "older_labels", "older_inputs", "older_cameras"]
 )
-NAMES = (*_SHAPES, *_SPARSE, *_GONE)
+"""What earlier versions wrote for settings that are gone."""
+NAMES = (*_SHAPES, *_SPARSE, *GONE)
 """The names of everything that may be in a checkpoint, of earlier versions too."""
-
-
-def passed_over(found: Dict[str, Tensor]) -> List[str]:
-    """What a checkpoint holds of settings that earlier versions had."""
-    return [name for name in _GONE if name in found]
 
 
 def to_tensors(state: State) -> Dict[str, Tensor]:
@@ -195,14 +185,12 @@ def _check(found: Dict[str, Tensor], settings: RIBSettings, num_classes: int) ->
 def _check_kind(found: Dict[str, Tensor], settings: RIBSettings) -> None:
     """Statistics that were made under other settings cannot be taken over."""
     full = settings.relevance == "full"
-    kinds = (
-        ("mean", settings.center, "center", "centred", "not centred, as those of 0.1"),
-        ("log_p", full, "relevance", "of the full bound", "of the paper's"),
-    )
-    for name, wanted, setting, with_it, without in kinds:
+    for name, setting, wanted in (
+        ("mean", "center", settings.center),
+        ("log_p", "relevance", full),
+    ):
         if (name in found) != wanted:
-            is_, asked = (without, with_it) if wanted else (with_it, without)
             raise UnusableError(
-                f"as they are {is_} and {setting}={getattr(settings, setting)!r} needs them "
-                f"{asked} (docs/method.md says how to go on with them)"
+                f"as they were made with another {setting} than {getattr(settings, setting)!r} "
+                "(docs/method.md says how to go on with them)"
             )

@@ -2,16 +2,15 @@
 
 import functools
 
-import pytest
 import torch
-from kinds import PAPER, every_kind
+from kinds import every_kind
 from torch import nn
 from torch.nn import functional as F
 
 from fastreid_rib import losses
 
 # RIB from the second epoch on, so that tests need no third.
-RIBLoss = functools.partial(losses.RIBLoss, warmup_epochs=1, **PAPER)
+RIBLoss = functools.partial(losses.RIBLoss, warmup_epochs=1)
 
 CLASSES, DIM = 5, 8
 
@@ -44,11 +43,8 @@ def train(parts, kind, epochs=3, steps=6):
 
 
 @every_kind
-@pytest.mark.parametrize("parts", [2, 4])
-def test_accumulated_gradients_train_as_the_whole_batch(parts, kind):
-    # Frozen between refreshes: those that follow the parts of a batch are not those of the whole.
-    kind = {**kind, "momentum": 0.0}
-    whole, accumulated = train(1, kind), train(parts, kind)
+def test_accumulated_gradients_train_as_the_whole_batch(kind):
+    whole, accumulated = train(1, kind), train(4, kind)
     assert whole[2][6:].abs().min() > 0
     # The reservoir rounds to float16, and parts of a batch another way than the whole one.
     assert torch.allclose(whole[2], accumulated[2], rtol=1e-4, atol=1e-4)
@@ -67,7 +63,7 @@ class TwoLosses(nn.Module):
         torch.manual_seed(0)
         self.layer = nn.Linear(DIM, 6)
         self.whole = RIBLoss(CLASSES, **kind, beta=8.0)
-        settings = {**kind, "num_clusters": 7, "table_entries": 3, "bank_size": 30}
+        settings = {**kind, "num_clusters": 7, "bank_size": 30}
         self.part = RIBLoss(CLASSES, beta=20.0, **settings)
 
     def start_epoch(self, epoch):
@@ -106,8 +102,7 @@ def test_two_losses_in_a_model_keep_apart(kind):
     for key in state:
         owner, name = key.split(".", 1)
         names[owner].add(name)
-    assert names["part"] - names["whole"] == {"log_q_index", "log_q_floor"}
-    assert names["whole"] <= names["part"] and "centroids" in names["whole"]
+    assert names["whole"] == names["part"] and "centroids" in names["whole"]
     assert len(state["whole.bank_rows"]) == 96 and len(state["part.bank_rows"]) == 30
 
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from kinds import MOVING, PAPER
+from kinds import PAPER
 from torch.nn import functional as F
 
 from fastreid_rib import losses
@@ -45,12 +45,12 @@ def information(embeddings, labels, kind):
     return rib.start_epoch(1)["mutual_information"]
 
 
-@pytest.mark.parametrize("length", [0, 0.5, 0.8, 0.95, 0.99, 0.999])
+@pytest.mark.parametrize("length", [0.5, 0.95, 0.999])
 @pytest.mark.parametrize("dim", [64, 2048])
 def test_centred_clusters_tell_as_much_in_any_cone(dim, length):
-    of_residuals = information(*residuals(dim), MOVING)
+    of_residuals = information(*residuals(dim), {})
     assert 0.5 < of_residuals < 0.97 * math.log(CLASSES)  # not all there is to be told
-    told = information(*in_a_cone(dim, length), MOVING)
+    told = information(*in_a_cone(dim, length), {})
     assert told == pytest.approx(of_residuals, rel=0.05)
 
 
@@ -64,8 +64,8 @@ def test_centred_the_gradient_does_not_vanish_in_a_narrow_cone():
     sizes = {}
     for kind in ("centred", "not centred"):
         embeddings, labels = in_a_cone(64, 0.95)
-        settings = {**PAPER, "relevance": "full", "center": kind == "centred"}
-        rib = losses.RIBLoss(CLASSES, **{**settings, "beta": BETA, "warmup_epochs": 1})
+        centred = kind == "centred"
+        rib = losses.RIBLoss(CLASSES, beta=BETA, warmup_epochs=1, center=centred)
         rib.start_epoch(0)
         embeddings.requires_grad_()
         rib(embeddings, labels)

@@ -1,4 +1,3 @@
-import copy
 import functools
 import logging
 import math
@@ -12,11 +11,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastreid_rib import losses
 from fastreid_rib.losses import rib_loss, rib_loss_reference
-from fastreid_rib.losses.centering import center_inputs
 from fastreid_rib.losses.clustering import kmeans
+from fastreid_rib.losses.refresh import center_rows
+from fastreid_rib.settings.rib import RIBSettings
 
 # RIB from the second epoch on, so that tests need no third.
-RIBLoss = functools.partial(losses.RIBLoss, warmup_epochs=1, **PAPER)
+RIBLoss = functools.partial(losses.RIBLoss, warmup_epochs=1)
 
 CLASSES, DIM = 6, 8
 
@@ -63,28 +63,24 @@ def test_by_hand():
     assert embeddings.grad.flatten().tolist() == pytest.approx([0, 0.0411980, 0, 0], abs=1e-6)
 
 
-@pytest.mark.parametrize("gamma", [0.0, 0.4, 1.0])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-def test_function_equals_the_reference(gamma, reduction):
+def test_function_equals_the_reference(reduction):
     torch.manual_seed(0)
     embeddings = (3 * torch.randn(9, 5, dtype=torch.float64)).requires_grad_()
     labels = torch.tensor([0, 1, 2, -1, 3, 0, 1, -7, 2])
     centroids = torch.randn(7, 5, dtype=torch.float64)
     log_q = torch.randn(4, 7, dtype=torch.float64).log_softmax(1)
-    arguments = {"beta": 3.0, "gamma": gamma, "reduction": reduction}
-    ours = rib_loss(embeddings, labels, centroids, log_q, **arguments)
-    theirs = rib_loss_reference(embeddings, labels, centroids, log_q, **arguments)
-    gradients = [torch.autograd.grad(x.sum(), embeddings)[0] for x in (ours, theirs)]
-    assert torch.allclose(ours, theirs, rtol=1e-10)
-    assert torch.allclose(*gradients, rtol=1e-8, atol=1e-10)
-    assert torch.autograd.gradcheck(
-        lambda e: rib_loss(e, labels, centroids, log_q, **arguments), embeddings
-    )
+    for gamma in (0.0, 0.4, 1.0):
+        arguments = {"beta": 3.0, "gamma": gamma, "reduction": reduction}
+        ours = rib_loss(embeddings, labels, centroids, log_q, **arguments)
+        theirs = rib_loss_reference(embeddings, labels, centroids, log_q, **arguments)
+        gradients = [torch.autograd.grad(x.sum(), embeddings)[0] for x in (ours, theirs)]
+        assert torch.allclose(ours, theirs, rtol=1e-10)
+        assert torch.allclose(*gradients, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("form", ["clusters", "embedding"])
-@pytest.mark.parametrize("gamma", [0.0, 0.4, 2.5])
-@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize(("gamma", "centred"), [(0.0, True), (2.5, True), (0.4, False)])
 def test_function_with_the_marginal_equals_the_formula(form, gamma, centred):
     torch.manual_seed(0)
     embeddings = (3 * torch.randn(6, 5, dtype=torch.float64)).requires_grad_()
@@ -138,8 +134,7 @@ def test_low_precision_embeddings_are_computed_in_float32(dtype):
 
 @every_kind
 def test_autocast_changes_nothing(kind):
-    # Without momentum: statistics that move give each call another loss.
-    rib, stream = started(**{**kind, "beta": 30.0, "gamma": 0.5, "momentum": 0.0})
+    rib, stream = started(**{**kind, "beta": 30.0, "gamma": 0.5})
     embeddings, labels = stream.batch()
     embeddings.requires_grad_()
     (plain,) = torch.autograd.grad(rib(embeddings, labels), embeddings)
@@ -163,16 +158,16 @@ def test_autocast_changes_nothing(kind):
             {"labels": torch.tensor([0, 1, 4])},
             "labels must be < 4, the number of identities, got 4",
         ),
-        ({"centroids": torch.zeros(5, 3)}, r"centroids must be \(K, 2\)"),
-        ({"log_q": torch.zeros(4, 6)}, r"log_q must be \(C, 5\)"),
+        ({"centroids": torch.zeros(5, 3)}, r"centroids must be \(5, 2\), as embeddings are"),
+        ({"log_q": torch.zeros(4, 6)}, r"log_q must be \(4, 5\), as"),
         ({"beta": 0.0}, "beta must be > 0, got 0.0"),
         ({"beta": float("inf")}, "beta must be > 0, got inf"),
         ({"gamma": 1.5}, "gamma must be in 0..1 .*without log_p.*, got 1.5"),
         ({"gamma": -1.0, "log_p": torch.zeros(5)}, "gamma must be >= 0, got -1.0"),
         ({"form": "rows"}, "form must be one of clusters, embedding, got 'rows'"),
-        ({"log_p": torch.zeros(1)}, r"log_p must be \(5,\), got \(1,\)"),
-        ({"log_p": torch.zeros(4, 5)}, r"log_p must be \(5,\), got \(4, 5\)"),
-        ({"mean": torch.zeros(5)}, r"mean must be \(2,\), got \(5,\)"),
+        ({"log_p": torch.zeros(1)}, r"log_p must be \(5,\), .* got \(1,\)"),
+        ({"log_p": torch.zeros(4, 5)}, r"log_p must be \(5,\), .* got \(4, 5\)"),
+        ({"mean": torch.zeros(5)}, r"mean must be \(2,\), .* got \(5,\)"),
         ({"reduction": "avg"}, "reduction must be one of"),
     ],
 )
@@ -199,21 +194,14 @@ def test_function_names_what_is_wrong(change, message):
         ({"beta": -1.0}, "beta must be > 0"),
         ({"beta": float("nan")}, "beta must be > 0"),
         ({"gamma": -0.1}, "gamma must be >= 0, got -0.1"),
-        ({"gamma": 1.1}, "gamma must be between 0 and 1 .* where relevance is 'paper', got 1.1"),
-        ({"gamma": -0.1, "relevance": "full"}, "gamma must be >= 0, got -0.1"),
-        ({"gamma": float("inf"), "relevance": "full"}, "gamma must be >= 0, got inf"),
-        ({"smoothing": 1.0}, "smoothing must be >= 0 and < 1 .0: none., got 1.0"),
+        ({"gamma": float("inf")}, "gamma must be >= 0, got inf"),
         (
-            {"smoothing": 0.1, "momentum": 0.1},
-            "relevance must be .full. where both momentum and",
+            {"gamma": 1.1, "relevance": "paper"},
+            "gamma must be between 0 and 1 .* where relevance is 'paper', got 1.1",
         ),
+        ({"smoothing": 1.0}, "smoothing must be >= 0 and < 1 .0: none., got 1.0"),
         ({"relevance": "half"}, "relevance must be one of full, paper, got 'half'"),
         ({"form": "rows"}, "form must be one of clusters, embedding, got 'rows'"),
-        ({"momentum": 1.0}, r"momentum must be >= 0 and < 1 \(0: frozen\), got 1.0"),
-        ({"momentum": -0.1}, "momentum must be >= 0 and < 1"),
-        ({"momentum": float("nan")}, "momentum must be >= 0 and < 1"),
-        ({"refreshes": 0}, "refreshes must be >= 1, got 0"),
-        ({"ramp_epochs": -1}, "ramp_epochs must be >= 0, got -1"),
         ({"num_clusters": -1}, "num_clusters must be >= 0"),
         ({"warmup_epochs": -1}, "warmup_epochs must be >= 0"),
         ({"bank_size": 0}, "bank_size must be > 0"),
@@ -224,6 +212,27 @@ def test_function_names_what_is_wrong(change, message):
 def test_settings_are_checked_by_name(change, message):
     with pytest.raises(ValueError, match=message):
         RIBLoss(**{"num_classes": 3, **change})
+
+
+@pytest.mark.parametrize("name", RIBSettings.gone)
+def test_settings_that_are_gone_are_refused_with_what_to_write(name):
+    with pytest.raises(TypeError, match=f"no longer has the setting '{name}'. (Leave it|Write `)"):
+        RIBLoss(3, **{name: 0})
+
+
+def test_as_many_clusters_as_identities_up_to_some_thousands():
+    for classes, asked, clusters in (
+        (7, 0, 7),
+        (2048, 0, 2048),
+        (9000, 0, 2048),
+        (9000, 5000, 5000),
+    ):
+        assert RIBLoss(classes, num_clusters=asked).num_clusters == clusters
+    rib = RIBLoss(3000)
+    rib(torch.randn(40, 4), torch.arange(40))
+    report = rib.start_epoch(1)
+    assert rib.centroids.shape == (2048, 4) and rib.log_q.shape == (3000, 2048)
+    assert math.isfinite(report["bound"])
 
 
 @every_kind
@@ -300,12 +309,12 @@ def test_bank_holds_the_normalised_embeddings_of_the_epoch():
     batches = [stream.batch() for _ in range(3)]
     for embeddings, labels in batches:
         rib(embeddings, labels)
-    rows, labels, inputs = rib.bank.content()
+    rows, labels = rib.bank.content()
     expected = torch.cat([F.normalize(e, dim=1) for e, _ in batches])
     assert rows.dtype == torch.float16
     assert torch.equal(rows, expected.half())
-    assert labels.tolist() == torch.cat([y for _, y in batches]).tolist()
-    assert inputs is None
+    assert labels[:, 0].tolist() == torch.cat([y for _, y in batches]).tolist()
+    assert labels[:, 1].max() == 0
     rib.start_epoch(1)
     assert rib.bank.filled == 0
 
@@ -342,36 +351,12 @@ def test_useless_rows_never_enter_the_statistics(kind):
     assert "centroids" in mine
 
 
-@every_kind
-def test_non_finite_inputs_never_enter_either(kind):
-    rib, stream = RIBLoss(CLASSES, **kind), Stream()
-    rib.start_epoch(0)
-    for _ in range(5):
-        embeddings, labels = stream.batch()
-        inputs = torch.rand(12, 4)
-        inputs[3, 1] = float("nan")
-        rib(embeddings, labels, inputs)
-    assert rib.bank.content()[1].tolist().count(-1) == 5
-    assert all(math.isfinite(v) for v in rib.start_epoch(1).values())
-
-
-def test_inputs_are_centred_and_normalised():
-    inputs = torch.tensor([[1.0, 3.0], [7.0, 7.0]]).half()
-    expected = [-(0.5**0.5), 0.5**0.5, 0, 0]
-    assert center_inputs(inputs).flatten().tolist() == pytest.approx(expected)
-    # An image that is brighter and has more contrast is the same input.
-    image = torch.rand(1, 12)
-    assert torch.allclose(center_inputs(image), center_inputs(3 * image + 1), atol=1e-6)
-
-
 def test_batch_is_checked():
     rib, (embeddings, labels) = RIBLoss(CLASSES), Stream().batch()
     with pytest.raises(ValueError, match="embeddings must be"):
         rib(embeddings[0], labels)
     with pytest.raises(ValueError, match="labels must be < 6"):
         rib(embeddings, labels + CLASSES)
-    with pytest.raises(ValueError, match=r"inputs must be \(12, P\)"):
-        rib(embeddings, labels, torch.zeros(11, 3))
     with pytest.raises(ValueError, match="labels must be on cpu"):
         rib(embeddings, labels.to("meta"))
     rib(embeddings, labels)
@@ -382,15 +367,16 @@ def test_batch_is_checked():
 def test_tuples_of_a_miner_are_refused():
     """pytorch-metric-learning's MultipleLosses hands them to every loss."""
     embeddings, labels = Stream().batch()
-    with pytest.raises(TypeError, match="tensor of pixels or None, got a tuple; RIB takes whole"):
+    with pytest.raises(
+        TypeError, match="cameras must be a tensor or None, got a tuple.*RIB takes whole"
+    ):
         RIBLoss(CLASSES)(embeddings, labels, (labels, labels, labels))
 
 
 def test_large_labels_that_a_gpu_could_not_report_are_raised_at_the_next_epoch():
     rib, stream = started()
-    rib._bank(*stream.batch(), None, None)
-    rib._bank(torch.randn(2, DIM), torch.tensor([0, CLASSES]), None, None)
-    assert rib.bank.content()[1][-2:].tolist() == [0, -1]
+    rib.bank.gather(*stream.batch(), None)
+    rib.bank.gather(torch.randn(2, DIM), torch.tensor([0, CLASSES]), None)
     with pytest.raises(ValueError, match="labels must be < num_classes = 6"):
         rib.start_epoch(2)
 
@@ -423,38 +409,26 @@ def test_the_count_of_waits_sees_them():
 
 
 @every_kind
-@pytest.mark.parametrize("entries", [0, 3])
+@pytest.mark.parametrize("with_cameras", [False, True])
 @pytest.mark.parametrize("bank_size", [1000, 20])
-def test_a_step_never_waits_for_the_device(bank_size, entries, kind):
-    # One refresh: another one within the epoch is no step.
-    settings = {**kind, "refreshes": 1, "table_entries": entries}
-    rib, stream = started(bank_size=bank_size, **settings)
-    with Waits() as waits:
-        for loss in feed(rib, stream):
-            loss.backward()
-    assert rib.bank.filled == min(96, bank_size)
-    assert waits.seen == []
-
-
-@pytest.mark.parametrize("entries", [0, 3])
-def test_a_step_with_cameras_never_waits_for_the_device(entries):
-    rib = losses.RIBLoss(CLASSES, warmup_epochs=1, table_entries=entries)
-    stream = Stream()
+def test_a_step_never_waits_for_the_device(bank_size, with_cameras, kind):
+    rib, stream = RIBLoss(CLASSES, bank_size=bank_size, **kind), Stream()
     for epoch in range(2):
         rib.start_epoch(epoch)
         with Waits() as waits:
-            for _ in range(4):
+            for _ in range(8):
                 embeddings, labels = stream.batch()
-                cameras = torch.arange(len(labels)) % 3
-                rib(embeddings.requires_grad_(), labels, cameras=cameras).backward()
-    assert rib.camera_rows is not None and waits.seen == []
+                cameras = torch.arange(len(labels)) % 3 if with_cameras else None
+                rib(embeddings.requires_grad_(), labels, cameras).backward()
+        assert rib.bank.filled == min(96, bank_size) and waits.seen == []
+    assert (rib.camera_rows is not None) == with_cameras
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @every_kind
 @pytest.mark.parametrize("bank_size", [1000, 20])
 def test_a_step_never_waits_for_the_gpu(bank_size, kind):
-    rib, stream = started(**{**kind, "bank_size": bank_size, "refreshes": 1})
+    rib, stream = started(**{**kind, "bank_size": bank_size})
     rib.cuda()
     batches = [tuple(t.cuda() for t in stream.batch()) for _ in range(8)]
     torch.cuda.set_sync_debug_mode("error")
@@ -470,7 +444,7 @@ def test_a_step_never_waits_for_the_gpu(bank_size, kind):
 
 
 def test_separated_identities_give_their_own_clusters():
-    rib = RIBLoss(3, beta=30.0)
+    rib = RIBLoss(3, beta=30.0, **PAPER)
     rib.start_epoch(0)
     rib(torch.eye(3).repeat(4, 1), torch.arange(3).repeat(4))
     report = rib.start_epoch(1)
@@ -484,7 +458,7 @@ def test_separated_identities_give_their_own_clusters():
 
 def test_table_by_hand():
     # Two clusters at beta ln(3)/2: phi is (3/4, 1/4) or (1/4, 3/4); identity 1 has one of each.
-    rib = RIBLoss(2, beta=math.log(3) / 2, num_clusters=2, kmeans_iterations=1)
+    rib = RIBLoss(2, beta=math.log(3) / 2, num_clusters=2, kmeans_iterations=1, **PAPER)
     rib.start_epoch(0)
     rib(torch.eye(2)[[0, 0, 0, 1]], torch.tensor([0, 0, 1, 1]))
     rib.start_epoch(1)
@@ -497,7 +471,7 @@ def test_table_by_hand():
 
 def test_marginal_by_hand():
     # As above, of three images of identity 0 at (1, 0) and one of identity 1 at (0, 1).
-    rib = RIBLoss(2, beta=math.log(3) / 2, relevance="full")
+    rib = RIBLoss(2, beta=math.log(3) / 2, center=False, smoothing=0.0)
     rib.start_epoch(0)
     rib(torch.eye(2)[[0, 0, 0, 1]], torch.tensor([0, 0, 0, 1]))
     report = rib.start_epoch(1)
@@ -525,7 +499,7 @@ def test_marginal_by_hand():
 )
 def test_centred_by_hand(form, expected):
     # Centred by (3/4, 1/4) the images lie opposite each other, 4 apart: (3/4, 1/4) at ln(3)/4.
-    rib = RIBLoss(2, beta=math.log(3) / 4, relevance="full", center=True, form=form)
+    rib = RIBLoss(2, beta=math.log(3) / 4, smoothing=0.0, form=form)
     rib.start_epoch(0)
     rib(torch.eye(2)[[0, 0, 0, 1]], torch.tensor([0, 0, 0, 1]))
     rib.start_epoch(1)
@@ -543,52 +517,34 @@ def test_a_refresh_starts_from_the_previous_centroids():
     rib, stream = started(kmeans_iterations=1)
     previous = rib.centroids.clone()
     feed(rib, Stream(seed=9))
-    rows, labels, _ = (None if t is None else t.clone() for t in rib.bank.content())
+    rows, labels = (t.clone() for t in rib.bank.content())
     rib.start_epoch(2)
-    assert torch.equal(rib.centroids, kmeans(rows, previous, 1))
+    centred = center_rows(rows, rows.float().mean(0))
+    assert torch.allclose(rib.centroids, kmeans(centred, previous, 1), atol=1e-3)
     fresh = RIBLoss(CLASSES, kmeans_iterations=1)
-    fresh(rows, labels)
+    fresh(rows, labels[:, 0])
     fresh.start_epoch(1)
     assert not torch.allclose(rib.centroids, fresh.centroids, atol=0.05)
 
 
 @every_kind
-@pytest.mark.parametrize("entries", [0, 3])
-def test_report_is_what_a_pass_over_the_bank_gives(kind, entries):
-    rib, stream = started(**{**kind, "gamma": 0.3, "beta": 8.0, "table_entries": entries})
+def test_report_is_what_a_pass_over_the_bank_gives(kind):
+    rib, stream = started(**{**kind, "gamma": 0.3, "beta": 8.0})
     feed(rib, stream, 10)
-    rows, labels, _ = rib.bank.content()
-    rows, labels = rows.float(), labels.clone()
+    rows, labels = rib.bank.content()
+    rows, labels = rows.float(), labels[:, 0].clone()
     report = rib.start_epoch(2)
     loss = rib.eval()(rows, labels)
     assert report["bound"] == pytest.approx(loss.item(), abs=2e-3)
-    log_q = rib.log_q
-    if entries:
-        log_q = rib.log_q_floor[:, None].repeat(1, CLASSES)
-        log_q.scatter_(1, rib.log_q_index.long(), rib.log_q)
     rows = rows if rib.mean is None else rows - rib.mean
-    klb = rib_loss_reference(rows, labels, rib.centroids, log_q, beta=8.0, gamma=1.0)
+    klb = rib_loss_reference(rows, labels, rib.centroids, rib.log_q, beta=8.0, gamma=1.0)
     assert report["klb"] == pytest.approx(klb.item(), abs=2e-3)
     assert 0 < report["mutual_information"] <= math.log(CLASSES)
-    assert ("slack" in report) == (kind["form"] == "clusters")
-
-
-@every_kind
-def test_inputs_are_reported_and_obey_the_bound(kind):
-    rib, stream = RIBLoss(CLASSES, beta=10.0, **kind), Stream()
-    rib.start_epoch(0)
-    for _ in range(8):
-        embeddings, labels = stream.batch()
-        rib(embeddings, labels, torch.rand(12, 9) + embeddings[:, :1].abs())
-    report = rib.start_epoch(1)
-    assert report["ib"] == pytest.approx(
-        report["input_information"] - report["mutual_information"], abs=1e-12
-    )
-    assert report["ib"] <= report["klb"] <= report["ibb"] - report["c0"]
+    assert ("slack" in report) == (rib.form == "clusters")
 
 
 def test_never_seen_identities_are_uniform_and_absent_ones_keep_their_mean():
-    rib, stream = RIBLoss(4, beta=10.0), Stream(classes=4)
+    rib, stream = RIBLoss(4, beta=10.0, **PAPER), Stream(classes=4)
     rib.start_epoch(0)
     embeddings, labels = stream.batch(60)
     first = labels != 3
@@ -608,7 +564,7 @@ def test_never_seen_identities_are_uniform_and_absent_ones_keep_their_mean():
 
 
 def test_the_floor_keeps_the_loss_finite():
-    rib, stream = started(beta=60.0, num_clusters=15)
+    rib, stream = started(beta=60.0, num_clusters=15, **PAPER)
     assert rib.log_q.min().item() == pytest.approx(math.log(1e-6))
     embeddings = -torch.cat([stream.batch()[0] for _ in range(3)])
     loss = rib(embeddings, torch.arange(36) % CLASSES)
@@ -616,10 +572,14 @@ def test_the_floor_keeps_the_loss_finite():
 
 
 @every_kind
-@pytest.mark.parametrize("clusters", [0, 1, 3, 40])
-@pytest.mark.parametrize("classes", [1, 5])
 @pytest.mark.parametrize("n", [1, 7])
-def test_degenerate_sizes(classes, clusters, n, kind):
+@pytest.mark.parametrize("clusters", [0, 1, 3, 40])
+def test_degenerate_sizes(clusters, n, kind):
+    for classes in (1, 5):
+        degenerate(classes, clusters, n, kind)
+
+
+def degenerate(classes, clusters, n, kind):
     rib = RIBLoss(classes, num_clusters=clusters, beta=20.0, **kind)
     rib.start_epoch(0)
     torch.manual_seed(0)
@@ -676,7 +636,7 @@ def test_training_with_it_lowers_the_bound(kind):
             loss.backward()
             optimizer.step()
     # Of the distance to the least value, which is 0 or, of the full bound, -log C.
-    least = 0 if kind["relevance"] == "paper" else -math.log(CLASSES)
+    least = 0 if kind is PAPER else -math.log(CLASSES)
     assert bounds[-1] - least < 0.8 * (bounds[1] - least)
 
 
@@ -711,46 +671,6 @@ def test_statistics_are_kept_where_the_kernels_read_them_fast():
     assert "half_norms" not in rib.state_dict()
 
 
-@every_kind
-def test_a_report_with_inputs_and_one_without_agree_on_the_features(kind):
-    reports = []
-    for with_inputs in (False, True):
-        rib, stream = RIBLoss(CLASSES, beta=5.0, **kind), Stream()
-        for epoch in range(2):
-            reports.append(rib.start_epoch(epoch))
-            for _ in range(8):
-                embeddings, labels = stream.batch()
-                rib(
-                    embeddings.requires_grad_(),
-                    labels,
-                    embeddings.detach() if with_inputs else None,
-                )
-    without, with_them = reports[1], reports[3]
-    assert set(without) < set(with_them)
-    for name, value in without.items():
-        # Without a floor that raised Q the slack is that of rounding.
-        assert with_them[name] == pytest.approx(value, rel=1e-5, abs=1e-6)
-
-
-@every_kind
-def test_several_losses_in_one_model_do_not_collide(kind):
-    model = torch.nn.ModuleDict(
-        {"a": RIBLoss(CLASSES, **kind), "b": RIBLoss(CLASSES, **kind, num_clusters=3)}
-    )
-    stream = Stream()
-    for epoch in range(2):
-        for rib in model.values():
-            rib.start_epoch(epoch)
-            feed(rib, stream)
-    twin = copy.deepcopy(model)
-    assert model["a"].centroids.shape == (6, DIM)
-    assert model["b"].centroids.shape == (3, DIM)
-    before = model["a"].bank.content()[0].clone()
-    feed(twin["a"], stream)
-    assert torch.equal(model["a"].bank.content()[0], before)
-    assert twin["a"].bank.seen == 2 * model["a"].bank.seen
-
-
 def test_repr_shows_the_settings():
     assert "num_classes=6, beta=5.0, " in repr(RIBLoss(6, beta=5.0))
 
@@ -780,8 +700,7 @@ def test_says_when_the_assignment_is_as_good_as_uniform_and_stays_so(spreads, wa
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_slack_allows_for_identities_that_the_epoch_lacked(gamma, smoothing):
-    kind = {**PAPER, "center": True, "relevance": "full", "gamma": gamma, "smoothing": smoothing}
-    rib = RIBLoss(6, **{**kind, "warmup_epochs": 1, "beta": 5.0})
+    rib = RIBLoss(6, gamma=gamma, smoothing=smoothing)
     generator = torch.Generator().manual_seed(0)
     means = torch.randn(6, DIM, generator=generator)
     reports = []

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastreid_rib.losses import RIBLoss, rib_loss
-from fastreid_rib.ops import backends, bound, native
+from fastreid_rib.ops import Clusters, Objective, backends, bound, native
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -29,7 +29,7 @@ def problem():
     embeddings = torch.randn(6, 4, generator=generator)
     centroids = torch.randn(5, 4, generator=generator)
     log_q = torch.randn(3, 5, generator=generator).log_softmax(1)
-    return embeddings, centroids, log_q, torch.tensor([0, 1, 2, 2, 1, -1])
+    return embeddings, torch.tensor([0, 1, 2, 2, 1, -1]), Clusters(centroids, log_q)
 
 
 def test_auto_takes_the_library_for_the_device():
@@ -66,21 +66,21 @@ def test_a_backend_that_cannot_take_the_tensors_is_refused(backend, device, dtyp
 def test_without_libraries_auto_says_so_once_and_goes_on(no_libraries, caplog):
     arguments = problem()
     with caplog.at_level(logging.WARNING):
-        first = bound(*arguments, 5.0)[0]
-        second = bound(*arguments, 5.0)[0]
+        first = bound(*arguments, Objective(5.0))[0]
+        second = bound(*arguments, Objective(5.0))[0]
     said = [record.getMessage() for record in caplog.records]
     assert said == [
         "RIB runs in plain PyTorch on this cpu device: the cpu kernels are not built; build them"
     ]
     assert torch.equal(first, second)
-    assert torch.equal(first, bound(*arguments, 5.0, backend="torch")[0])
+    assert torch.equal(first, bound(*arguments, Objective(5.0, backend="torch"))[0])
 
 
 def test_without_libraries_a_name_raises_before_anything_is_computed(no_libraries):
-    embeddings, centroids, log_q, labels = problem()
+    embeddings, labels, clusters = problem()
     embeddings.requires_grad_()
     with pytest.raises(native.Unavailable, match="not built; build them"):
-        rib_loss(embeddings, labels, centroids, log_q, beta=5.0, backend="cpu")
+        rib_loss(embeddings, labels, *clusters[:2], beta=5.0, backend="cpu")
 
 
 def test_a_launch_that_fails_falls_back_with_the_same_numbers(monkeypatch, caplog):
@@ -92,14 +92,14 @@ def test_a_launch_that_fails_falls_back_with_the_same_numbers(monkeypatch, caplo
     monkeypatch.setattr(library, "bound", fail)
     arguments = problem()
     with caplog.at_level(logging.WARNING):
-        loss, gradient = bound(*arguments, 5.0, 0.5)
+        loss, gradient = bound(*arguments, Objective(5.0, 0.5))
     assert ["driver is too old" in record.getMessage() for record in caplog.records] == [True]
-    expected, expected_gradient = bound(*arguments, 5.0, 0.5, backend="torch")
+    expected, expected_gradient = bound(*arguments, Objective(5.0, 0.5, backend="torch"))
     assert torch.equal(loss, expected) and torch.equal(gradient, expected_gradient)
     # From now on without trying.
     assert backends.choose("auto", CPU) == "torch"
     with pytest.raises(native.Unavailable, match="driver is too old"):
-        bound(*arguments, 5.0, backend="cpu")
+        bound(*arguments, Objective(5.0, backend="cpu"))
 
 
 def test_what_is_missing_is_explained(no_libraries):

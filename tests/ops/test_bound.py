@@ -7,14 +7,21 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastreid_rib.losses import rib_loss
-from fastreid_rib.ops import bound as bound_and_gradient
-from fastreid_rib.ops import rib_loss_reference
+from fastreid_rib.ops import Clusters, Objective, rib_loss_reference
+from fastreid_rib.ops import bound as bound_of
 from fastreid_rib.ops.assignment import assignment_logits, log_soft_assignment, soft_assignment
 from fastreid_rib.settings.rib import FORMS
 
 # Squared distances 0 and 2 from (1, 0): at this beta the soft assignment is (3/4, 1/4).
 AXES = torch.eye(2, dtype=torch.float64)
 BETA = math.log(3) / 2
+
+
+def bound_and_gradient(
+    embeddings, centroids, log_q, labels, beta, gamma=0.0, *, log_p=None, half_norms=None, **options
+):
+    clusters = Clusters(centroids, log_q, log_p, half_norms)
+    return bound_of(embeddings, labels, clusters, Objective(beta, gamma, **options))
 
 
 def bound(*args, **kwargs):
@@ -110,17 +117,13 @@ def test_gradient_by_hand():
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("with_marginal", [False, True])
-@pytest.mark.parametrize("listed", [False, True])
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (7, 5, 3, 4), (3, 2, 11, 1), (4, 13, 1, 2)])
-def test_gradcheck(shape, gamma, listed, with_marginal, form):
-    embeddings, centroids, log_q, labels = problem(*shape)
-    embeddings.requires_grad_()
-    options = {"form": form, "log_p": marginal(shape[2]) if with_marginal else None}
-    if listed:
-        log_q, options["index"], options["floor"], _ = sparse(log_q, (shape[2] + 1) // 2)
+def test_gradcheck(gamma, with_marginal, form):
+    embeddings, centroids, log_q, labels = problem(7, 5, 3, 4)
+    options = {"form": form, "log_p": marginal(3) if with_marginal else None}
     assert torch.autograd.gradcheck(
-        lambda e: bound(e, centroids, log_q, labels, 2.0, gamma, **options), embeddings
+        lambda e: bound(e, centroids, log_q, labels, 2.0, gamma, **options),
+        embeddings.requires_grad_(),
     )
 
 
@@ -219,19 +222,6 @@ def test_backward_under_autocast_stays_in_float32():
     assert torch.equal(gradient, expected)
 
 
-def sparse(log_q, entries, seed=0):
-    """The largest of each row, in any order and one of them unused; and the same as dense table."""
-    values, columns = log_q.topk(entries, dim=1)
-    shuffled = torch.randperm(entries, generator=torch.Generator().manual_seed(seed))
-    values, columns = values[:, shuffled], columns[:, shuffled]
-    floor = torch.linspace(-9, -8, len(log_q))
-    dense = floor[:, None].expand_as(log_q).clone().to(log_q.dtype)
-    dense.scatter_(1, columns[:, 1:], values[:, 1:])
-    index = columns.int()
-    index[:, 0] = -1
-    return values, index, floor, dense
-
-
 @pytest.mark.parametrize("backend", ["cpu", "torch"])
 @settings(max_examples=40, deadline=None)
 @given(
@@ -244,24 +234,17 @@ def sparse(log_q, entries, seed=0):
     form=st.sampled_from(FORMS),
     with_marginal=st.booleans(),
     dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
-    listed=st.booleans(),
     seed=st.integers(0, 1000),
 )
 def test_every_backend_equals_float64(
-    backend, n, dim, clusters, classes, beta, gamma, form, with_marginal, dtype, listed, seed
+    backend, n, dim, clusters, classes, beta, gamma, form, with_marginal, dtype, seed
 ):
     embeddings, centroids, log_q, labels = problem(n, dim, clusters, classes, seed, torch.float32)
     embeddings = embeddings / embeddings.norm(dim=1, keepdim=True).clamp(min=1e-6)
     log_q = log_q.to(dtype)
     options = {"form": form, "log_p": marginal(clusters, seed) if with_marginal else None}
-    exactly = dict(options)
-    dense = log_q
-    if listed:
-        log_q, index, floor, dense = sparse(log_q.float(), max(1, clusters // 2))
-        options["index"], options["floor"] = index, floor.to(dtype).float()
-        log_q, dense = log_q.to(dtype), dense.to(dtype)
     exact_loss, exact_gradient = bound_and_gradient(
-        embeddings.double(), centroids.double(), dense, labels, beta, gamma, **exactly
+        embeddings.double(), centroids.double(), log_q, labels, beta, gamma, **options
     )
     half = embeddings.to(dtype).requires_grad_()
     loss, gradient = bound_and_gradient(
@@ -309,14 +292,6 @@ def test_half_norms_at_hand_change_nothing():
     assert torch.equal(
         bound(embeddings, centroids, log_q, labels, 5.0, half_norms=half_norms), expected
     )
-
-
-def test_index_and_floor_belong_together():
-    embeddings, centroids, log_q, labels = problem(3, 4, 5, 3)
-    with pytest.raises(ValueError, match="give both"):
-        bound(embeddings, centroids, log_q, labels, 5.0, floor=torch.zeros(3))
-    with pytest.raises(ValueError, match="give both"):
-        bound(embeddings, centroids, log_q, labels, 5.0, index=torch.zeros(3, 5).int())
 
 
 def test_form_is_checked():
@@ -381,21 +356,14 @@ traced = pytest.mark.skipif(
 
 
 @traced
-@pytest.mark.parametrize("backend", ["cpu", "torch"])
-@pytest.mark.parametrize("listed", [False, True])
-@pytest.mark.parametrize("form", FORMS)
-def test_the_registration_is_sound(backend, listed, form):
+@pytest.mark.parametrize(("backend", "form"), [("cpu", "embedding"), ("torch", "clusters")])
+def test_the_registration_is_sound(backend, form):
     embeddings, centroids, log_q, labels = problem(6, 4, 19, 3, dtype=torch.float32)
     embeddings.requires_grad_()
-    index = floor = None
-    if listed:
-        log_q, index, floor, _ = sparse(log_q, 5)
     half_norms = centroids.square().sum(1) / 2
     log_p = marginal(19, dtype=torch.float32) if form == "embedding" else None
-    arguments = (
-        embeddings, centroids, log_q, labels, index, floor, half_norms, log_p,
-        5.0, 0.5, form, backend,
-    )  # fmt: skip
+    clusters, objective = Clusters(centroids, log_q, log_p, half_norms), (5.0, 0.5, form, backend)
+    arguments = (embeddings, labels, *clusters, *objective)
     results = torch.library.opcheck(torch.ops.fastreid_rib.bound.default, arguments)
     assert set(results.values()) == {"SUCCESS"} and len(results) >= 4
 

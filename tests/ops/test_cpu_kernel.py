@@ -56,7 +56,6 @@ class Problem:
         form=CLUSTERS,
         marginal=False,
         dtype=torch.float32,
-        m=None,
         pad=0,
     ):
         generator = torch.Generator().manual_seed(seed)
@@ -69,13 +68,7 @@ class Problem:
         self.products = normal(n, K)
         self.half_norms = normal(K).square() / 2
         self.labels = torch.randint(-2, C + 2, (n,), generator=generator)
-        self.index = self.floor = None
         self.log_q = self.wide(normal(C, K).mul(3).log_softmax(1), dtype)
-        if m is not None:
-            order = torch.rand(C, K, generator=generator).argsort(1)
-            self.index = self.wide(order[:, :m], torch.int32)
-            self.log_q = self.wide(self.log_q.gather(1, order)[:, :m], dtype)
-            self.floor = normal(C) - 12
         self.log_p = normal(K).mul(2).log_softmax(0) if marginal else None
 
     def wide(self, matrix, dtype=torch.float32):
@@ -89,23 +82,18 @@ class Problem:
         return (self.labels >= 0) & (self.labels < self.C)
 
     def arguments(self, products, loss, threads=1, parallel=None):
-        sparse = self.index is not None
         return BoundArgs(
             products=products.data_ptr(),
             half_norms=self.half_norms.data_ptr(),
             log_q=self.log_q.data_ptr(),
-            index=self.index.data_ptr() if sparse else None,
-            floor=self.floor.data_ptr() if sparse else None,
             log_p=None if self.log_p is None else self.log_p.data_ptr(),
             labels=self.labels.data_ptr(),
             loss=loss.data_ptr(),
             n=self.n,
             K=self.K,
             C=self.C,
-            m=self.log_q.shape[1],
             products_pitch=self.K + self.pad,
             log_q_pitch=self.log_q.shape[1] + self.pad,
-            index_pitch=self.log_q.shape[1] + self.pad if sparse else 0,
             scale=self.scale,
             gamma=self.gamma,
             log_q_dtype=DTYPES[self.log_q.dtype],
@@ -143,20 +131,16 @@ class Problem:
     def logits(self, dtype=torch.float64):
         return self.scale * (self.products.to(dtype) - self.half_norms.to(dtype))
 
-    def dense_log_q(self):
+    def rows_of_log_q(self):
         """The row of log Q of each image, float64; of some image if its label is out of range."""
-        labels = self.labels.clamp(0, self.C - 1)
-        if self.index is None:
-            return self.log_q[labels].double()
-        rows = self.floor[labels].double()[:, None].expand(-1, self.K)
-        return rows.scatter(1, self.index[labels].long(), self.log_q[labels].double())
+        return self.log_q[self.labels.clamp(0, self.C - 1)].double()
 
 
 def definition(problem, logits):
     """In float64: the loss, log phi, the scores; and log(phi Q / P) if that is in the loss."""
     log_phi = logits.log_softmax(1)
     log_p = torch.zeros(problem.K) if problem.log_p is None else problem.log_p
-    log_ratio = problem.dense_log_q() - log_p.double()
+    log_ratio = problem.rows_of_log_q() - log_p.double()
     score = problem.gamma * (log_phi - log_p.double())
     if problem.form == CLUSTERS:
         score = score - log_ratio
@@ -203,7 +187,6 @@ def check_against_definition(problem, loss, gradient):
 @st.composite
 def problems(draw):
     columns = draw(st.one_of(st.integers(1, 40), st.integers(1, 5000)))
-    sparse = draw(st.booleans())
     what = {
         "n": draw(st.integers(0, 9)),
         "K": columns,
@@ -214,7 +197,6 @@ def problems(draw):
         "form": draw(st.sampled_from([CLUSTERS, EMBEDDING])),
         "marginal": draw(st.booleans()),
         "dtype": draw(st.sampled_from(sorted(DTYPES, key=str))),
-        "m": draw(st.integers(1, min(columns, 70))) if sparse else None,
         "pad": draw(st.integers(0, 20)),
     }
     note(f"Problem(**{what})")
@@ -293,10 +275,9 @@ def test_the_exponential_keeps_its_digits(library):
     torch.testing.assert_close(loss.double(), 1 / (1 + weight), rtol=4 * EPS, atol=0)
 
 
-@pytest.mark.parametrize("m", [None, 1000])
 @FORMS
-def test_sums_over_100_000_columns_keep_their_digits(library, m, form):
-    problem = Problem(3, 100_000, 2, scale=1e-3, gamma=0.5, form=form, m=m)
+def test_sums_over_100_000_columns_keep_their_digits(library, form):
+    problem = Problem(3, 100_000, 2, scale=1e-3, gamma=0.5, form=form)
     problem.labels = torch.tensor([0, 1, 1])
     loss, gradient, _ = problem.bound(library)
     expected = definition(problem, problem.logits())[0]
@@ -347,22 +328,10 @@ def test_labels_out_of_range_leave_no_trace_of_a_row_that_is_no_number(library):
     assert (gradient == 0).all()
 
 
-def test_sparse_entries_that_name_no_column_are_skipped(library):
-    problem = Problem(2, 40, 1, m=4)
-    problem.labels.zero_()
-    expected = Problem(2, 40, 1, m=4)
-    expected.labels.zero_()
-    expected.index, expected.log_q = expected.index[:, :2], expected.log_q[:, :2]
-    problem.index[:, 2:] = torch.tensor([-1, 40])
-    expected.index, expected.log_q = expected.index.contiguous(), expected.log_q.contiguous()
-    assert torch.equal(problem.bound(library)[1], expected.bound(library)[1])
-
-
-@pytest.mark.parametrize("m", [None, 30])
 @FORMS
-def test_threads_change_nothing(library, m, form):
+def test_threads_change_nothing(library, form):
     # Long enough for threads to meet, if they share what they should not.
-    problem = Problem(150, 8009, 5, gamma=0.3, form=form, marginal=True, m=m, pad=7)
+    problem = Problem(150, 8009, 5, gamma=0.3, form=form, marginal=True, pad=7)
     once = problem.bound(library)
     for threads in (2, 3, 4):
         loss, gradient, padding = problem.bound(library, threads, gomp_parallel())
@@ -425,15 +394,11 @@ def test_denormal_gradients_are_zero_and_the_mode_is_restored(library):
     assert (torch.tensor([smallest]) / 2).item() != 0
 
 
-def table_of(problem, library, threads=1, parallel=None, sort=False):
+def table_of(problem, library, threads=1, parallel=None):
     products = problem.wide(problem.products)
     table = problem.wide(torch.ones(problem.C, problem.K))
     negentropy = torch.full((problem.n,), PADDING)
     arguments = problem.table_arguments(products, table, negentropy, threads, parallel)
-    order = torch.argsort(problem.labels)
-    starts = torch.searchsorted(problem.labels[order], torch.arange(problem.C + 1))
-    if sort:
-        arguments.order, arguments.starts = order.data_ptr(), starts.data_ptr()
     library.table(arguments)
     assert torch.equal(products, problem.products)
     return table, negentropy
@@ -465,66 +430,44 @@ def test_table_is_the_same_with_any_number_of_threads(library):
     problem = Problem(97, 4101, 5, pad=3)
     table, negentropy = table_of(problem, library)
     for threads in (1, 2, 3, 4):
-        for sort in (False, True):
-            again = table_of(problem, library, threads, gomp_parallel(), sort)
-            assert torch.equal(again[0], table)
-            assert torch.equal(again[1], negentropy)
+        again = table_of(problem, library, threads, gomp_parallel())
+        assert torch.equal(again[0], table)
+        assert torch.equal(again[1], negentropy)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"n": -1},
-        {"K": 0},
-        {"C": 0},
-        {"products_pitch": 39},
-        {"log_q_pitch": 3},
-        {"index_pitch": 3},
-        {"m": 0},
-        {"m": 41, "log_q_pitch": 41, "index_pitch": 41},
-        {"floor": None},
-        {"log_q_dtype": 3},
-        {"log_q_dtype": -1},
-        {"form": 2},
-        {"form": -1},
-        *({name: None} for name in ("products", "half_norms", "log_q", "labels", "loss")),
-    ],
-    ids=str,
-)
-def test_bound_refuses(library, changes):
-    problem = Problem(2, 40, 3, m=4)
+def without(*names):
+    return [{name: None} for name in names]
+
+
+def test_bound_refuses(library):
+    problem = Problem(2, 40, 3)
     products, loss = problem.products.clone(), torch.full((2,), PADDING)
-    arguments = problem.arguments(products, loss)
-    for name, value in changes.items():
-        setattr(arguments, name, value)
-    with pytest.raises(Unavailable, match="an argument is not allowed"):
-        library.bound(arguments)
-    assert torch.equal(products, problem.products) and (loss == PADDING).all()
+    for changes in (
+        {"n": -1}, {"K": 0}, {"C": 0}, {"products_pitch": 39}, {"log_q_pitch": 39},
+        {"log_q_dtype": 3}, {"log_q_dtype": -1}, {"form": 2}, {"form": -1},
+        *without("products", "half_norms", "log_q", "labels", "loss"),
+    ):  # fmt: skip
+        arguments = problem.arguments(products, loss)
+        for name, value in changes.items():
+            setattr(arguments, name, value)
+        with pytest.raises(Unavailable, match="an argument is not allowed"):
+            library.bound(arguments)
+        assert torch.equal(products, problem.products) and (loss == PADDING).all(), changes
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"n": -1},
-        {"K": 0},
-        {"C": 0},
-        {"products_pitch": 39},
-        {"table_pitch": 39},
-        {"order": 8},
-        {"starts": 8},
-        *({name: None} for name in ("products", "half_norms", "labels", "table", "negentropy")),
-    ],
-    ids=str,
-)
-def test_table_refuses(library, changes):
+def test_table_refuses(library):
     problem = Problem(2, 40, 3)
     table, negentropy = torch.ones(3, 40), torch.full((2,), PADDING)
-    arguments = problem.table_arguments(problem.products, table, negentropy)
-    for name, value in changes.items():
-        setattr(arguments, name, value)
-    with pytest.raises(Unavailable, match="an argument is not allowed"):
-        library.table(arguments)
-    assert (table == 1).all() and (negentropy == PADDING).all()
+    for changes in (
+        {"n": -1}, {"K": 0}, {"C": 0}, {"products_pitch": 39}, {"table_pitch": 39},
+        *without("products", "half_norms", "labels", "table", "negentropy"),
+    ):  # fmt: skip
+        arguments = problem.table_arguments(problem.products, table, negentropy)
+        for name, value in changes.items():
+            setattr(arguments, name, value)
+        with pytest.raises(Unavailable, match="an argument is not allowed"):
+            library.table(arguments)
+        assert (table == 1).all() and (negentropy == PADDING).all(), changes
 
 
 def test_no_images_need_no_memory(library):

@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastreid_rib.ops import add_soft_assignments_, aligned_rows
-from fastreid_rib.ops.rows import table_rows_
+from fastreid_rib.ops import sums as module
+from fastreid_rib.ops.sums import group_sum
 
 
 def problem(n, dim, clusters, classes, seed=0, dtype=torch.float32):
@@ -56,23 +57,6 @@ def test_float64_is_exact():
     assert torch.allclose(negentropy, entropies, rtol=1e-12)
 
 
-def test_the_same_bits_with_any_number_of_threads():
-    embeddings, centroids, labels = problem(400, 8, 301, 7)
-    # Once: the product itself depends on the number of threads.
-    products, half_norms = embeddings @ centroids.t(), centroids.square().sum(1) / 2
-    tables = []
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            table = torch.zeros(7, 301)
-            table_rows_(table, products, half_norms, labels, 60.0, "cpu")
-            tables.append(table)
-    finally:
-        torch.set_num_threads(before)
-    assert torch.equal(tables[0], tables[1]) and torch.equal(tables[0], tables[2])
-
-
 def test_it_is_no_part_of_the_graph():
     embeddings, centroids, labels = problem(5, 4, 6, 3)
     table = torch.zeros(3, 6)
@@ -93,3 +77,25 @@ def test_a_table_that_does_not_fit_is_refused(table, message):
     embeddings, centroids, labels = problem(5, 4, 6, 3)
     with pytest.raises(ValueError, match=message):
         add_soft_assignments_(table, embeddings, centroids, labels, 5.0)
+
+
+def test_group_sum_by_hand():
+    values = torch.tensor([[1.0, 10.0], [2.0, 20.0], [4.0, 40.0]])
+    sums = group_sum(values, torch.tensor([2, 0, 2]), 4)
+    assert sums.tolist() == [[2, 20], [0, 0], [5, 50], [0, 0]]
+
+
+def test_group_sum_of_no_rows():
+    assert (
+        group_sum(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), 2).tolist() == [[0] * 3] * 2
+    )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_gpu_gives_the_sums_of_the_cpu_and_the_same_bits_each_time(monkeypatch):
+    monkeypatch.setattr(module, "_ONE_HOT_ELEMENTS", 100)  # several chunks
+    values, groups = torch.randn(1000, 17), torch.randint(0, 9, (1000,))
+    sums = [group_sum(values.cuda(), groups.cuda(), 9).cpu() for _ in range(3)]
+    assert torch.allclose(sums[0], group_sum(values, groups, 9), atol=1e-4)
+    assert torch.equal(sums[0], sums[1])
+    assert torch.equal(sums[0], sums[2])
