@@ -6,7 +6,6 @@
     python tools/benchmark.py attention               attention modules, and their training steps
     python tools/benchmark.py refresh                 K-means of the refresh against faiss
     python tools/benchmark.py scaling                 step, refresh and memory for many identities
-    python tools/benchmark.py table                   what keeping m entries of a row of Q loses
     python tools/benchmark.py search                  the training step of a supernet
 
 One process, interleaved, medians: on a busy machine only ratios mean something.
@@ -26,7 +25,7 @@ def main():
     )
     parser.add_argument(
         "what",
-        choices=("kernels", "training", "attention", "refresh", "scaling", "table", "search"),
+        choices=("kernels", "training", "attention", "refresh", "scaling", "search"),
     )
     parser.add_argument("--json", metavar="FILE", help="write all numbers there")
     parser.add_argument(
@@ -63,10 +62,6 @@ def main():
         from benchmarks import scaling
 
         results = scaling.measure(args.operations)
-    elif args.what == "table":
-        from benchmarks import table
-
-        results = table.measure()
     elif args.what == "search":
         from benchmarks import search
 

@@ -17,7 +17,7 @@ from fastreid_rib.base.safe_reads import checked, read_safely
 from fastreid_rib.base.whole_files import written_whole
 from fastreid_rib.integration import config
 from fastreid_rib.integration.rib.embedding import embedding_and_labels
-from fastreid_rib.losses.clustering import chunks, kmeans, spread_seeds
+from fastreid_rib.losses.clustering import chunks, kmeans, mutual_information, spread_seeds
 from fastreid_rib.losses.refresh import center_rows, refresh
 from fastreid_rib.losses.table import Rows
 from fastreid_rib.ops.assignment import soft_assignment
@@ -142,16 +142,8 @@ def measures(images: Images, settings: RIBSettings) -> Dict[str, float]:
     for part in chunks(len(features), settings.num_clusters):
         phi = soft_assignment(features[part], statistics.centroids, settings.beta)
         joint += phi.double().t() @ soft_assignment(pixels[part], of_pixels, settings.beta).double()
-    kept, told = mutual_information(joint), report["mutual_information"]
+    kept, told = float(mutual_information(joint)), report["mutual_information"]
     return dict(zip(COLUMNS, (kept, told, kept - told, report["klb"], report["bound"])))
-
-
-def mutual_information(joint: Tensor) -> float:
-    """Mutual information in nats of a joint table of weights >= 0, (A, B), which need no sum."""
-    joint = joint / joint.sum()
-    independent = joint.sum(dim=1, keepdim=True) * joint.sum(dim=0, keepdim=True)
-    # xlogy gives the empty cells their limit 0, whatever stands in the denominator.
-    return float((torch.xlogy(joint, joint) - torch.xlogy(joint, independent)).sum())
 
 
 def table(plane: Dict[int, Dict[str, float]]) -> str:

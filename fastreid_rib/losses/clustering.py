@@ -1,14 +1,7 @@
-"""K-means over rows that every rank holds, and what its clusters tell, in nats.
-
-Legend: N rows, D dimensions; F~ and X~ the random clusters of the feature (K of them) and of the
-input, Y the identity; phi soft assignments; Q(a|y) the class table.
-
-The plug-in measures of a refresh follow from a few sums, the :class:`Sums`; they add up over ranks
-and over blocks of identities, so no (N, K) matrix needs to exist.
-"""
+"""K-means over rows that every rank holds, and what a table of clusters tells."""
 
 import random
-from typing import Iterator, NamedTuple, Tuple
+from typing import Iterator, Tuple
 
 import torch
 from torch import Tensor
@@ -50,7 +43,8 @@ def kmeans(rows: Tensor, centroids: Tensor, iterations: int) -> Tensor:
     for _ in range(iterations):
         before = index
         index, similarity = _nearest(own, centroids)
-        sums, counts = _sums_and_counts(own, index, len(centroids))
+        sums = group_sum(own, index, len(centroids))
+        counts = torch.bincount(index, minlength=len(centroids))
         moved = (index != before).sum()
         ranks.sum_over_ranks(sums, counts, moved)
         empty = (counts == 0).nonzero().squeeze(1)
@@ -112,72 +106,25 @@ def _nearest(rows: Tensor, centroids: Tensor) -> Tuple[Tensor, Tensor]:
     return index, similarity
 
 
-def _sums_and_counts(rows: Tensor, index: Tensor, clusters: int) -> Tuple[Tensor, Tensor]:
-    """Sums (K, D) and counts (K,) of the rows assigned to each cluster, both float32."""
-    ones = rows.new_ones(len(rows), 1)
-    return group_sum(rows, index, clusters), group_sum(ones, index, clusters).squeeze(1)
-
-
-class Sums(NamedTuple):
-    """Sums over images and over identities, float64, with t_ya = sum_i 1[y_i = y] phi(F_i, a)."""
-
-    images: Tensor
-    """(): number of images."""
-    feature_negentropy: Tensor
-    """(): sum_i sum_a phi(F_i, a) log phi(F_i, a)."""
-    features: Tensor
-    """(K,): sum_y t_ya."""
-    label_negentropy: Tensor
-    """(): sum_y n_y log n_y, with n_y = sum_a t_ya."""
-    joint_negentropy: Tensor
-    """(): sum_y sum_a t_ya log t_ya."""
-    log_likelihood: Tensor
-    """(): sum_y sum_a t_ya log Q(a|y)."""
-    marginal: Tensor
-    """(K,): sum_y w_y Q(a|y), with w_y the images of an identity when it was last seen."""
-
-
-def empty_sums(clusters: int, device: torch.device) -> Sums:
-    """Sums of nothing, for K clusters."""
-    sizes = ((clusters,) if name in ("features", "marginal") else () for name in Sums._fields)
-    return Sums(*(torch.zeros(size, dtype=torch.float64, device=device) for size in sizes))
-
-
-def add_identities_(sums: Sums, of_identities: Tensor, log_q: Tensor, counts: Tensor) -> None:
-    """Adds identities to the sums, in place, each with all of its images.
+def mutual_information(joint: Tensor) -> Tensor:
+    """Mutual information of a joint table of weights, in nats.
 
     Args:
-        sums: changed in place, but for those over images.
-        of_identities: (identities, K), floating point: t_ya.
-        log_q: (identities, K): their rows of the table.
-        counts: (identities,): images of each when it was last seen.
+        joint: (A, B), floating point, >= 0; need not sum to one.
+
+    Returns:
+        Scalar, float64.
     """
-    log_likelihood = (of_identities * log_q).sum(dtype=torch.float64)
-    of_identities = of_identities.double()
-    sums.features.add_(of_identities.sum(dim=0))
-    sums.label_negentropy.add_(negentropy(of_identities.sum(dim=1)))
-    sums.joint_negentropy.add_(negentropy(of_identities))
-    sums.log_likelihood.add_(log_likelihood)
-    sums.marginal.add_(counts.double() @ log_q.double().exp())
+    of_cells = joint.new_zeros((), dtype=torch.float64)
+    for part in chunks(len(joint), joint.shape[1]):
+        of_cells += negentropy(joint[part])
+    columns, rows = (joint.sum(dim=dim, dtype=torch.float64) for dim in (0, 1))
+    total = columns.sum()
+    return (of_cells - (negentropy(rows) + negentropy(columns) - negentropy(total))) / total
 
 
 def negentropy(weights: Tensor) -> Tensor:
-    """sum w log w of weights >= 0, which need not sum to one."""
+    """sum w log w of weights >= 0, which need not sum to one: float64."""
+    weights = weights.double()
     # The least normal number: 0 log 0 counts as 0. (torch.xlogy is several times slower.)
     return (weights * weights.clamp(min=torch.finfo(weights.dtype).tiny).log()).sum()
-
-
-def label_information(sums: Sums) -> Tensor:
-    """I(F~; Y): what the clusters tell about the identity."""
-    images = sums.features.sum()
-    of_both = sums.label_negentropy + negentropy(sums.features) - negentropy(images)
-    return (sums.joint_negentropy - of_both) / images
-
-
-def conditional_bound(sums: Sums) -> Tensor:
-    """KLB = mean_i KL(phi(F_i,.) || Q(.|y_i)): ours (compare Fischer 2020, "The CEB").
-
-    Tighter than the paper's bound, and needs neither its constant nor its input clusters. A Q that
-    was floored and so sums to a little more than one lowers it by at most the excess.
-    """
-    return sums.feature_negentropy / sums.images - sums.log_likelihood / sums.images

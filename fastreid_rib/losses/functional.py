@@ -64,9 +64,9 @@ def rib_loss(
             >= C makes the loss NaN instead: looking at it would make the host wait.
         native.Unavailable: a backend that was asked for by name cannot be used.
     """
-    for name, value, values in (("beta", beta, _BETA), ("gamma", gamma, _GAMMA)):
-        if not values.holds(value):
-            raise ValueError(f"{name} must be {values.text}, got {value}")
+    for setting, number, values in (("beta", beta, _BETA), ("gamma", gamma, _GAMMA)):
+        if not values.holds(number):
+            raise ValueError(f"{setting} must be {values.text}, got {number}")
     if log_p is None and gamma > 1:
         raise ValueError(f"gamma must be in 0..1 (without log_p more bounds nothing), got {gamma}")
     if reduction not in _REDUCTIONS:

@@ -4,25 +4,19 @@ Legend: N rows in the reservoir, n of them, D dimensions, K clusters, C identiti
 """
 
 import logging
+import math
 import random
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from fastreid_rib.base import ranks
-from fastreid_rib.losses import clustering
+from fastreid_rib.losses import clustering, table
 from fastreid_rib.losses.clustering import chunks, kmeans, spread_seeds
 from fastreid_rib.losses.statistics import Statistics
-from fastreid_rib.losses.table import (
-    Identities,
-    Rows,
-    across_cameras,
-    build_table,
-    marginal_of,
-    row_of,
-)
+from fastreid_rib.losses.table import Identities, Rows
 from fastreid_rib.ops import Objective, bound
 from fastreid_rib.ops.sums import group_sum
 from fastreid_rib.settings.rib import RIBSettings
@@ -61,24 +55,24 @@ def refresh(
     if settings.center:
         mean = _mean_of_rows(rows.embeddings)
         rows = rows._replace(embeddings=center_rows(rows.embeddings, mean))
-    identities = _seen(rows, num_classes, previous)
+    identities = counts, means = _seen(rows, num_classes, previous)
     start = _start(rows, identities, previous, settings.num_clusters, draw)
     centroids = kmeans(rows.embeddings, start, settings.kmeans_iterations)
 
-    marginal = None
-    if settings.smoothing:
-        marginal = marginal_of(rows, identities, centroids, settings.beta)
-    log_q, sums = build_table(rows, identities, centroids, marginal, settings)
-    counts, means = identities
-    crossed = across_cameras(rows, log_q, counts, centroids, marginal, settings)
-    total, of_rows, known = sums.marginal, None, None
+    smoothed, beta = settings.smoothing > 0, settings.beta
+    marginal = table.marginal_of(rows, identities, centroids, beta) if smoothed else None
+    joint, of_images = table.sums_of_labels(rows, num_classes, centroids, settings)
+    log_q = table.class_table(joint, identities, centroids, marginal, settings)
+    weights, of_rows, known = counts, None, None
+    crossed = table.across_cameras(rows, log_q, counts, centroids, marginal, settings)
     if crossed is not None:
-        log_q, of_rows, known, total = crossed
+        log_q, of_rows, known, weights = crossed
     log_p = None
     if settings.relevance == "full":
-        log_p = (total / counts.sum()).clamp(min=settings.q_floor).log().float()
+        total = _weighted_rows(weights, log_q) / counts.sum()
+        log_p = total.clamp(min=settings.q_floor).log().float()
     statistics = Statistics(centroids, log_q, log_p, mean, counts, means, of_rows, known)
-    return statistics, _report(rows, sums, statistics, settings)
+    return statistics, _report(rows, joint, of_images, statistics, settings)
 
 
 def center_rows(rows: Tensor, mean: Tensor) -> Tensor:
@@ -99,8 +93,7 @@ def center_rows(rows: Tensor, mean: Tensor) -> Tensor:
 
 
 def _mean_of_rows(rows: Tensor) -> Tensor:
-    """The mean of rows that every rank holds: (N, D) -> (D,) float32, the same on every rank."""
-    # Without a copy of the rows in float32.
+    """(N, D) -> (D,) float32, without a copy of the rows in float32; the same on every rank."""
     total = rows[ranks.own_slice(len(rows))].sum(dim=0, dtype=torch.float32)
     ranks.sum_over_ranks(total)
     return ranks.copy_from_first(total / len(rows))
@@ -139,31 +132,36 @@ def _start(
     return start
 
 
+def _weighted_rows(weights: Tensor, log_q: Tensor) -> Tensor:
+    """``sum_y weights_y Q(a|y)``: (K,), float64."""
+    total = log_q.new_zeros(log_q.shape[1], dtype=torch.float64)
+    for part in chunks(len(log_q), log_q.shape[1]):
+        total += weights[part].double() @ log_q[part].double().exp()
+    return total
+
+
 def _report(
-    rows: Rows, sums: clustering.Sums, statistics: Statistics, settings: RIBSettings
+    rows: Rows, joint: Tensor, of_images: Tensor, statistics: Statistics, settings: RIBSettings
 ) -> Dict[str, float]:
-    """The report of a refresh, see ``RIBLoss.start_epoch``."""
-    gamma, log_p = settings.gamma, statistics.log_p
-    label_information = clustering.label_information(sums)
-    report = {
-        "mutual_information": label_information,
-        "klb": clustering.conditional_bound(sums),
-    }
+    """The report of a refresh, see ``RIBLoss.start_epoch``, from what ``sums_of_labels`` gave."""
+    gamma, log_p, images = settings.gamma, statistics.log_p, len(rows.labels)
+    told = clustering.mutual_information(joint)
+    likelihood = (joint * statistics.log_q[: len(joint)]).sum(dtype=torch.float64)
+    # KLB = mean_i KL(phi(F_i,.) || Q(.|y_i)), ours (compare Fischer 2020, "The CEB").
+    report = {"mutual_information": told, "klb": of_images / images - likelihood / images}
     # Of the embedding itself, whose own information nobody can count, or of rows that other cameras
     # made, which bound another information than that of the identity alone.
     if settings.form == "embedding" or statistics.camera_rows is not None:
         report["bound"] = _mean_loss(rows, statistics, settings)
     else:
-        of_marginal = 0 if log_p is None else (1 - gamma) * (sums.features @ log_p.double())
-        summed = gamma * sums.feature_negentropy - sums.log_likelihood + of_marginal
-        report["bound"] = summed / sums.images
+        clusters = joint.sum(dim=0, dtype=torch.float64)
+        of_marginal = 0 if log_p is None else (1 - gamma) * (clusters @ log_p.double())
+        report["bound"] = (gamma * of_images - likelihood + of_marginal) / images
         # I(F~;i): what the clusters keep of which image it is.
-        kept = (sums.feature_negentropy - clustering.negentropy(sums.features)) / sums.images
-        bounded = gamma * (kept + sums.images.log()) - label_information
+        kept = (of_images - clustering.negentropy(clusters)) / images + math.log(images)
         # P counts identities that these rows do not show: it is as much too small for those shown.
-        weight = statistics.class_counts.sum()
-        absent = 0.0 if log_p is None else (weight / sums.images).log()
-        report["slack"] = report["bound"] + absent - bounded
+        weight = 1.0 if log_p is None else float(statistics.class_counts.sum()) / images
+        report["slack"] = report["bound"] + math.log(weight) - (gamma * kept - told)
     return {name: float(value) for name, value in report.items()}
 
 
@@ -172,7 +170,7 @@ def _mean_loss(rows: Rows, statistics: Statistics, settings: RIBSettings) -> Ten
     embeddings, labels, cameras = rows
     if cameras is not None and statistics.camera_rows is not None:
         assert statistics.cameras is not None
-        labels = row_of(labels, cameras, statistics.camera_rows, statistics.cameras)
+        labels = table.row_of(labels, cameras, statistics.camera_rows, statistics.cameras)
     objective = Objective(settings.beta, settings.gamma, settings.form, settings.backend)
     total = torch.zeros((), dtype=torch.float64, device=embeddings.device)
     share = ranks.own_slice(len(embeddings))
@@ -184,34 +182,23 @@ def _mean_loss(rows: Rows, statistics: Statistics, settings: RIBSettings) -> Ten
     return total / len(embeddings)
 
 
-class Collapse:
+def warn_of_collapse(told: Sequence[float], most: float, epoch: int) -> None:
     """Says so if the clusters tell next to nothing, and this is getting no better.
 
     Those of a network that has only begun to learn tell little, too, and more with each epoch.
+
+    Args:
+        told: I(F~; Y) at the refreshes so far, in nats; the last three count.
+        most: what clusters of so many identities could tell.
+        epoch: that begins, for the message.
     """
-
-    def __init__(self) -> None:
-        self._told: List[float] = []  # about the identity, by the last two refreshes, in nats
-
-    def look(self, epoch: int, told: float, most: float) -> None:
-        """Looks at the refresh before an epoch.
-
-        Args:
-            epoch: for the message.
-            told: I(F~; Y) in nats.
-            most: what clusters of so many identities could tell.
-        """
-        last, self._told = self._told, [*self._told[-1:], told]
-        fell = last and told < _FALL * last[-1]
-        stays = len(last) == 2 and told < _RISE * last[0]
-        if told < _LEAST_SHARE * most and (fell or stays):
-            logger.warning(
-                "RIB at epoch %d: the clusters tell %.3f of %.3f nats about the identity, %.3f at "
-                "the refresh before, so the loss has next to no gradient. The embeddings lie too "
-                "close together for this beta: raise beta, start later (warmup_epochs), or look "
-                "why they do",
-                epoch,
-                told,
-                most,
-                last[-1],
-            )
+    *before, now = told[-3:]
+    fell = before and now < _FALL * before[-1]
+    stays = len(before) == 2 and now < _RISE * before[0]
+    if now < _LEAST_SHARE * most and (fell or stays):
+        logger.warning(
+            "RIB at epoch %d: the clusters tell %.3f of %.3f nats about the identity, %.3f at "
+            "the refresh before, so the loss has next to no gradient. The embeddings lie too "
+            "close together for this beta: raise beta, start later (warmup_epochs), or look "
+            "why they do", epoch, now, most, before[-1],
+        )  # fmt: skip

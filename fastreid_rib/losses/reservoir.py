@@ -113,8 +113,11 @@ class Reservoir(nn.Module):
         if needed <= held:
             return
         capacity = min(max(needed, 2 * held), self._stream_limit)
-        self.rows = _enlarged(self.rows, capacity, rows)
-        self.labels = _enlarged(self.labels, capacity, labels)
+        for name, like in (("rows", rows), ("labels", labels)):
+            old, new = getattr(self, name), like.new_zeros((capacity, like.shape[1]))
+            if old is not None:
+                new[:held] = old
+            setattr(self, name, new)
 
 
 def _rows_of_ranks(rows: int, dimensions: int) -> List[int]:
@@ -127,13 +130,6 @@ def _rows_of_ranks(rows: int, dimensions: int) -> List[int]:
             "number of rows may differ"
         )
     return [number for number, _ in sizes]
-
-
-def _enlarged(buffer: Optional[Tensor], capacity: int, like: Tensor) -> Tensor:
-    new = like.new_zeros((capacity,) + like.shape[1:])
-    if buffer is not None:
-        new[: len(buffer)] = buffer
-    return new
 
 
 def _put(buffer: Tensor, targets: List[int], new: Tensor, sources: List[int]) -> None:

@@ -8,7 +8,7 @@ import logging
 import math
 import operator
 import random
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fastreid_rib.base.spelling import check_settings
 from fastreid_rib.losses import statistics as state
 from fastreid_rib.losses.functional import check_batch, checked_rib_loss
-from fastreid_rib.losses.refresh import Collapse, refresh
+from fastreid_rib.losses.refresh import refresh, warn_of_collapse
 from fastreid_rib.losses.reservoir import Reservoir
 from fastreid_rib.losses.statistics import Statistics
 from fastreid_rib.losses.table import Rows, row_of
@@ -81,7 +81,7 @@ class RIBLoss(nn.Module):
         self.bank = Reservoir(settings.bank_size, settings.seed)
         self.epoch = -1
         """That was last started; -1 before the first."""
-        self._collapse = Collapse()
+        self._told: List[float] = []  # about the identity, by each refresh, in nats
         self._size_may_change = False
         # Not persistent for torch: _save_to_state_dict writes them (of the bank its filled part).
         for name in Statistics._fields:
@@ -129,7 +129,12 @@ class RIBLoss(nn.Module):
             self.to(embeddings.device)
         self._check_size(embeddings.shape[1])
         if self.training and torch.is_grad_enabled():
-            self._gather(embeddings.detach(), labels, cameras)
+            if self.epoch < 0 and not self.bank.seen:
+                logger.warning(
+                    "RIB is off until start_epoch(epoch) is called; call it at the start of each "
+                    "epoch"
+                )
+            self.bank.gather(embeddings.detach(), labels, cameras)
         statistics = self._statistics() if self.active else None
         if statistics is None:
             zero = embeddings[:0].sum()
@@ -186,14 +191,6 @@ class RIBLoss(nn.Module):
         values = (f"{name}={getattr(self.settings, name)!r}" for name in declared(RIBSettings))
         return ", ".join([f"num_classes={self.num_classes}", *values])
 
-    def _gather(self, embeddings: Tensor, labels: Tensor, cameras: Optional[Tensor]) -> None:
-        """Puts a batch of all ranks into the reservoir."""
-        if self.epoch < 0 and not self.bank.seen:
-            logger.warning(
-                "RIB is off until start_epoch(epoch) is called; call it at the start of each epoch"
-            )
-        self.bank.gather(embeddings, labels, cameras)
-
     @torch.no_grad()
     def _refresh(self, epoch: int) -> Dict[str, float]:
         rows, both = self.bank.content()
@@ -211,7 +208,8 @@ class RIBLoss(nn.Module):
         )
         self._set_statistics(statistics)
         most = math.log(min(self.num_classes, self.settings.num_clusters))
-        self._collapse.look(epoch, report["mutual_information"], most)
+        self._told = [*self._told[-2:], report["mutual_information"]]
+        warn_of_collapse(self._told, most, epoch)
         return report
 
     def _statistics(self) -> Optional[Statistics]:
@@ -226,7 +224,7 @@ class RIBLoss(nn.Module):
 
     def _reset(self, epoch: int = -1) -> None:
         self._set_statistics(None)
-        self.epoch, self._collapse = epoch, Collapse()
+        self.epoch, self._told = epoch, []
         self.bank.clear(epoch)
 
     def _check_size(self, size: int) -> None:
@@ -239,10 +237,8 @@ class RIBLoss(nn.Module):
                 )
             self._reset(self.epoch)
             logger.warning(
-                "RIB statistics of the checkpoint are for embeddings of size %d, the model's have "
-                "%d: they start afresh",
-                held.shape[1],
-                size,
+                f"RIB statistics of the checkpoint are for embeddings of size {held.shape[1]}, the "
+                f"model's have {size}: they start afresh"
             )
         self._size_may_change = False
 
@@ -252,9 +248,8 @@ class RIBLoss(nn.Module):
         if statistics is None and not self.bank.seen:
             return
         bank = self.bank.content() if self.bank.filled else None
-        everything = state.State(self.epoch, self.bank.seen, statistics, bank)
-        written = state.to_tensors(everything)
-        destination.update((prefix + name, value) for name, value in written.items())
+        kept = state.to_tensors(state.State(self.epoch, self.bank.seen, statistics, bank))
+        destination.update((prefix + name, value) for name, value in kept.items())
 
     def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *rest: Any) -> None:
         names, unexpected_keys = state.NAMES, rest[3]

@@ -82,9 +82,8 @@ _COUNTERS, _STATISTICS, _BANK = (
     tuple(_SHAPES)[part] for part in (slice(2), slice(2, 10), slice(10, 13))
 )
 _SPARSE = ("log_q_index", "log_q_floor")
-GONE = tuple(
-    ["steps", "epoch_steps", "bank_inputs", "older_rows", "older_labels", "older_inputs", "older_cameras"]
-)
+_OLDER = ("older_rows", "older_labels", "older_inputs", "older_cameras")
+GONE = ("steps", "epoch_steps", "bank_inputs", *_OLDER)
 """What earlier versions wrote for settings that are gone."""
 NAMES = (*_SHAPES, *_SPARSE, *GONE)
 """The names of everything that may be in a checkpoint, of earlier versions too."""
@@ -92,20 +91,16 @@ NAMES = (*_SHAPES, *_SPARSE, *GONE)
 
 def to_tensors(state: State) -> Dict[str, Tensor]:
     """A state under the names of a checkpoint."""
-    found = {
-        name: torch.tensor(getattr(state, name), dtype=torch.int64) for name in _COUNTERS
-    }  # fmt: skip
+    found = {name: torch.tensor(getattr(state, name)) for name in _COUNTERS}
     if state.statistics is not None:
-        for name in _STATISTICS:
-            value = getattr(state.statistics, name)
-            if value is not None:
-                found[name] = value
+        values = zip(_STATISTICS, state.statistics)
+        found.update((name, value) for name, value in values if value is not None)
     if state.bank is not None:
         # Copies: torch.save writes the whole storage behind a view.
-        rows, labels = state.bank[0].clone(), state.bank[1].t().clone()
-        found["bank_rows"], found["bank_labels"] = rows, labels[0].clone()
-        if bool((labels[1] > 0).any()):
-            found["bank_cameras"] = labels[1].clone()
+        labels, cameras = state.bank[1].t()
+        found["bank_rows"], found["bank_labels"] = state.bank[0].clone(), labels.clone()
+        if bool((cameras > 0).any()):
+            found["bank_cameras"] = cameras.clone()
     return found
 
 
@@ -124,11 +119,8 @@ def from_tensors(
         UnusableError: it was made under other settings, or is damaged.
     """
     _check(found, settings, num_classes)
-    tensors = {
-        name: found[name].detach().to(device, copy=True)
-        for name in _STATISTICS + _BANK
-        if name in found
-    }
+    names = [name for name in _STATISTICS + _BANK if name in found]
+    tensors = {name: found[name].detach().to(device, copy=True) for name in names}
     statistics = None
     if "centroids" in tensors:
         if not settings.cross_camera and "camera_rows" in tensors:
@@ -149,7 +141,14 @@ def _check(found: Dict[str, Tensor], settings: RIBSettings, num_classes: int) ->
         raise UnusableError("as their table is sparse (table_entries, which is gone)")
     needed = [*_COUNTERS]
     if any(name in found for name in _STATISTICS):
-        _check_kind(found, settings)
+        full = settings.relevance == "full"
+        kinds = (("mean", "center", settings.center), ("log_p", "relevance", full))
+        for name, setting, wanted in kinds:
+            if (name in found) != wanted:
+                raise UnusableError(
+                    f"as they were made with another {setting} than "
+                    f"{getattr(settings, setting)!r} (docs/method.md says how to go on with them)"
+                )
         needed += ["centroids", "log_q", "class_counts", "class_means"]
         if "camera_rows" in found or "cameras" in found:
             needed += ["camera_rows", "cameras"]
@@ -180,17 +179,3 @@ def _check(found: Dict[str, Tensor], settings: RIBSettings, num_classes: int) ->
             raise UnusableError(f"as {name} holds NaN or infinity")
     if found.get("bank_labels", none).gt(num_classes - 1).any():
         raise UnusableError(f"as it has labels beyond {num_classes} identities")
-
-
-def _check_kind(found: Dict[str, Tensor], settings: RIBSettings) -> None:
-    """Statistics that were made under other settings cannot be taken over."""
-    full = settings.relevance == "full"
-    for name, setting, wanted in (
-        ("mean", "center", settings.center),
-        ("log_p", "relevance", full),
-    ):
-        if (name in found) != wanted:
-            raise UnusableError(
-                f"as they were made with another {setting} than {getattr(settings, setting)!r} "
-                "(docs/method.md says how to go on with them)"
-            )

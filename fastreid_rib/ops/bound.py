@@ -156,6 +156,7 @@ def _torch_bound(
 ) -> Tensor:
     _, log_q, log_p, half_norms = clusters
     beta, gamma, form, _ = objective
+    assert half_norms is not None
     of_label = log_q.index_select(0, labels.clamp(0, len(log_q) - 1)).to(products.dtype)
     log_phi = products.sub_(half_norms).mul_(2 * beta).log_softmax(dim=1)
     phi = log_phi.exp()

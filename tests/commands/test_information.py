@@ -104,11 +104,3 @@ def test_what_cannot_be_drawn_is_said(make_cfg, tmp_path, capsys):
     torch.save({"model": {"a": torch.zeros(1)}, "epoch": 0}, tmp_path / "model_0000.pth")
     assert main(["information", str(tmp_path)]) == 1
     assert "is of another network: it lacks" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("joint", "expected"),
-    [([[1.0, 1.0], [1.0, 1.0]], 0.0), ([[3.0, 0.0], [0.0, 3.0]], 0.6931472)],
-)
-def test_mutual_information_by_hand(joint, expected):
-    assert information.mutual_information(torch.tensor(joint)) == pytest.approx(expected)

@@ -10,10 +10,10 @@ begin at aligned addresses, as ``fused`` has them; ``graph``: as forward and bac
 import torch
 from benchmarks.harness import Traffic, interleaved, medians, peak_bytes, ratio
 
-from fastreid_rib.ops import aligned_rows, bound
+from fastreid_rib.ops import Clusters, Objective, aligned_rows, bound
 from fastreid_rib.ops.backends import choose
+from fastreid_rib.ops.bound import bound_rows_
 from fastreid_rib.ops.layout import empty_rows
-from fastreid_rib.ops.rows import bound_rows_
 
 SIZES = [(64, 751, 2048), (64, 1041, 2048), (256, 4101, 768), (64, 20000, 512)]  # n, K, D
 BETA, GAMMA = 30.0, 0.0
@@ -48,10 +48,11 @@ class Problem:
 
     def fused(self, embeddings):
         """This package's operation."""
-        return bound(
-            embeddings, self.centroids, self.log_q, self.labels, BETA, GAMMA,
-            half_norms=self.half_norms,
-        )[0]  # fmt: skip
+        return bound(embeddings, self.labels, self.constants(), Objective(BETA, GAMMA))[0]
+
+    def constants(self):
+        """What the images are compared with."""
+        return Clusters(self.centroids, self.log_q, None, self.half_norms)
 
     def between(self, logits):
         """What stands between the two matrix products in the eager form."""
@@ -163,10 +164,7 @@ def row_kernel(problem, budget, device):
     logits = (2 * BETA * (ready - problem.half_norms)).requires_grad_()
 
     def kernel():
-        bound_rows_(
-            rows, problem.half_norms, (problem.log_q, None, None), problem.labels, BETA, GAMMA,
-            "clusters", None, kind,
-        )  # fmt: skip
+        bound_rows_(rows, problem.labels, problem.constants(), Objective(BETA, GAMMA), kind)
 
     times = interleaved(
         {

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from fastreid_rib.losses.clustering import chunks, kmeans
 from fastreid_rib.losses.refresh import refresh
+from fastreid_rib.losses.table import Rows
 from fastreid_rib.settings import RIBSettings
 
 IMAGES, DIMENSIONS, IDENTITIES = 12936, 2048, 751
@@ -55,9 +56,11 @@ class Epochs:
     def refreshed(self, rows, labels):
         """Statistics and report after these rows."""
         return refresh(
-            rows, labels, None, self.statistics,
-            RIBSettings(beta=BETA, center=False, kmeans_iterations=ITERATIONS),
-            num_classes=IDENTITIES, draw=random.Random(0),
+            Rows(rows, labels, None), self.statistics,
+            RIBSettings(
+                beta=BETA, center=False, kmeans_iterations=ITERATIONS, num_clusters=IDENTITIES
+            ),
+            IDENTITIES, random.Random(0),
         )  # fmt: skip
 
 

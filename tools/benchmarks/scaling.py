@@ -1,4 +1,4 @@
-"""Step, refresh and memory as identities and embeddings grow: C = K = 1e3 .. 1e5, N = 1e4 .. 1e6.
+"""Step, refresh and memory as identities and embeddings grow: C = 1e3 .. 1e5, N = 1e4 .. 1e6.
 
 Each size is a short training of a linear layer on simulated images in a process of its own: an
 epoch that fills the reservoir, the refresh, then steps with RIB in force. One thread, and seconds
@@ -18,21 +18,27 @@ import torch
 from torch import nn
 
 from fastreid_rib.losses import clustering
+from fastreid_rib.settings.rib import MOST_CLUSTERS
 
-DIMENSIONS, ENTRIES, ITERATIONS, BATCH, STEPS = 256, 32, 10, 64, 10
+DIMENSIONS, ITERATIONS, BATCH, STEPS = 256, 10, 64, 10
 IDENTITIES, IMAGES = (10**3, 10**4, 10**5), (10**4, 10**5, 10**6)
 
 
+def clusters(identities):
+    """As many as RIB takes by itself."""
+    return min(identities, MOST_CLUSTERS)
+
+
 def operations(identities, images, iterations=ITERATIONS):
-    """Multiplications and additions of a refresh: K-means and one product for the table."""
-    return 2 * identities * images * DIMENSIONS * (iterations + 1)
+    """Multiplications and additions of a refresh: K-means and two products for the table."""
+    return 2 * clusters(identities) * images * DIMENSIONS * (iterations + 2)
 
 
 def formula(identities, images):
     """Bytes that the statistics take between refreshes: reservoir, centroids and means, table."""
     reservoir = images * (2 * DIMENSIONS + 8)
-    centroids_and_means = 2 * 4 * identities * DIMENSIONS + 12 * identities
-    return reservoir + centroids_and_means + identities * (8 * ENTRIES + 4)
+    centroids_and_means = 4 * (identities + clusters(identities)) * DIMENSIONS + 8 * identities
+    return reservoir + centroids_and_means + 4 * identities * clusters(identities)
 
 
 def peak():
@@ -48,7 +54,7 @@ def train(identities, images):
     layer = nn.Linear(DIMENSIONS, DIMENSIONS)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.05)
     rib = fastreid_rib.RIBLoss(
-        identities, beta=10.0, bank_size=images, table_entries=ENTRIES, warmup_epochs=1,
+        identities, beta=10.0, bank_size=images, warmup_epochs=1,
         kmeans_iterations=ITERATIONS,
     )  # fmt: skip
 
@@ -94,7 +100,10 @@ def train(identities, images):
 def growth(results):
     """Seconds an operation of the products, and seconds an entry of the whole C x K table."""
     rows = [
-        [operations(r["identities"], r["images"], r["iterations"]), r["identities"] ** 2]
+        [
+            operations(r["identities"], r["images"], r["iterations"]),
+            r["identities"] * clusters(r["identities"]),
+        ]
         for r in results
     ]
     # Relative errors: the large sizes would drown the small ones.
@@ -108,7 +117,7 @@ def measure(most):
     """All sizes, in one dictionary; prints a table."""
     spawn = multiprocessing.get_context("spawn")
     results = []
-    print("\n| C = K | N | refresh, s | iterations | step, ms | peak, MB | statistics, MB |")
+    print("\n| C | N | refresh, s | iterations | step, ms | peak, MB | statistics, MB |")
     print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
     sizes = sorted((operations(c, n), c, n) for c in IDENTITIES for n in IMAGES)
     for cost, identities, images in sizes:
@@ -127,7 +136,7 @@ def measure(most):
     extrapolated = []
     for cost, identities, images in sizes:
         if cost > most:
-            seconds = cost * per_operation + identities**2 * per_entry
+            seconds = cost * per_operation + identities * clusters(identities) * per_entry
             extrapolated.append({"identities": identities, "images": images, "refresh": seconds})
             print(
                 f"| {identities} | {images} | {seconds:.0f}, extrapolated "
