@@ -9,7 +9,7 @@ What can be told from the config alone is in the table :data:`RULES`; what needs
 processes, the data or the network comes after it.
 """
 
-from typing import Any, Callable, Iterator, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Iterator, List, NamedTuple, Tuple
 
 from fastreid_rib.base.evaluating import evaluated
 from fastreid_rib.base.patching import wrap
@@ -34,18 +34,22 @@ class Rule(NamedTuple):
     instead: str = ""
 
 
-def _some(value: Sequence[Any]) -> bool:
-    return len(value) > 0
-
-
 def _at_least(least: float, note: str = "") -> Range:
     """As the plugin's own keys have it, but for infinity: FastReID's may be that."""
     return Range(at_least(least, note).text, lambda value: value >= least)
 
 
-def _on(key: str) -> Callable[[Any], bool]:
-    """Whether a config switches a feature on, by its key ENABLED."""
-    return lambda cfg: bool(at(cfg, f"{key}.ENABLED"))
+def _some(what: str) -> Range:
+    return Range(f"at least one {what}", lambda value: len(value) > 0)
+
+
+def _is(key: str, *values: Any) -> Callable[[Any], bool]:
+    """Whether a key of the config has one of these values."""
+    return lambda cfg: at(cfg, key) in values
+
+
+def _on(feature: str) -> Callable[[Any], bool]:
+    return _is(f"{feature}.ENABLED", True)
 
 
 def _names(loss: str) -> Callable[[Any], bool]:
@@ -53,122 +57,101 @@ def _names(loss: str) -> Callable[[Any], bool]:
 
 
 def _backbone(*names: str) -> Callable[[Any], bool]:
-    return lambda cfg: cfg.MODEL.BACKBONE.NAME in [f"build_{name}_backbone" for name in names]
+    return _is("MODEL.BACKBONE.NAME", *(f"build_{name}_backbone" for name in names))
 
 
-def _architecture(*names: str) -> Callable[[Any], bool]:
-    return lambda cfg: cfg.MODEL.META_ARCHITECTURE in names
+def _each(node: str, keys: str, *rest: Any) -> List[Rule]:
+    """The same rule for several keys of a node."""
+    return [Rule(f"{node}.{key}", *rest) for key in keys.split()]
 
 
-def _by_identity(cfg: Any) -> bool:
-    return cfg.DATALOADER.SAMPLER_TRAIN in (
-        "NaiveIdentitySampler",
-        "BalancedIdentitySampler",
-        "SetReWeightSampler",
-    )
-
-
-def _size(value: Sequence[int]) -> bool:
-    """Of pictures: one number, or height and width; not positive: left as they are."""
-    return len(value) in (1, 2) and (value[0] <= 0 or all(v > 0 for v in value))
-
-
+_FROM_ZERO, _FROM_ONE, _SHARE = _at_least(0), _at_least(1), between(0, 1)
+_LOSSES, _DATASETS = _some("loss"), _some("data set")
+_COLOURS = Range(
+    "one number, or one for each of the three colours", lambda value: len(value) in (1, 3)
+)
+_SIZE = Range(
+    "one number or [height, width], all > 0 (or [0, 0]: pictures as large as they are)",
+    lambda value: len(value) in (1, 2) and (value[0] <= 0 or all(v > 0 for v in value)),
+)
+_CROP_SIZE = Range(
+    "one number or [height, width], all > 0",
+    lambda value: len(value) in (1, 2) and min(value) > 0,
+)
+_CROP_SCALE = Range(
+    "[smallest, largest] share of the picture, from 0 on",
+    lambda value: len(value) == 2 and 0 <= value[0] <= value[1],
+)
+_CROP_RATIO = Range(
+    "[smallest, largest] width over height, > 0",
+    lambda value: len(value) == 2 and 0 < value[0] <= value[1],
+)
+_STRIDES = Range("(height, width), both > 0", lambda value: len(value) == 2 and min(value) > 0)
+_BODY = Range(
+    "without heads, which do not train in evaluation mode",
+    lambda value: not any(name == "heads" or name.endswith("_head") for name in value),
+)
 _VIT = _backbone("vit")
 _STRIDE = _backbone("resnet", "resnext", "resnest", "repvgg", "regnet", "effnet")
-_FROM_ZERO = _at_least(0)
+_BY_IDENTITY = _is(
+    "DATALOADER.SAMPLER_TRAIN",
+    "NaiveIdentitySampler",
+    "BalancedIdentitySampler",
+    "SetReWeightSampler",
+)
+_SGD = _is("SOLVER.OPT", "SGD")
 _LOSS = "; to train without it, take the loss out of MODEL.LOSSES.NAME, or write 0"
-_COLOURS = "one number, or one for each of the three colours"
-_SIZE = "one number or [height, width], all > 0 (or [0, 0]: pictures as large as they are)"
 
 RULES: Tuple[Rule, ...] = (
-    Rule("MODEL.BACKBONE.LAST_STRIDE", _at_least(1), _STRIDE),
-    Rule(
-        "MODEL.BACKBONE.STRIDE_SIZE",
-        Range("(height, width), both > 0", lambda value: len(value) == 2 and min(value) > 0),
-        _VIT,
-    ),
+    Rule("MODEL.BACKBONE.LAST_STRIDE", _FROM_ONE, _STRIDE),
+    Rule("MODEL.BACKBONE.STRIDE_SIZE", _STRIDES, _VIT),
     Rule("MODEL.BACKBONE.DROP_PATH_RATIO", Range("< 1", lambda value: value < 1), _VIT),
-    Rule("MODEL.BACKBONE.DROP_RATIO", between(0, 1), _VIT),
-    Rule("MODEL.BACKBONE.ATT_DROP_RATE", between(0, 1), _VIT),
-    Rule("MODEL.BACKBONE.FEAT_DIM", _at_least(1)),
+    *_each("MODEL.BACKBONE", "DROP_RATIO ATT_DROP_RATE", _SHARE, _VIT),
+    Rule("MODEL.BACKBONE.FEAT_DIM", _FROM_ONE),
     Rule("MODEL.HEADS.NUM_CLASSES", _at_least(0, "0: as the training set has")),
-    Rule(
-        "MODEL.LOSSES.NAME", Range("at least one loss", _some), _architecture(*config.KNOWN_LOSSES)
-    ),
+    Rule("MODEL.LOSSES.NAME", _LOSSES, _is("MODEL.META_ARCHITECTURE", *config.KNOWN_LOSSES)),
     Rule("MODEL.LOSSES.CE.SCALE", _FROM_ZERO, _names("CrossEntropyLoss"), _LOSS),
     Rule("MODEL.LOSSES.TRI.SCALE", _FROM_ZERO, _names("TripletLoss"), _LOSS),
     Rule("MODEL.LOSSES.CIRCLE.SCALE", _FROM_ZERO, _names("CircleLoss"), _LOSS),
     Rule("MODEL.LOSSES.COSFACE.SCALE", _FROM_ZERO, _names("Cosface"), _LOSS),
-    Rule("MODEL.PIXEL_MEAN", Range(_COLOURS, lambda value: len(value) in (1, 3))),
+    Rule("MODEL.PIXEL_MEAN", _COLOURS),
     Rule(
         "MODEL.PIXEL_STD",
-        Range(f"{_COLOURS}, none of them 0", lambda value: len(value) in (1, 3) and all(value)),
+        Range(f"{_COLOURS.text}, none of them 0", lambda v: len(v) in (1, 3) and all(v)),
     ),
-    Rule("INPUT.SIZE_TRAIN", Range(_SIZE, _size)),
-    Rule("INPUT.SIZE_TEST", Range(_SIZE, _size)),
-    Rule(
-        "INPUT.CROP.SIZE",
-        Range(
-            "one number or [height, width], all > 0",
-            lambda value: len(value) in (1, 2) and min(value) > 0,
-        ),
-        _on("INPUT.CROP"),
-    ),
-    Rule(
-        "INPUT.CROP.SCALE",
-        Range(
-            "[smallest, largest] share of the picture, from 0 on",
-            lambda value: len(value) == 2 and 0 <= value[0] <= value[1],
-        ),
-        _on("INPUT.CROP"),
-    ),
-    Rule(
-        "INPUT.CROP.RATIO",
-        Range(
-            "[smallest, largest] width over height, > 0",
-            lambda value: len(value) == 2 and 0 < value[0] <= value[1],
-        ),
-        _on("INPUT.CROP"),
-    ),
+    *_each("INPUT", "SIZE_TRAIN SIZE_TEST", _SIZE),
+    Rule("INPUT.CROP.SIZE", _CROP_SIZE, _on("INPUT.CROP")),
+    Rule("INPUT.CROP.SCALE", _CROP_SCALE, _on("INPUT.CROP")),
+    Rule("INPUT.CROP.RATIO", _CROP_RATIO, _on("INPUT.CROP")),
     Rule("INPUT.PADDING.SIZE", _FROM_ZERO, _on("INPUT.PADDING")),
-    Rule("INPUT.CJ.BRIGHTNESS", _FROM_ZERO, _on("INPUT.CJ")),
-    Rule("INPUT.CJ.CONTRAST", _FROM_ZERO, _on("INPUT.CJ")),
-    Rule("INPUT.CJ.SATURATION", _FROM_ZERO, _on("INPUT.CJ")),
+    *_each("INPUT.CJ", "BRIGHTNESS CONTRAST SATURATION", _FROM_ZERO, _on("INPUT.CJ")),
     Rule("INPUT.CJ.HUE", between(0, 0.5), _on("INPUT.CJ")),
-    Rule("INPUT.REA.PROB", between(0, 1), _on("INPUT.REA")),
-    Rule("INPUT.REA.VALUE", Range(_COLOURS, lambda value: len(value) in (1, 3)), _on("INPUT.REA")),
-    Rule("DATASETS.NAMES", Range("at least one data set", _some)),
+    Rule("INPUT.REA.PROB", _SHARE, _on("INPUT.REA")),
+    Rule("INPUT.REA.VALUE", _COLOURS, _on("INPUT.REA")),
+    Rule("DATASETS.NAMES", _DATASETS),
     Rule(
         "DATASETS.TESTS",
-        Range("at least one data set", _some),
+        _DATASETS,
         instead="; FastReID evaluates when it has trained, on one of DATASETS.NAMES if need be",
     ),
     Rule("DATALOADER.NUM_WORKERS", _at_least(0, "0: none")),
-    Rule("DATALOADER.NUM_INSTANCE", _at_least(1), _by_identity),
+    Rule("DATALOADER.NUM_INSTANCE", _FROM_ONE, _BY_IDENTITY),
     Rule(
         "DATALOADER.SET_WEIGHT",
         Range("numbers of identities, >= 0", lambda value: all(v >= 0 for v in value)),
-        lambda cfg: cfg.DATALOADER.SAMPLER_TRAIN == "SetReWeightSampler",
+        _is("DATALOADER.SAMPLER_TRAIN", "SetReWeightSampler"),
     ),
-    Rule("SOLVER.MAX_EPOCH", _at_least(1), instead="; --eval-only evaluates alone"),
-    Rule("SOLVER.BASE_LR", _FROM_ZERO),
-    Rule("SOLVER.HEADS_LR_FACTOR", _FROM_ZERO),
-    Rule("SOLVER.BIAS_LR_FACTOR", _FROM_ZERO),
-    Rule("SOLVER.WEIGHT_DECAY", _FROM_ZERO),
-    Rule("SOLVER.WEIGHT_DECAY_NORM", _FROM_ZERO),
-    Rule("SOLVER.WEIGHT_DECAY_BIAS", _FROM_ZERO),
-    Rule("SOLVER.MOMENTUM", _FROM_ZERO, lambda cfg: cfg.SOLVER.OPT == "SGD"),
+    Rule("SOLVER.MAX_EPOCH", _FROM_ONE, instead="; --eval-only evaluates alone"),
+    *_each("SOLVER", "BASE_LR HEADS_LR_FACTOR BIAS_LR_FACTOR", _FROM_ZERO),
+    *_each("SOLVER", "WEIGHT_DECAY WEIGHT_DECAY_NORM WEIGHT_DECAY_BIAS", _FROM_ZERO),
+    Rule("SOLVER.MOMENTUM", _FROM_ZERO, _SGD),
     Rule(
         "SOLVER.MOMENTUM",
         Range("> 0 with SOLVER.NESTEROV", lambda value: value > 0),
-        lambda cfg: cfg.SOLVER.OPT == "SGD" and cfg.SOLVER.NESTEROV,
+        lambda cfg: _SGD(cfg) and cfg.SOLVER.NESTEROV,
     ),
-    Rule("SOLVER.GAMMA", _FROM_ZERO, lambda cfg: cfg.SOLVER.SCHED == "MultiStepLR"),
-    Rule(
-        "SOLVER.ETA_MIN_LR",
-        _FROM_ZERO,
-        lambda cfg: cfg.SOLVER.SCHED == "CosineAnnealingLR",
-    ),
+    Rule("SOLVER.GAMMA", _FROM_ZERO, _is("SOLVER.SCHED", "MultiStepLR")),
+    Rule("SOLVER.ETA_MIN_LR", _FROM_ZERO, _is("SOLVER.SCHED", "CosineAnnealingLR")),
     Rule("SOLVER.WARMUP_FACTOR", _FROM_ZERO, lambda cfg: cfg.SOLVER.WARMUP_ITERS > 0),
     Rule(
         "SOLVER.CHECKPOINT_PERIOD",
@@ -181,16 +164,12 @@ RULES: Tuple[Rule, ...] = (
         _on("SOLVER.CLIP_GRADIENTS"),
         "; SOLVER.CLIP_GRADIENTS.ENABLED False clips nothing",
     ),
-    Rule("TEST.AQE.QE_K", _at_least(1), _on("TEST.AQE")),
-    Rule("TEST.RERANK.K1", _at_least(1), _on("TEST.RERANK")),
-    Rule("TEST.RERANK.K2", _at_least(1), _on("TEST.RERANK")),
-    Rule("TEST.PRECISE_BN.NUM_ITER", _at_least(1), _on("TEST.PRECISE_BN")),
+    Rule("TEST.AQE.QE_K", _FROM_ONE, _on("TEST.AQE")),
+    *_each("TEST.RERANK", "K1 K2", _FROM_ONE, _on("TEST.RERANK")),
+    Rule("TEST.PRECISE_BN.NUM_ITER", _FROM_ONE, _on("TEST.PRECISE_BN")),
     Rule(
         "MODEL.FREEZE_LAYERS",
-        Range(
-            "without heads, which do not train in evaluation mode",
-            lambda value: not any(name == "heads" or name.endswith("_head") for name in value),
-        ),
+        _BODY,
         lambda cfg: cfg.SOLVER.FREEZE_ITERS > 0,
         "; SOLVER.HEADS_LR_FACTOR 0 keeps the heads as they are",
     ),
