@@ -27,8 +27,8 @@ REGISTRATIONS = {
     "fastreid.config.config": ("integration.keys:keep_dumps_portable",),
     "fastreid.config.defaults": ("integration.keys:add_keys",),
     "fastreid.data.build": (
-        "data.folder_settings:extend_loaders",
         "integration.run.seeds:extend_train_loader",
+        "data.folder_settings:extend_loaders",  # runs first: a seeded run makes the data set itself
     ),
     "fastreid.data.common": ("integration.run.seeds:extend_dataset",),
     "fastreid.data.datasets": ("data.registered",),

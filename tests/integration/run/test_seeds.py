@@ -2,7 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
+from fastreid.data import build_reid_train_loader
+from PIL import Image
+
+from fastreid_rib.integration.run import seeds
 
 
 def metrics(folder):
@@ -39,3 +44,16 @@ def test_two_equal_runs_give_equal_numbers(make_cfg, run_script, tmp_path, worke
     assert results[0] == results[1]
     assert results[0] != results[2]
     assert any(line.get("rib/bound", 0) for line in results[0])
+
+
+def test_a_seeded_run_reads_one_s_own_pictures(make_cfg, tmp_path, monkeypatch):
+    for split in ("train", "query", "gallery"):
+        for i in range(8):
+            path = tmp_path / split / f"{i // 2:04d}" / f"{i // 2:04d}_c{i % 2}_{split}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((64, 32, 3), 9 * i, dtype=np.uint8)).save(path)
+    monkeypatch.setattr(seeds, "_value", 3)
+    folder = {"DATASETS.NAMES": ("FolderReID",), "DATASETS.FOLDER.PATH": str(tmp_path)}
+    loader = build_reid_train_loader(make_cfg({**folder, "SOLVER.IMS_PER_BATCH": 4}))
+    assert isinstance(loader.batch_sampler.sampler, seeds.EpochSampler)
+    assert len(loader.dataset) == 8
