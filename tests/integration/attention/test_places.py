@@ -26,6 +26,9 @@ from torch import nn
 from fastreid_rib.attention import DCSMask
 from fastreid_rib.integration.attention.places import build_with_attention
 
+ALL_ONLY = pytest.mark.all_only
+R50 = {"MODEL.BACKBONE.DEPTH": "50x", "MODEL.BACKBONE.FEAT_DIM": 2048}
+
 
 def test_one_place_alone(make_cfg):
     for place, name in (("layer1", "backbone.layer1.1.attention"), ("head", "heads.attention")):
@@ -79,17 +82,10 @@ def test_an_architecture_that_drops_an_attention(make_cfg):
 @pytest.mark.parametrize(
     "changes, part",
     [
-        ({"MODEL.BACKBONE.WITH_SE": True}, "se.fc"),
-        (
-            {
-                "MODEL.BACKBONE.DEPTH": "50x",
-                "MODEL.BACKBONE.FEAT_DIM": 2048,
-                "MODEL.BACKBONE.WITH_NL": True,
-            },
-            "NL_3",
-        ),
-        (chosen(("resnest", "50x")), "conv2.fc1"),
         (chosen(("osnet", "x0_25")), "gate.fc1"),
+        pytest.param({"MODEL.BACKBONE.WITH_SE": True}, "se.fc", marks=ALL_ONLY),
+        pytest.param({**R50, "MODEL.BACKBONE.WITH_NL": True}, "NL_3", marks=ALL_ONLY),
+        pytest.param(chosen(("resnest", "50x")), "conv2.fc1", marks=ALL_ONLY),
     ],
 )
 def test_fastreid_s_own_attention_with_rib(make_cfg, changes, part):

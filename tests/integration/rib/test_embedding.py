@@ -41,8 +41,10 @@ def trained(cfg):
     return model
 
 
-@pytest.mark.parametrize("head", [{}, {"MODEL.HEADS.NAME": "DCSHead"}])
-@pytest.mark.parametrize("pool", ["GlobalAvgPool", "GeneralizedMeanPooling"])
+@pytest.mark.parametrize(
+    "head, pool",
+    [({}, "GlobalAvgPool"), ({"MODEL.HEADS.NAME": "DCSHead"}, "GeneralizedMeanPooling")],
+)
 def test_before_is_the_map_pooled_and_after_the_heads_embedding(make_cfg, head, pool):
     attention = {"MODEL.ATTENTION.WIDTH": 8, **head} if head else DCS
     changes = {**RIB, **attention, "MODEL.HEADS.POOL_LAYER": pool}

@@ -198,7 +198,7 @@ class Searched:
 
 @pytest.fixture
 def mixed(make_cfg):
-    """A search in mixed precision, behind its warm-up."""
+    """A search in mixed precision, after its warm-up."""
     if not hasattr(getattr(torch, "amp", None), "GradScaler"):
         pytest.skip("this torch scales gradients on GPUs only")
     made = Searched(make_cfg({**SEARCH, "MODEL.HEADS.NUM_CLASSES": 4}))
