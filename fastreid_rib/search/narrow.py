@@ -5,7 +5,7 @@ from typing import Any, Optional
 import torch
 from torch import nn
 
-from fastreid_rib.search.space import Channels, Space, Widths, is_depthwise
+from fastreid_rib.search.space import PER_CHANNEL, Channels, Space, Widths, is_depthwise
 
 
 def narrow(network: nn.Module, space: Space, widths: Widths) -> None:
@@ -32,29 +32,24 @@ def narrow(network: nn.Module, space: Space, widths: Widths) -> None:
 def _cut(module: Any, inputs: Channels, outputs: Channels, widths: Widths) -> None:
     written: Optional[int] = outputs.count(widths) or None  # None as the end of a slice: all
     read: Optional[int] = inputs.count(widths) or None
-    if isinstance(module, (nn.Conv2d, nn.Linear)):
-        depthwise = is_depthwise(module)
-        cut = module.weight.detach()[:written]
-        _put(module, "weight", cut if depthwise else cut[:, :read])
-        if module.bias is not None:
-            _put(module, "bias", module.bias.detach()[:written])
+    depthwise = is_depthwise(module)
+    for name in PER_CHANNEL:
+        old = getattr(module, name, None)
+        if old is None:
+            continue
+        new: torch.Tensor = old.detach()[:written]
+        if new.dim() > 1 and not depthwise:  # weights that mix channels
+            new = new[:, :read]
+        new = new.clone()
+        if isinstance(old, nn.Parameter):
+            new = nn.Parameter(new, requires_grad=old.requires_grad)
+        setattr(module, name, new)
+    if isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.Conv2d):
         rows, columns = module.weight.shape[:2]
-        if isinstance(module, nn.Linear):
-            module.out_features, module.in_features = rows, columns
-            return
         module.out_channels = rows
-        module.in_channels = rows if depthwise else columns * module.groups
         module.groups = rows if depthwise else module.groups
-        return
-    for name in ("weight", "bias", "running_mean", "running_var"):
-        if getattr(module, name, None) is not None:
-            _put(module, name, getattr(module, name).detach()[:written])
-    module.num_features = outputs.count(widths)
-
-
-def _put(module: nn.Module, name: str, value: torch.Tensor) -> None:
-    old = getattr(module, name)
-    new: torch.Tensor = value.clone()
-    if isinstance(old, nn.Parameter):
-        new = nn.Parameter(new, requires_grad=old.requires_grad)
-    setattr(module, name, new)
+        module.in_channels = columns * module.groups
+    else:
+        module.num_features = outputs.count(widths)

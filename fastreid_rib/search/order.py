@@ -5,7 +5,7 @@ from typing import Any, Dict
 import torch
 from torch import nn
 
-from fastreid_rib.search.space import Space, is_depthwise
+from fastreid_rib.search.space import PER_CHANNEL, Space, is_depthwise
 
 
 @torch.no_grad()
@@ -38,7 +38,7 @@ def order(network: nn.Module, space: Space) -> None:
         worth = torch.stack([w.abs().transpose(0, 1).flatten(1).sum(1) for w in weights]).sum(0)
         best = torch.argsort(worth, descending=True, stable=True)
         for module in writing:
-            for name in ("weight", "bias", "running_mean", "running_var"):
+            for name in PER_CHANNEL:
                 values = getattr(module, name, None)
                 if values is not None:
                     values.copy_(values[best])

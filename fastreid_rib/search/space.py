@@ -1,6 +1,7 @@
 """What a search may choose: groups of channels, and the layers whose sides belong to them."""
 
-from typing import Dict, Iterator, Mapping, NamedTuple, Sequence, Tuple
+from collections import Counter
+from typing import Dict, Mapping, NamedTuple, Sequence, Tuple
 
 from torch import nn
 
@@ -79,22 +80,22 @@ class Space:
         if not self.groups:
             raise ValueError("a search space needs a group, got none: write {name: widths}")
         for name, widths in self.groups.items():
-            _check_nested(name, widths)
-        paths = [layer.path for layer in self.layers]
-        for path in paths:
-            if paths.count(path) > 1:
+            nested = all(wide > narrow for wide, narrow in zip(widths, widths[1:]))
+            if not widths or widths[-1] < 1 or not nested:
+                raise ValueError(
+                    f"the widths of group '{name}' must fall from the widest on and stay above 0, "
+                    f"such as (28, 24, 20, 16), but are {widths}"
+                )
+        for path, times in Counter(layer.path for layer in self.layers).items():
+            if times > 1:
                 raise ValueError(f"the layer '{path}' is in the search space twice")
-        for group in self._named():
+        sides = [side for layer in self.layers for side in (layer.inputs, layer.outputs)]
+        for group in [*(side.group for side in sides if side.group), *self.blocks.values()]:
             if group not in self.groups:
                 raise ValueError(
                     f"there is no group '{group}'.{did_you_mean(group, self.groups)} The space has "
                     f"{', '.join(self.groups)}."
                 )
-
-    def _named(self) -> Iterator[str]:
-        for layer in self.layers:
-            yield from (side.group for side in (layer.inputs, layer.outputs) if side.group)
-        yield from self.blocks.values()
 
     @property
     def widest(self) -> Dict[str, int]:
@@ -168,15 +169,10 @@ def sides_of(module: nn.Module) -> Tuple[int, int]:
     return channels, channels
 
 
+PER_CHANNEL = ("weight", "bias", "running_mean", "running_var")
+"""What layers and norms hold, first dimension: the channels that they write."""
+
+
 def is_depthwise(module: nn.Module) -> bool:
     """Whether a layer is a convolution of each channel by itself."""
     return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels
-
-
-def _check_nested(name: str, widths: Sequence[int]) -> None:
-    nested = all(wide > narrow for wide, narrow in zip(widths, widths[1:]))
-    if not widths or widths[-1] < 1 or not nested:
-        raise ValueError(
-            f"the widths of group '{name}' must fall from the widest on and stay above 0, such as "
-            f"(28, 24, 20, 16), but are {tuple(widths)}"
-        )
