@@ -3,7 +3,6 @@
 import json
 
 import numpy as np
-import pytest
 from fastreid.data import build_reid_train_loader
 from PIL import Image
 
@@ -16,12 +15,12 @@ def metrics(folder):
     return [{k: v for k, v in line.items() if k not in timing} for line in lines]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_two_equal_runs_give_equal_numbers(make_cfg, run_script, tmp_path, workers):
+def test_two_equal_runs_give_equal_numbers_whatever_loads_their_pictures(
+    make_cfg, run_script, tmp_path
+):
     changes = {
         "MODEL.LOSSES.NAME": ("CrossEntropy", "Triplet", "RIB"),
         "MODEL.LOSSES.RIB.WARMUP_EPOCHS": 1,
-        "DATALOADER.NUM_WORKERS": workers,
         "INPUT.REA.ENABLED": True,
         "INPUT.FLIP.ENABLED": True,
         "INPUT.AUGMIX.ENABLED": True,
@@ -30,9 +29,9 @@ def test_two_equal_runs_give_equal_numbers(make_cfg, run_script, tmp_path, worke
     }
     (tmp_path / "config.yml").write_text(make_cfg(changes).dump())
     results = []
-    for name, seed in (("a", "5"), ("b", "5"), ("c", "6")):
+    for name, seed, workers in (("a", "5", "0"), ("b", "5", "1"), ("c", "6", "0")):
         out = tmp_path / name
-        options = ["SEED", seed, "OUTPUT_DIR", str(out)]
+        options = ["SEED", seed, "DATALOADER.NUM_WORKERS", workers, "OUTPUT_DIR", str(out)]
         run_script(
             "train_as_users_do.py",
             "--config-file",
