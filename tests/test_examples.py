@@ -18,7 +18,7 @@ from fastreid_rib.data.synthetic_folder import GALLERY, QUERY, TRAIN, SyntheticS
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 HELPERS = {"pedestrians", "retrieval"}
-IDENTITIES, PICTURES, EPOCHS = 16, 8, 8
+IDENTITIES, PICTURES, EPOCHS = 16, 8, 5
 COMMANDS = [
     ("plain_pytorch",),
     ("vit_with_bnneck",),
