@@ -7,17 +7,18 @@ import pytest
 pytestmark = pytest.mark.published
 
 
-def python(run_script, code, **env):
-    return run_script("-c", code, env=env).stdout
+@pytest.fixture
+def python(run_script):
+    return lambda code, **env: run_script("-c", code, env=env).stdout
 
 
-def test_arming_loads_nothing_heavy(run_script):
+def test_arming_loads_nothing_heavy(python):
     code = (
         "import sys; before = set(sys.modules)\n"
         "import fastreid_rib\n"
         "print(sorted(set(sys.modules) - before))"
     )
-    loaded = python(run_script, code)
+    loaded = python(code)
     base = {"fastreid_rib.base", "fastreid_rib.base.switches"}
     allowed = {"fastreid_rib", "fastreid_rib.activation", "__future__", *base}
     assert set(eval(loaded)) <= allowed
@@ -31,7 +32,7 @@ def test_arming_loads_nothing_heavy(run_script):
         pytest.param("fastreid.data", marks=pytest.mark.all_only),
     ],
 )
-def test_registers_whichever_module_comes_first(run_script, module):
+def test_registers_whichever_module_comes_first(python, module):
     code = (
         "import fastreid_rib\n"
         f"import {module}\n"
@@ -41,10 +42,10 @@ def test_registers_whichever_module_comes_first(run_script, module):
         "DATASET_REGISTRY.get('SyntheticReID')\n"
         "print('ready')"
     )
-    assert "ready" in python(run_script, code)
+    assert "ready" in python(code)
 
 
-def test_importing_the_plugin_late_registers_at_once(run_script):
+def test_importing_the_plugin_late_registers_at_once(python):
     code = (
         "import fastreid.engine, fastreid.modeling\n"
         "from fastreid.engine import DefaultTrainer\n"
@@ -69,20 +70,20 @@ def test_importing_the_plugin_late_registers_at_once(run_script):
         "    del sys.modules[name]\n"
         "os.environ['FASTREID_RIB_DISABLE'] = ''\n"
     )
-    printed = python(run_script, prelude + code)
+    printed = python(prelude + code)
     assert "RIBLoss" in printed
     assert "fastreid.engine.defaults" in printed
 
 
-def test_switched_off(run_script):
+def test_switched_off(python):
     code = (
         "import sys, fastreid_rib\n"
         "from fastreid.config import get_cfg\n"
         "print('SEED' in get_cfg(), any('rib' in type(f).__module__ for f in sys.meta_path))"
     )
-    assert "False False" in python(run_script, code, FASTREID_RIB_DISABLE="1")
-    assert "False True" in python(run_script, code, FASTREID_RIB_DISABLE="register")
-    assert "True True" in python(run_script, code)
+    assert "False False" in python(code, FASTREID_RIB_DISABLE="1")
+    assert "False True" in python(code, FASTREID_RIB_DISABLE="register")
+    assert "True True" in python(code)
 
 
 def test_arming_twice_is_arming_once():

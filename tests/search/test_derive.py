@@ -76,24 +76,14 @@ def test_all_choices(cost):
 
 
 def test_too_many():
-    network = torch.nn.Sequential(*(torch.nn.Conv2d(9, 9, 1) for _ in range(8)))
-    side = [Channels()] + [Channels(f"group{i}") for i in range(7)] + [Channels()]
-    layers = [Layer(str(i), side[i], side[i + 1], masked=i < 7) for i in range(8)]
-    large = Space({f"group{i}": tuple(range(9, 0, -1)) for i in range(7)}, layers)
-    assert 9**7 < 10**7
-    cost = Cost(network, large, torch.zeros(1, 9, 1, 1))
-    larger = Cost(
-        torch.nn.Sequential(*network, torch.nn.Conv2d(9, 9, 1)),
-        Space(
-            {**large.groups, "group7": tuple(range(9, 0, -1))},
-            [
-                *layers[:-1],
-                Layer("7", Channels("group6"), Channels("group7"), masked=True),
-                Layer("8", Channels("group7"), Channels()),
-            ],
-        ),
-        torch.zeros(1, 9, 1, 1),
-    )
-    assert cost.widest == 8 * 81
+    def chain(groups):
+        network = torch.nn.Sequential(*(torch.nn.Conv2d(9, 9, 1) for _ in range(groups + 1)))
+        names = [f"group{i}" for i in range(groups)]
+        side = [Channels(), *map(Channels, names), Channels()]
+        layers = [Layer(str(i), side[i], side[i + 1], masked=i < groups) for i in range(groups + 1)]
+        space = Space({name: tuple(range(9, 0, -1)) for name in names}, layers)
+        return Cost(network, space, torch.zeros(1, 9, 1, 1))
+
+    assert chain(7).widest == 8 * 81 and 9**7 < 10**7
     with pytest.raises(ValueError, match="at most 10000000 networks"):
-        all_choices(larger)
+        all_choices(chain(8))

@@ -57,13 +57,12 @@ def test_expected_costs_have_gradients_and_meet_those_of_choices():
     assert (gates["back"].grad[:-1] > gates["back"].grad[1:]).all(), "wider costs more"
 
 
-def test_what_is_counted_apart():
-    whole = Cost(Network(), space(), IMAGES)
-    part = Cost(Network(), space(), IMAGES, apart=("last",))
+def test_what_is_counted_apart_and_an_extra_that_does_not_fit():
+    whole, part = (
+        Cost(Network(), space(), IMAGES),
+        Cost(Network(), space(), IMAGES, apart=("last",)),
+    )
     assert whole.widest - part.widest == 12 * 7
-
-
-def test_an_extra_that_does_not_fit():
     with pytest.raises(ValueError, match=r"extra\['front'\] needs a number for each"):
         Cost(Network(), space(), IMAGES, extra={"front": (1.0,)})
 

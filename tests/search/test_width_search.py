@@ -9,6 +9,8 @@ from fastreid_rib.search import Channels, Cost, Layer, Space, WidthSearch
 from fastreid_rib.settings.declaration import SettingError
 from fastreid_rib.settings.search import SearchSettings
 
+pytestmark = pytest.mark.published
+
 
 class Rank(nn.Module):
     """A linear map through a bottleneck: what it can learn is of the bottleneck's rank."""
@@ -124,12 +126,9 @@ def test_the_cost_term():
     assert search.report()["cost"] == 0.25
 
 
-def test_a_target_under_the_narrowest():
+def test_targets_out_of_reach():
     with pytest.raises(SettingError, match=r"must be >= 0\.250 \(the narrowest network\), got"):
         rank_search(target=0.2)
-
-
-def test_a_target_beyond_the_widest():
     with pytest.raises(SettingError, match="target must be > 0 and <= 1, got 1.5"):
         SearchSettings(target=1.5)
 
