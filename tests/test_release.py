@@ -40,7 +40,7 @@ def test_changes_are_grouped():
     for section in re.split(r"^## ", CHANGELOG, flags=re.M)[1:]:
         heading, *lines = section.splitlines()
         groups = [line for line in lines if line.startswith("#")]
-        order = ["### Added", "### Changed", "### Fixed"]
+        order = ["### Added", "### Changed", "### Removed", "### Fixed"]
         assert groups == [group for group in order if group in groups], heading
         before = "\n".join(lines).split("###")[0].strip()
         assert before == "", f"{heading}: a change that stands in no group"

@@ -27,6 +27,8 @@ def test_a_new_key_is_one_declaration(monkeypatch):
     stock = get_cfg()
     stock.MODEL.pop("ATTENTION")
     stock.MODEL.LOSSES.pop("RIB")
+    stock.__dict__[stock.RENAMED_KEYS].clear()
+    stock.__dict__[stock.DEPRECATED_KEYS].clear()
     keys.add_keys(SimpleNamespace(_C=stock))
     assert stock.MODEL.LOSSES.RIB.WARMTH == 0.25
 
