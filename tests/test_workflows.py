@@ -67,7 +67,8 @@ def run_tests(tmp_path):
     for name, text in said.items():
         (tmp_path / "tools" / name).write_text(text)
     python = tmp_path / "python"
-    python.write_text('#!/bin/sh\necho "python $*"\n')
+    none_is_marked = 'case "$*" in *"-m published"*) exit 5 ;; esac'
+    python.write_text(f'#!/bin/sh\necho "python $*"\n{none_is_marked}\n')
     python.chmod(0o755)
 
     def run(*words):

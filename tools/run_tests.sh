@@ -60,8 +60,14 @@ tests() {
     esac
     echo
     echo "== $stack: tests that are ${marked:-there}$($all || echo " (--all: the others, too)")"
-    step "$python" -I -m pytest --numprocesses "${JOBS:-2}" --dist worksteal --timeout 600 \
-        --durations 30 --durations-min 1 ${marked:+-m "$marked"} "$@"
+    local code=0
+    "$python" -I -m pytest --numprocesses "${JOBS:-2}" --dist worksteal --timeout 600 \
+        --durations 30 --durations-min 1 ${marked:+-m "$marked"} "$@" || code=$?
+    if [[ $code == 5 && $marked == published* ]]; then
+        echo "== none of these tests runs on $stack"
+    elif [[ $code != 0 ]]; then
+        status=1
+    fi
 }
 
 # other_stack STACK: a short training, which is evaluated and resumed, on another Python.
