@@ -12,7 +12,7 @@ from fastreid_rib.integration import config
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "fastreid_rib"
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [README, ROOT / "configs" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 
 
@@ -77,6 +77,17 @@ def test_pages_that_are_named_elsewhere_exist():
         for page in re.findall(r"\bdocs/[\w/.-]+\.(?:md|svg|png|yml)\b", path.read_text("utf-8"))
     }
     assert len(found) > 20
+    assert [pair for pair in found if not (ROOT / pair[1]).exists()] == []
+
+
+def test_configs_and_tools_that_pages_name_exist():
+    of_fastreid = {ROOT / "docs" / "guide" / page for page in ("repairs.md", "faq.md")}
+    found = {
+        (name(page), path)
+        for page in {*PAGES, ROOT / "CONTRIBUTING.md"} - of_fastreid
+        for path in re.findall(r"\b(?:configs|tools)/[\w/.-]+\w", page.read_text("utf-8"))
+    }
+    assert len(found) > 40
     assert [pair for pair in found if not (ROOT / pair[1]).exists()] == []
 
 
