@@ -81,7 +81,7 @@ def test_pages_that_are_named_elsewhere_exist():
 
 
 def test_configs_and_tools_that_pages_name_exist():
-    of_fastreid = {ROOT / "docs" / "guide" / page for page in ("repairs.md", "faq.md")}
+    of_fastreid = {ROOT / "docs" / "guide" / page for page in ("repairs.md", "faq.md", "faults.md")}
     found = {
         (name(page), path)
         for page in {*PAGES, ROOT / "CONTRIBUTING.md"} - of_fastreid
