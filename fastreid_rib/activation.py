@@ -28,10 +28,10 @@ REGISTRATIONS = {
     "fastreid.config.defaults": ("integration.keys:add_keys",),
     "fastreid.data.build": (
         "integration.run.seeds:extend_train_loader",
-        "data.folder_settings:extend_loaders",  # runs first: a seeded run makes the data set itself
+        "data.folder:extend_loaders",  # runs first: a seeded run makes the data set itself
     ),
     "fastreid.data.common": ("integration.run.seeds:extend_dataset",),
-    "fastreid.data.datasets": ("data.registered",),
+    "fastreid.data.datasets": ("data.benchmarks", "data.folder", "data.synthetic"),
     "fastreid.data.data_utils": ("integration.run.seeds:extend_data_loader",),
     "fastreid.engine.defaults": (
         "integration.run.start:extend_default_setup",

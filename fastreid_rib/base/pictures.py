@@ -1,14 +1,27 @@
 """Pictures in folders, and what Market-1501's way of naming them says: ``0001_c1s1_000001_00.jpg``.
 
-The identity stands before ``_c`` and the number of the camera behind it; what follows is free.
+The identity stands before ``_c`` and the number of the camera behind it; what follows is free. What
+is left out is counted by its reason, and said.
 """
 
+import logging
 import os
 import re
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set
+from typing import Any, Dict, List, NamedTuple, NoReturn, Optional, Sequence, Set, Tuple
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+logger = logging.getLogger(__name__)
+
+ENDINGS = tuple(
+    ".jpg .jpeg .jpe .jfif .png .apng .bmp .dib .gif .tif .tiff .webp .ppm .pgm .pbm .pnm .jp2 .tga"
+    .split()
+)
 """Files that are taken for pictures, in any case."""
+
+HIDDEN = "hidden, or made by a system"
+"""Why files such as ``._1.jpg`` and ``Thumbs.db`` are left out."""
+
+LeftOut = Dict[str, List[str]]
+"""Files that are passed over, by the reason."""
 
 EXAMPLE = "0001_c1s1_000001_00.jpg"
 """A name as in Market-1501, for messages."""
@@ -17,6 +30,10 @@ OWN_DATA = "pictures laid out in another way are read by DATASETS.NAMES ('Folder
 """What to write instead, for messages."""
 
 _NAME = re.compile(r"([-\d]+)_c(\d+)")
+_OF_SYSTEMS = (
+    *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "lost+found"),
+    *("$recycle.bin", "system volume information"),
+)
 
 
 class Shot(NamedTuple):
@@ -33,22 +50,80 @@ class Shot(NamedTuple):
     camera: int
 
 
-class Shots(NamedTuple):
-    """What a folder holds.
+def why_left_out(name: str) -> Optional[str]:
+    """Why a file is no picture by its name alone; None: it is one.
 
-    Attributes:
-        read: the pictures, in the order of their names.
-        left_out: names of pictures that are passed over: beside .jpg pictures, those with another
-            ending whose name says nothing, or that repeat the name of a .jpg (masks, copies).
+    Args:
+        name: of a file or a folder, without those around it.
     """
+    if name.startswith(".") or name.lower() in _OF_SYSTEMS:
+        return HIDDEN
+    ending = os.path.splitext(name)[1].lower()
+    if ending in ENDINGS:
+        return None
+    return f"the ending {ending} is not read" if ending else "a name without an ending is not read"
 
-    read: List[Shot]
-    left_out: List[str]
+
+def told(left_out: LeftOut) -> List[str]:
+    """A sentence for each reason: how many were left out, and one of them."""
+    return [
+        f"{len(paths)} left out, {reason} (such as {paths[0]})"
+        for reason, paths in left_out.items()
+    ]
 
 
-def is_picture(name: str) -> bool:
-    """Whether a file is a picture by its ending; hidden files (of macOS: ``._x.jpg``) are none."""
-    return name.lower().endswith(ENDINGS) and not name.startswith(".")
+def log_left_out(dataset: str, place: str, left_out: LeftOut) -> None:
+    """Says what is left out, a line for each reason: a warning but for hidden files."""
+    for reason, line in zip(left_out, told(left_out)):
+        level = logging.INFO if reason == HIDDEN else logging.WARNING
+        logger.log(level, "%s: of %s %s.", dataset, place, line)
+
+
+def pictures_below(folder: str) -> Tuple[List[str], LeftOut]:
+    """All pictures in a tree of folders; links are followed.
+
+    Args:
+        folder: its root.
+
+    Returns:
+        Sorted paths below the root, with "/" between folders, and what is no picture.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    paths: List[str] = []
+    left_out: LeftOut = {}
+
+    def below(place: str, name: str) -> str:
+        return os.path.relpath(os.path.join(place, name), folder).replace(os.sep, "/")
+
+    for place, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
+        if _is_loop(place, folder):
+            folders.clear()
+            continue
+        for name in [name for name in folders if why_left_out(name) == HIDDEN]:
+            folders.remove(name)
+            left_out.setdefault(HIDDEN, []).append(below(place, name) + "/")
+        folders.sort()
+        for name in sorted(names):
+            reason = why_left_out(name)
+            into = left_out.setdefault(reason, []) if reason else paths
+            into.append(below(place, name))
+    return sorted(paths), left_out
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error  # os.walk passes over folders that cannot be read
+
+
+def _is_loop(place: str, root: str) -> bool:
+    """Whether a folder is one of those around it, by a link."""
+    real = os.path.realpath(place)
+    while len(place) > len(root):
+        place = os.path.dirname(place)
+        if os.path.realpath(place) == real:
+            return True
+    return False
 
 
 def shot_of(name: str) -> Optional[Shot]:
@@ -64,24 +139,36 @@ def shot_of(name: str) -> Optional[Shot]:
         return None
 
 
-def shots_in(folder: str, dataset: str) -> Shots:
+def shots_in(folder: str, dataset: str) -> List[Shot]:
     """Reads a folder that is laid out as Market-1501's.
+
+    Beside .jpg pictures those with another ending are left out if their names say nothing, or
+    repeat the name of a .jpg (masks, copies). The log says what is left out.
 
     Args:
         folder: it holds the pictures themselves.
         dataset: who asks, for messages.
 
+    Returns:
+        The pictures, in the order of their names.
+
     Raises:
         ValueError: no picture is there, or one whose name says neither identity nor camera; with
             the file or folder, what was expected and what to write.
     """
-    names = sorted(name for name in os.listdir(folder) if is_picture(name))
-    plain = {os.path.splitext(name)[0] for name in names if name.endswith(".jpg")}
-    read, left_out, odd = [], [], []
+    read: List[Shot] = []
+    odd: List[str] = []
+    left_out: LeftOut = {}
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if not entry.is_dir())
+    plain = {name[:-4] for name in names if name.endswith(".jpg") and not why_left_out(name)}
     for name in names:
-        shot, extra = shot_of(name), plain and not name.endswith(".jpg")
-        if extra and (shot is None or os.path.splitext(name)[0] in plain):
-            left_out.append(name)
+        shot, reason = shot_of(name), why_left_out(name)
+        if reason is None and plain and not name.endswith(".jpg"):
+            if shot is None or os.path.splitext(name)[0] in plain:
+                reason = "beside .jpg pictures, without a name like theirs or with that of one"
+        if reason:
+            left_out.setdefault(reason, []).append(name)
         elif shot is None:
             odd.append(name)
         else:
@@ -94,7 +181,8 @@ def shots_in(folder: str, dataset: str) -> Shots:
         )
     if not read:
         raise ValueError(f"{dataset}: {_what_is_there(folder)}; {OWN_DATA}.")
-    return Shots(read, left_out)
+    log_left_out(dataset, folder, left_out)
+    return read
 
 
 def missing(path: str, dataset: str, expected: Sequence[str] = ()) -> str:

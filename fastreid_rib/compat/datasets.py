@@ -8,6 +8,7 @@ from typing import Any, Callable, Optional, Sequence
 from fastreid_rib.base.generators import generators_kept
 from fastreid_rib.base.patching import wrap
 from fastreid_rib.base.pictures import missing, unanswered
+from fastreid_rib.compat.pictures import read_as_files
 
 logger = logging.getLogger(__name__)
 
@@ -108,10 +109,13 @@ def test_sets(module: ModuleType) -> None:
 
     def init(stock: Callable[..., None], self: Any, cfg: Any, *args: Any, **kwargs: Any) -> None:
         cls = type(self)
-        if evaluates_as_fastreid(cls) and cfg.TEST.EVAL_PERIOD > 0:
+        self._tests_before = {}  # for the repair damaged-pictures
+        if evaluates_as_fastreid(cls):
             for name in cfg.DATASETS.TESTS:
                 with generators_kept():  # some data sets draw their queries when they are read
-                    cls.build_test_loader(cfg, name)
+                    loader, queries = cls.build_test_loader(cfg, name)
+                items = read_as_files(loader)
+                self._tests_before[name] = items[:queries], items[queries:]
         stock(self, cfg, *args, **kwargs)
 
     def build_test_loader(

@@ -113,29 +113,6 @@ def test_workers(module: ModuleType) -> None:
     replace(module, "build_reid_test_loader", make)
 
 
-def lost_pictures(module: ModuleType) -> None:
-    """A picture that cannot be read any more is named, with what may have happened to it.
-
-    Args:
-        module: ``fastreid.data.data_utils``.
-    """
-
-    def read(stock: Callable[..., Any], file_name: str, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return stock(file_name, *args, **kwargs)
-        except OSError as error:
-            folder = os.path.dirname(file_name)
-            what = (
-                "the picture is missing or damaged"
-                if os.path.isdir(folder)
-                else f"{folder} is gone: is the disk with the data root (FASTREID_DATASETS) there?"
-            )
-            # One argument: an error from a worker process is made anew from its text.
-            raise OSError(f"{file_name} cannot be read, {what} ({error})") from error
-
-    wrap(module, "read_image", read)
-
-
 def loader_errors(module: ModuleType) -> None:
     """An error while batches are prepared ends the training instead of stopping it for ever.
 

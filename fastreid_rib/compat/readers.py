@@ -59,16 +59,7 @@ def _read_by_names(dataset: Any, limits: _Limits) -> None:
         stock: Callable[..., Any], self: Any, dir_path: str, is_train: bool = True
     ) -> Any:
         name = type(self).__name__
-        shots, left_out = shots_in(dir_path, name)
-        if left_out:
-            logger.warning(
-                "%s: %d pictures of %s are left out, such as %s: they stand beside .jpg pictures, "
-                "and repeat the name of one or say neither identity nor camera.",
-                name,
-                len(left_out),
-                dir_path,
-                left_out[0],
-            )
+        shots = shots_in(dir_path, name)
         if _stock_reads_the_same(dir_path, shots, limits):
             return stock(self, dir_path, is_train)
         items: List[Tuple[str, Any, Any]] = []
@@ -139,19 +130,20 @@ def msmt17_lists(module: ModuleType) -> None:
     ) -> Any:
         if not os.path.isfile(list_path):
             raise RuntimeError(missing(list_path, "MSMT17"))
-        as_stock = True
         items: List[Tuple[str, int, int]] = []
-        with open(list_path) as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    as_stock = False
-                    continue
-                path, identity, camera = _listed(line, f"{list_path}, line {number}")
-                as_stock = as_stock and _stock_splits(line, path, camera)
-                whole = os.path.join(dir_path, path)
-                if not items and not os.path.isfile(whole):
-                    raise RuntimeError(missing(whole, f"{list_path}, line {number},"))
-                items.append((whole, identity, camera - 1))
+        with open(list_path, encoding="utf-8") as file:
+            text = file.read()
+        as_stock = not text.startswith("\ufeff")  # the mark that Windows' editors begin with
+        for number, line in enumerate(text.lstrip("\ufeff").splitlines(), 1):
+            if not line.strip():
+                as_stock = False
+                continue
+            path, identity, camera = _listed(line, f"{list_path}, line {number}")
+            as_stock = as_stock and _stock_splits(line, path, camera)
+            whole = os.path.join(dir_path, path)
+            if not items and not os.path.isfile(whole):
+                raise RuntimeError(missing(whole, f"{list_path}, line {number},"))
+            items.append((whole, identity, camera - 1))
         if as_stock:
             return stock(self, dir_path, list_path, is_train)
         if not is_train:
@@ -165,10 +157,10 @@ def msmt17_lists(module: ModuleType) -> None:
 
 def _listed(line: str, where: str) -> Tuple[str, int, int]:
     """Path, identity and camera of a line of MSMT17's lists."""
-    path, _, identity = line.strip().rpartition(" ")
+    path, identity = (line.strip().replace("\\", "/").rsplit(None, 1) + [""])[:2]
     parts = os.path.basename(path).split("_")
     try:
-        return path.strip(), int(identity), int(parts[2])
+        return path, int(identity), int(parts[2])
     except (IndexError, ValueError):
         raise ValueError(
             f"{where}: {line.strip()!r} is not a picture and its identity. Expected a line such as "

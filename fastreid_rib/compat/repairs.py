@@ -15,6 +15,7 @@ from fastreid_rib.compat import (
     imports,
     loading,
     optimizer,
+    pictures,
     projects,
     readers,
     resuming,
@@ -343,11 +344,20 @@ REPAIRS: Tuple[Repair, ...] = (
         after=training.no_evaluation_after_failure,
     ),
     Repair(
-        "lost-pictures",
-        "a data root that is gone is an error without a hint",
-        "the error says whether the picture or its folder is gone, and names FASTREID_DATASETS",
+        "colour-modes",
+        "pictures with transparency, a palette, CMYK, 16 bits or 1 bit fail in the first batch, or "
+        "are read as others than they are",
+        "all are read as RGB of 8 bits; values of an unknown range are an error with the file",
         ("fastreid.data.data_utils",),
-        after=loading.lost_pictures,
+        after=pictures.colour_modes,
+        where="own pictures",
+    ),
+    Repair(
+        "lost-pictures",
+        "a picture that is gone, empty or damaged is an error without its name or a hint",
+        "the error names it and says whether the picture or its folder is gone, and what to do",
+        ("fastreid.data.data_utils",),
+        after=pictures.lost_pictures,
     ),
     Repair(
         "nan-term",
@@ -404,6 +414,16 @@ REPAIRS: Tuple[Repair, ...] = (
         "those that have none",
         ("fastreid.engine.defaults",),
         after=datasets.test_sets,
+    ),
+    Repair(
+        "damaged-pictures",
+        "a damaged picture ends the training when it is met, a damaged test picture ends it before "
+        "its last checkpoint; copies of a picture in training and test, or query and gallery, are "
+        "not noticed",
+        "all are read once before training: an error names those that cannot be; copies are "
+        "counted",
+        ("fastreid.engine.defaults",),
+        after=pictures.damaged_pictures,
     ),
     Repair(
         "eval-period",

@@ -11,28 +11,61 @@ docs/guide/data.md says which layouts are understood. Importing this module regi
 
 import logging
 import os
-from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 from fastreid.data.datasets.bases import ImageDataset
 
-from fastreid_rib.base.pictures import missing
-from fastreid_rib.data import folder_settings
-from fastreid_rib.data.folder_settings import FolderSettings
+from fastreid_rib.base.patching import wrap
+from fastreid_rib.base.pictures import log_left_out, missing
 from fastreid_rib.data.own_pictures import (
     GALLERY,
     QUERY,
     SPLITS,
     TRAIN,
-    Found,
+    Collection,
     Picture,
     divide,
-    told,
 )
 from fastreid_rib.data.own_table import read_table
 from fastreid_rib.data.own_tree import read_tree
 from fastreid_rib.data.registering import register
+from fastreid_rib.settings.declaration import from_keys
+from fastreid_rib.settings.folder import FolderSettings
 
 logger = logging.getLogger(__name__)
+
+_configured = FolderSettings()
+
+
+def configure(cfg: Any) -> None:
+    """Takes the settings of a config: FastReID makes its data sets without one.
+
+    Args:
+        cfg: a FastReID config; one without the keys changes nothing.
+
+    Raises:
+        ValueError: a key out of its range.
+    """
+    global _configured
+    if "FOLDER" in cfg.get("DATASETS", {}):
+        _configured = from_keys(FolderSettings, cfg.DATASETS.FOLDER, "DATASETS.FOLDER")
+
+
+def extend_loaders(build: Any) -> None:
+    """Lets FastReID's loaders say which config they are built from.
+
+    Args:
+        build: the module ``fastreid.data.build``.
+    """
+
+    def built(stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        cfg = args[0] if args else kwargs.get("cfg")
+        if hasattr(cfg, "DATASETS"):
+            configure(cfg)
+        return stock(*args, **kwargs)
+
+    wrap(build, "build_reid_train_loader", built)
+    wrap(build, "build_reid_test_loader", built)
 
 
 @register
@@ -62,23 +95,22 @@ class FolderReID(ImageDataset):
         self, root: str = "datasets", settings: Optional[FolderSettings] = None, **kwargs: Any
     ) -> None:
         """Reads the pictures' places; none is opened."""
-        settings = settings or folder_settings.configured()
-        self._place, self._found = _read(root, settings)
+        settings = settings or _configured
+        self._found = _read(root, settings)
         pictures = self._found.pictures
         self._divided = not any(picture.split for picture in pictures)
         if self._divided:
             pictures = divide(pictures, settings.test_share)
-        without_split = [p for p in pictures if p.split is None]
-        if without_split:
-            self._found.skipped["no split, where others have one"] = [p.path for p in without_split]
-        if not settings.cameras:
-            pictures = [picture._replace(camera=None) for picture in pictures]
-        parts: Dict[str, List[Picture]] = {TRAIN: [], QUERY: [], GALLERY: []}
+        self._parts: Dict[str, List[Picture]] = {TRAIN: [], QUERY: [], GALLERY: []}
         for picture in pictures:
-            for part in SPLITS.get(picture.split or "", ()):
-                parts[part].append(picture)
-        self._parts = parts
-        tested = [*parts[QUERY], *parts[GALLERY]]
+            if picture.split is None:
+                self._found.leave_out("no split, where others have one", picture.path)
+                continue
+            if not settings.cameras:
+                picture = picture._replace(camera=None)
+            for part in SPLITS[picture.split]:
+                self._parts[part].append(picture)
+        tested = [*self._parts[QUERY], *self._parts[GALLERY]]
         self.identities = tuple(sorted({picture.identity for picture in tested}))
         self._numbers = {name: number for number, name in enumerate(self.identities)}
         cameras = sorted({p.camera for p in tested if p.camera is not None})
@@ -87,11 +119,11 @@ class FolderReID(ImageDataset):
         self._cameras = {key: number for number, key in enumerate([*cameras, *own])}
         self._own_cameras: Set[Any] = {self._cameras[path] for path in own}
         self._own_cameras.update(f"{self.dataset_name}_test_{self._cameras[path]}" for path in own)
-        self._own_cameras.update(_name(p.path) for p in parts[TRAIN] if p.camera is None)
+        self._own_cameras.update(_name(p.path) for p in self._parts[TRAIN] if p.camera is None)
         super().__init__(
-            [(p.path, _name(p.identity), _name(p.camera or p.path)) for p in parts[TRAIN]],
-            self._numbered(parts[QUERY]),
-            self._numbered(parts[GALLERY]),
+            [(p.path, _name(p.identity), _name(p.camera or p.path)) for p in self._parts[TRAIN]],
+            self._numbered(QUERY),
+            self._numbered(GALLERY),
             **kwargs,
         )
 
@@ -122,7 +154,7 @@ class FolderReID(ImageDataset):
     def show_train(self) -> None:
         """Logs FastReID's table, what was left out, and what deserves a look."""
         super().show_train()
-        self._show()
+        self._show(self._parts[TRAIN], "training", "each counts as one of its own")
         both = {p.identity for p in self._parts[TRAIN]} & set(self.identities)
         if both:
             logger.warning(
@@ -145,32 +177,35 @@ class FolderReID(ImageDataset):
     def show_test(self) -> None:
         """Logs FastReID's table, what was left out, and what counts as a right answer."""
         super().show_test()
-        self._show()
-        tested = {p.path: p for p in [*self._parts[QUERY], *self._parts[GALLERY]]}.values()
-        without = sum(picture.camera is None for picture in tested)
-        if without:
-            logger.info(
-                "FolderReID: %d of %d test pictures have no camera: every other picture of their "
-                "identity counts as a match.",
-                without,
-                len(tested),
-            )
+        tested = {p.path: p for p in [*self._parts[QUERY], *self._parts[GALLERY]]}
+        counts = "every other picture of their identity counts as a match"
+        self._show(list(tested.values()), "test", counts)
 
-    def _show(self) -> None:
+    def _show(self, pictures: Sequence[Picture], part: str, counts: str) -> None:
+        place = self._found.place
         if self._divided:
             logger.info(
                 "FolderReID: nothing says which pictures of %s are for training: %d identities "
                 "train, %d test, as DATASETS.FOLDER.TEST_SHARE says.",
-                self._place,
+                place,
                 self.get_num_pids(self.train),
                 len(self.identities),
             )
-        for line in told(self._found.skipped):
-            logger.warning("FolderReID: of %s %s.", self._place, line)
+        log_left_out("FolderReID", place, self._found.left_out)
+        without = sum(picture.camera is None for picture in pictures)
+        if without:
+            logger.info(
+                "FolderReID: %d of %d %s pictures have no camera: %s.",
+                without,
+                len(pictures),
+                part,
+                counts,
+            )
 
-    def _numbered(self, pictures: Sequence[Picture]) -> List[Tuple[str, int, int]]:
+    def _numbered(self, part: str) -> List[Tuple[str, int, int]]:
         return [
-            (p.path, self._numbers[p.identity], self._cameras[p.camera or p.path]) for p in pictures
+            (p.path, self._numbers[p.identity], self._cameras[p.camera or p.path])
+            for p in self._parts[part]
         ]
 
 
@@ -179,8 +214,8 @@ def _name(text: str) -> str:
     return f"{FolderReID.dataset_name}_{text}"
 
 
-def _read(root: str, settings: FolderSettings) -> Tuple[str, Found]:
-    """The folder or table, and what is in it."""
+def _read(root: str, settings: FolderSettings) -> Collection:
+    """What is in the folder or table."""
     if not settings.path:
         raise ValueError(
             "DATASETS.FOLDER.PATH must be a folder of pictures or a CSV file for FolderReID, but "
@@ -188,7 +223,7 @@ def _read(root: str, settings: FolderSettings) -> Tuple[str, Found]:
         )
     place = os.path.join(root, os.path.expanduser(settings.path))
     if os.path.isdir(place):
-        return place, read_tree(place, settings.pattern)
+        return read_tree(place, settings.pattern)
     if not os.path.isfile(place):
         raise ValueError(f"DATASETS.FOLDER.PATH: {missing(place, 'FolderReID')}")
     if settings.pattern:
@@ -196,4 +231,4 @@ def _read(root: str, settings: FolderSettings) -> Tuple[str, Found]:
             f"DATASETS.FOLDER.PATTERN is for folders, but DATASETS.FOLDER.PATH {place} is a file: "
             "write PATTERN ''."
         )
-    return place, read_table(place)
+    return read_table(place)

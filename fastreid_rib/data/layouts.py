@@ -4,7 +4,7 @@ import os
 import re
 from typing import List, Tuple
 
-from fastreid_rib.base.pictures import ENDINGS, is_picture, shots_in
+from fastreid_rib.base.pictures import ENDINGS, log_left_out, pictures_below, shots_in
 
 Item = Tuple[str, int, int]
 """Path, identity and camera (from 0) of a picture, as FastReID's data sets list them."""
@@ -20,7 +20,7 @@ def named_as_market(folder: str, dataset: str) -> List[Item]:
     Raises:
         ValueError: the folder is empty, or the name of a picture says nothing.
     """
-    shots = shots_in(folder, dataset).read
+    shots = shots_in(folder, dataset)
     return [(os.path.join(folder, s.name), s.identity, s.camera - 1) for s in shots]
 
 
@@ -36,27 +36,27 @@ def named_by_identity(folder: str, dataset: str, camera: int) -> List[Item]:
         ValueError: the folder is empty, or the name of a picture says nothing, or something else
             than its folder.
     """
-    items = []
-    for place, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(filter(is_picture, names)):
-            path = os.path.join(place, name)
-            items.append((path, _identity(path, place != folder, dataset), camera))
+    paths, left_out = pictures_below(folder)
+    items = [
+        (os.path.join(folder, path), _identity(folder, path, dataset), camera) for path in paths
+    ]
     if not items:
         raise ValueError(
             f"{dataset}: {folder} holds no picture. Expected names such as 001/001_01.tif "
             f"({', '.join(ENDINGS)}, in any case)."
         )
+    log_left_out(dataset, folder, left_out)
     return items
 
 
-def _identity(path: str, in_folder: bool, dataset: str) -> int:
-    number = re.match(r"(\d+)_", os.path.basename(path))
-    outer = os.path.basename(os.path.dirname(path)) if in_folder else ""
-    if number is None or (outer.isdigit() and int(outer) != int(number.group(1))):
+def _identity(folder: str, path: str, dataset: str) -> int:
+    *outer, name = path.split("/")
+    number = re.match(r"(\d+)_", name)
+    wrong = outer and outer[-1].isdigit() and number and int(outer[-1]) != int(number.group(1))
+    if number is None or wrong:
         raise ValueError(
-            f"{dataset}: the name of {path} does not begin with the number of an identity"
-            f"{', the one of its folder' if in_folder else ''}. Expected names such as "
+            f"{dataset}: the name of {os.path.join(folder, path)} does not begin with the number "
+            f"of an identity{', the one of its folder' if outer else ''}. Expected names such as "
             "001/001_01.tif. Rename the file, or move it out of the folder."
         )
     return int(number.group(1))

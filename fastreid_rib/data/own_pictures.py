@@ -1,23 +1,22 @@
 """People's own pictures: of whom each is, by which camera, and what it is for.
 
 They stand in folders (`own_tree`) or in a table (`own_table`). What cannot be understood is left
-out with a reason, never in silence; where nothing can, that is an error.
+out with a reason, never in silence; where nothing can, or where it is doubtful, that is an error.
 """
 
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+import re
+from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
+
+from fastreid_rib.base.pictures import LeftOut, told
 
 TRAIN, QUERY, GALLERY = "train", "query", "gallery"
 
 SPLITS: Dict[str, Tuple[str, ...]] = {
-    "train": (TRAIN,),
-    "training": (TRAIN,),
-    "bounding_box_train": (TRAIN,),
-    "query": (QUERY,),
-    "probe": (QUERY,),
-    "gallery": (GALLERY,),
-    "bounding_box_test": (GALLERY,),
+    **dict.fromkeys(("train", "training", "bounding_box_train", "image_train"), (TRAIN,)),
+    **dict.fromkeys(("query", "queries", "probe", "probes", "image_query"), (QUERY,)),
+    **dict.fromkeys(("gallery", "bounding_box_test", "image_test"), (GALLERY,)),
     "test": (QUERY, GALLERY),
 }
 """What the pictures of a folder (or of a row) of this name are for. Those in ``test`` are queries
@@ -44,64 +43,87 @@ class Picture(NamedTuple):
     occluded: Optional[bool] = None
 
 
-class Found(NamedTuple):
-    """What was read.
+class Collection:
+    """Pictures as they are read.
 
     Attributes:
-        pictures: at least one, in the order of their paths, or of the table.
-        skipped: what was left out, by the reason.
+        place: their folder or table.
+        pictures: what was understood, in the order of the paths or of the table.
+        left_out: what was not, by the reason.
     """
 
-    pictures: List[Picture]
-    skipped: Dict[str, List[str]]
-
-
-class Collection:
-    """Pictures as they are read, and what is left out."""
-
     def __init__(self, place: str) -> None:
-        """Nothing yet.
-
-        Args:
-            place: the folder or table, for messages.
-        """
-        self._place = place
-        self._pictures: List[Picture] = []
-        self._skipped: Dict[str, List[str]] = {}
+        """Nothing yet."""
+        self.place = place
+        self.pictures: List[Picture] = []
+        self.left_out: LeftOut = {}
 
     def add(self, picture: Picture) -> None:
         """Takes a picture, unless it is junk."""
         if picture.identity == _JUNK:
-            self.skip(f"identity {_JUNK}: junk, as in Market-1501", picture.path)
+            self.leave_out(f"identity {_JUNK}: junk, as in Market-1501", picture.path)
         else:
-            self._pictures.append(picture)
+            self.pictures.append(picture)
 
-    def skip(self, reason: str, path: str) -> None:
-        """Leaves one out."""
-        self._skipped.setdefault(reason, []).append(path)
+    def leave_out(self, reason: str, path: str) -> None:
+        """Passes over one."""
+        self.left_out.setdefault(reason, []).append(path)
 
-    def found(self) -> Found:
-        """All that was read.
+    def checked(self) -> "Collection":
+        """Itself.
 
         Raises:
-            ValueError: that is nothing; with the reasons.
+            ValueError: nothing was understood, with the reasons; or it is doubtful what belongs
+                together.
         """
-        if not self._pictures:
-            reasons = "; ".join(told(self._skipped)) or "it holds no picture"
+        where = f"DATASETS.FOLDER.PATH {self.place}"
+        if not self.pictures:
+            reasons = "; ".join(told(self.left_out)) or "it holds no picture"
             raise ValueError(
-                f"DATASETS.FOLDER.PATH {self._place} has no picture that can be used: {reasons}. "
-                "Expected IDENTITY/picture.jpg, with or without a folder train, query, gallery or "
-                "test around it, or names such as 0001_c1s1_000001_00.jpg; DATASETS.FOLDER.PATTERN "
-                "says another layout (docs/guide/data.md)."
+                f"{where} has no picture that can be used: {reasons}. Expected "
+                "IDENTITY/picture.jpg, with or without a folder train, query, gallery or test "
+                "around it, or names such as 0001_c1s1_000001_00.jpg. DATASETS.FOLDER.PATTERN says "
+                r"another layout, such as '(?P<camera>\w+)/(?P<identity>\w+)/' "
+                "(docs/guide/data.md)."
             )
-        return Found(self._pictures, self._skipped)
+        identities = (picture.identity for picture in self.pictures)
+        cameras = (picture.camera for picture in self.pictures if picture.camera)
+        for what, twins in (
+            ("identities", _twins(identities, _written_alike)),
+            ("cameras", _twins(cameras, _camera_written_alike)),
+        ):
+            if twins:
+                raise ValueError(
+                    f"{where} has the {what} {twins[0]!r} and {twins[1]!r}: are they one? Write "
+                    "the same name, or names that differ in more than case and zeros; "
+                    "DATASETS.FOLDER.PATTERN says which part of a path is the name."
+                )
+        splits = {picture.split for picture in self.pictures if picture.split}
+        other = sorted(split for split in splits if SPLITS[split] in ((QUERY,), (GALLERY,)))
+        if "test" in splits and other:
+            raise ValueError(
+                f"{where} has pictures in test, which are queries and gallery at once, and in "
+                f"{other[0]}. Write query or gallery in place of test."
+            )
+        return self
 
 
-def told(skipped: Dict[str, List[str]]) -> List[str]:
-    """A sentence for each reason: how many were left out, and one of them."""
-    return [
-        f"{len(paths)} left out, {reason} (such as {paths[0]})" for reason, paths in skipped.items()
-    ]
+def _twins(names: Iterable[str], key: Callable[[str], str]) -> Optional[Tuple[str, str]]:
+    """Two names that differ and have the same key, or None."""
+    first: Dict[str, str] = {}
+    for name in sorted(set(names)):
+        other = first.setdefault(key(name), name)
+        if other != name:
+            return other, name
+    return None
+
+
+def _written_alike(name: str) -> str:
+    return str(int(name)) if name.isdecimal() else name.casefold()
+
+
+def _camera_written_alike(name: str) -> str:
+    return _written_alike(re.sub(r"(?i)^c(am(era)?)?[-_ ]?(?=\d+$)", "", name))
 
 
 def divide(pictures: Sequence[Picture], test_share: float) -> List[Picture]:

@@ -1,12 +1,14 @@
 """People's own pictures in a table: a CSV file with a line for each."""
 
 import csv
+import io
 import logging
 import os
+import unicodedata
 from typing import Dict, List, Sequence, Set, Tuple
 
 from fastreid_rib.base.spelling import did_you_mean
-from fastreid_rib.data.own_pictures import SPLITS, Collection, Found, Picture
+from fastreid_rib.data.own_pictures import SPLITS, Collection, Picture
 
 logger = logging.getLogger(__name__)
 
@@ -14,13 +16,16 @@ COLUMNS = ("path", "identity", "camera", "split", "occluded")
 """Headings of a table; path and identity have to be there."""
 
 _TRUTH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+_NOT_KNOWN = ("nan", "none", "null", "na", "n/a", "unknown", "?", "-")  # as pandas and people write
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
-def read_table(path: str) -> Found:
+def read_table(path: str) -> Collection:
     """Reads a table: a CSV file with a line of headings, `COLUMNS`, in any order.
 
     Columns are parted by commas, semicolons or tabs. A camera, a split, or whether a picture is
-    occluded (1, yes, true; 0, no, false) may be left empty.
+    occluded (1, yes, true; 0, no, false) may be left empty. Paths may have backslashes, and other
+    case or accents than the file's if no other file could be meant.
 
     Args:
         path: of the table; the pictures' paths count from its folder.
@@ -30,15 +35,15 @@ def read_table(path: str) -> Found:
             different things of a picture, or no picture is there; with file and line.
     """
     collection = Collection(path)
-    rows = _rows(path)
+    files = _Files()
     said: Dict[str, Picture] = {}
     seen: Set[Tuple[str, ...]] = set()
-    for number, row in rows:
+    for number, row in _rows(path):
         where = f"{path}, line {number}"
         if not row["path"] or not row["identity"]:
-            collection.skip("no path or no identity in the line", where)
+            collection.leave_out("no path or no identity in the line", where)
             continue
-        place = os.path.normpath(os.path.join(os.path.dirname(path), row["path"]))
+        place = files.find(os.path.dirname(path), row["path"])
         picture = _picture(place, row, where)
         other = said.setdefault(place, picture)
         if other._replace(split=None) != picture._replace(split=None):
@@ -48,49 +53,95 @@ def read_table(path: str) -> Found:
                 "the lines."
             )
         if (place, row["split"].lower()) in seen:
-            collection.skip("listed before", row["path"])
+            collection.leave_out("listed before", row["path"])
         elif not os.path.isfile(place):
-            collection.skip("no such file", row["path"])
+            collection.leave_out("no such file", row["path"])
         else:
             collection.add(picture)
         seen.add((place, row["split"].lower()))
-    return collection.found()
+    return collection.checked()
+
+
+class _Files:
+    """Finds files by names as another system may have written them."""
+
+    def __init__(self) -> None:
+        self._listed: Dict[str, Dict[str, List[str]]] = {}
+
+    def find(self, folder: str, path: str) -> str:
+        """Where a file is, or would be if it is not there."""
+        place = os.path.normpath(os.path.join(folder, path))
+        if not os.path.exists(place):
+            place = os.path.normpath(os.path.join(folder, path.replace("\\", "/")))
+        return place if os.path.exists(place) else self._alike(place)
+
+    def _alike(self, place: str) -> str:
+        folder, name = os.path.split(place)
+        if not name or os.path.exists(place):
+            return place
+        folder = self._alike(folder)
+        if folder not in self._listed:
+            names: Dict[str, List[str]] = {}
+            for entry in os.listdir(folder) if os.path.isdir(folder) else ():
+                names.setdefault(_plain(entry).casefold(), []).append(entry)
+            self._listed[folder] = names
+        found = self._listed[folder].get(_plain(name).casefold(), [])
+        return os.path.join(folder, found[0] if len(found) == 1 else name)
+
+
+def _plain(text: str) -> str:
+    return unicodedata.normalize("NFC", text.strip())
 
 
 def _rows(path: str) -> List[Tuple[int, Dict[str, str]]]:
     """The number and the values of each line below the headings."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            lines = file.read().splitlines(keepends=True)
-    except UnicodeDecodeError as error:
+    with open(path, "rb") as file:
+        content = file.read()
+    encoding = "utf-16" if content.startswith(_UTF_16) else "utf-8-sig"
+    text = content.decode(encoding, errors="replace")
+    if "\0" in text or "\ufffd" in text:
         raise ValueError(
-            f"DATASETS.FOLDER.PATH {path} is no text in UTF-8 ({error}). Save it as CSV UTF-8."
-        ) from error
-    heading = lines[0] if lines else ""
-    reader = csv.reader(lines, delimiter=max(",;\t", key=heading.count))
+            f"DATASETS.FOLDER.PATH {path} is no text in UTF-8. Save it as CSV UTF-8, or name a "
+            "folder."
+        )
+    lines = list(io.StringIO(text, newline=None))
+    skipped = 1 if lines and lines[0].startswith("sep=") else 0  # of Excel
+    heading = lines[skipped] if lines[skipped:] else ""
+    separator = max(",;\t", key=heading.count)
+    reader = csv.reader(lines[skipped:], delimiter=separator, skipinitialspace=True)
     headings = [name.strip().lower() for name in next(reader, [])]
     _check_headings(path, headings)
     rows = []
     for cells in reader:
+        number = reader.line_num + skipped
+        if any(cells[len(headings) :]):
+            raise ValueError(
+                f"{path}, line {number} has {len(cells)} values for {len(headings)} columns. Put "
+                f'values with {separator!r} in them between quotes: "a{separator}b.jpg".'
+            )
         row = dict.fromkeys(COLUMNS, "")
-        row.update((name, cell.strip()) for name, cell in zip(headings, cells))
+        for name, cell in zip(headings, map(_plain, cells)):
+            may_lack = name not in ("path", "identity")
+            row[name] = "" if may_lack and cell.lower() in _NOT_KNOWN else cell
+        if row["camera"] == "-1":
+            row["camera"] = ""
         if any(cells):
-            rows.append((reader.line_num, row))
+            rows.append((number, row))
     return rows
 
 
 def _check_headings(path: str, headings: Sequence[str]) -> None:
     missing = [name for name in ("path", "identity") if name not in headings]
-    unknown = [name for name in headings if name not in COLUMNS]
     if missing:
         raise ValueError(
             f"The first line of DATASETS.FOLDER.PATH {path} must name the columns path, identity "
             f"and, if they are known, camera, split and occluded, but it is "
-            f"{', '.join(headings) or 'empty'}: there is no {' and no '.join(missing)}."
+            f"{', '.join(headings) or 'empty'}: there is no {' and no '.join(missing)}. Expected a "
+            "line such as path,identity,camera,split and below it shop/anna-1.jpg,anna,left,train."
         )
     if len(set(headings)) < len(headings):
         raise ValueError(f"The first line of {path} names a column twice: {', '.join(headings)}.")
-    for name in unknown:
+    for name in set(headings).difference(COLUMNS):
         logger.warning(
             "Column %r of %s is not read.%s It may be one of %s.",
             name,
@@ -101,10 +152,8 @@ def _check_headings(path: str, headings: Sequence[str]) -> None:
 
 
 def _picture(place: str, row: Dict[str, str], where: str) -> Picture:
-    for name, value, known in (
-        ("split", row["split"], SPLITS),
-        ("occluded", row["occluded"], _TRUTH),
-    ):
+    for name, known in (("split", SPLITS), ("occluded", _TRUTH)):
+        value = row[name]
         if value and value.lower() not in known:
             raise ValueError(
                 f"{where}: expected {name} to be empty or one of {', '.join(known)}, got "

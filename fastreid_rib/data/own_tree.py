@@ -2,20 +2,34 @@
 
 import os
 import re
-from typing import Iterator, List, Optional, Pattern, Union
+import unicodedata
+from typing import Dict, List, Optional, Pattern, Union
 
-from fastreid_rib.base.pictures import is_picture
-from fastreid_rib.data.own_pictures import SPLITS, Collection, Found, Picture
+from fastreid_rib.base.pictures import pictures_below
+from fastreid_rib.data.own_pictures import GALLERY, SPLITS, Collection, Picture
 
 GROUPS = ("identity", "camera", "split")
 """Named groups of a pattern; identity has to be there."""
 
-_NAME = re.compile(r"(.+?)_c(\d+)")
-_CAMERA_IN_NAME = re.compile(r"(?:^|_)c(?:am)?(\d+)", re.IGNORECASE)
-_CAMERA_FOLDER = re.compile(r"c(?:am(?:era)?)?[-_]?\d+", re.IGNORECASE)
+_NAME = re.compile(r"(.+?)_c(\d+)", re.IGNORECASE)
+_CAMERA_IN_NAME = re.compile(r"(?:^|[-_ ])c(?:am(?:era)?[-_ ]?)?(\d+)", re.IGNORECASE)
+_CAMERA_FOLDER = re.compile(
+    r"c\d+|(?:cam|camera|kamera|view|angle|sensor|channel)(?:[-_ ]?\d+|[-_ ]\w+|(?-i:[A-Z]))",
+    re.IGNORECASE,
+)
+_NOBODY_S_FOLDER = re.compile(  # of a split, or of all pictures
+    r"(?:.*[-_ ])?(?:train|test|query|probe|gallery|val|valid|training|testing|validation)(?:set|s)?"
+    r"(?:[-_ ]?\d*|[-_ ].*)|(?:image|img|picture|photo|crop|frame|person|pedestrian|vehicle)s?"
+    r"|data(?:set)?|all|bbox|jpe?g|png",
+    re.IGNORECASE,
+)
 
 
-def read_tree(folder: str, pattern: str = "") -> Found:
+class _Doubt(Exception):
+    """What a folder is cannot be told; args: why, and the pattern that would say it."""
+
+
+def read_tree(folder: str, pattern: str = "") -> Collection:
     r"""Reads a tree of folders.
 
     The first folder may be one of `SPLITS`. Below it the folder is the identity, with folders for
@@ -29,37 +43,52 @@ def read_tree(folder: str, pattern: str = "") -> Found:
             the folder, with ``/`` between folders.
 
     Raises:
-        ValueError: the pattern is none, or no picture is there or can be understood.
+        ValueError: the pattern is none, no picture is there or can be understood, or it is doubtful
+            which folder is the identity.
     """
     expression = _compiled(pattern) if pattern else None
-    paths = sorted(_walk(folder))
-    has_splits = any("/" in path and path.split("/")[0].lower() in SPLITS for path in paths)
     collection = Collection(folder)
-    for path in paths:
-        read = _searched(path, expression) if expression else _understood(path, has_splits)
-        if isinstance(read, str):
-            collection.skip(read, path)
-        else:
-            collection.add(read._replace(path=os.path.join(folder, *path.split("/"))))
-    return collection.found()
+    paths, collection.left_out = pictures_below(folder)
+    # Archives of Windows unpack to names with backslashes, those of macOS to accents of their own.
+    plain = {path: unicodedata.normalize("NFC", path.replace("\\", "/")) for path in paths}
+    has_splits = any("/" in path and path.split("/")[0].lower() in SPLITS for path in plain.values())
+    in_folders: Dict[str, str] = {}
+    path = ""
+    try:
+        for path, meaning in plain.items():
+            if expression:
+                read = _searched(meaning, expression)
+            else:
+                read = _understood(meaning, has_splits, in_folders)
+            if isinstance(read, str):
+                collection.leave_out(read, path)
+            else:
+                collection.add(read._replace(path=os.path.join(folder, *path.split("/"))))
+        identities = {picture.identity for picture in collection.pictures}
+        if not (expression or has_splits) and len(identities) == 1:
+            why = f"all pictures would be of one identity, {identities.pop()!r}"
+            raise _Doubt(why, r"(?P<identity>[^/_.]+)[^/]*$")
+    except _Doubt as doubt:
+        why, example = doubt.args
+        raise ValueError(
+            f"DATASETS.FOLDER.PATH {folder}: {why}, as in {path}. Write the regular expression "
+            "DATASETS.FOLDER.PATTERN, which says what the parts of such a path are: for example "
+            f"'{'(?P<split>[^/]+)/.*?' if has_splits else ''}{example}' (docs/guide/data.md)."
+        ) from None
+    return collection.checked()
 
 
-def _walk(folder: str) -> Iterator[str]:
-    """The paths of all pictures below a folder, with "/" in them."""
-    seen = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:  # a link to a folder around it
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in filter(is_picture, names):
-            yield os.path.relpath(os.path.join(place, name), folder).replace(os.sep, "/")
+def _understood(path: str, has_splits: bool, in_folders: Dict[str, str]) -> Union[Picture, str]:
+    """What the folders and the name of a picture say, or why they say nothing.
 
+    Args:
+        path: of the picture.
+        has_splits: whether the first folder says what pictures are for.
+        in_folders: the identity that the names of files in a folder say, of those read before.
 
-def _understood(path: str, has_splits: bool) -> Union[Picture, str]:
-    """What the folders and the name of a picture say, or why they say nothing."""
+    Raises:
+        _Doubt: more than one reading is likely.
+    """
     *folders, name = path.split("/")
     split: Optional[str] = None
     if has_splits:
@@ -68,19 +97,34 @@ def _understood(path: str, has_splits: bool) -> Union[Picture, str]:
         split = folders.pop(0).lower()
     elif any(part.lower() in SPLITS for part in folders):
         return "train or test is not the first folder: write DATASETS.FOLDER.PATH up to it"
+    named = _NAME.match(name)
     if not folders:
-        named = _NAME.match(name)
         if named is None:
             return "no folder, and no name such as anna_c1_17.jpg"
+        if named.group(1) == "0000" and SPLITS.get(split or "") != (GALLERY,):
+            return "identity 0000 outside of a gallery: nobody, as in Market-1501"
         return Picture(path, named.group(1), named.group(2), split)
     cameras = [part for part in folders if _CAMERA_FOLDER.fullmatch(part)]
     people = [part for part in folders if part not in cameras]
-    if len(folders) == 1:
-        camera = _CAMERA_IN_NAME.search(name)
-        return Picture(path, folders[0], camera.group(1) if camera else None, split)
-    if len(people) == len(cameras) == 1:
+    if len(people) > 1 or len(cameras) > 1:
+        return (
+            "folders of which it is not clear which is the identity: write DATASETS.FOLDER.PATTERN"
+        )
+    if not people:
+        why = f"{cameras[0]} looks like a camera, and no folder is the identity"
+        raise _Doubt(why, r"(?P<camera>[^/]+)/(?P<identity>[^/_.]+)")
+    by_names = r"(?P<identity>[^/]+?)_c(?P<camera>\d+)" if named else r"(?P<identity>[^/_.]+)[^/]*$"
+    if _NOBODY_S_FOLDER.fullmatch(people[0]):
+        raise _Doubt(f"{people[0]} does not look like an identity", by_names)
+    if cameras:
         return Picture(path, people[0], cameras[0], split)
-    return "folders of which it is not clear which is the identity: write DATASETS.FOLDER.PATTERN"
+    if named:
+        other = in_folders.setdefault("/".join(path.split("/")[:-1]), named.group(1))
+        if other != named.group(1):
+            names = f"{other!r} and {named.group(1)!r}"
+            raise _Doubt(f"files in {people[0]} are named like identities {names}", by_names)
+    camera = _CAMERA_IN_NAME.search(name)
+    return Picture(path, people[0], camera.group(1) if camera else None, split)
 
 
 def _searched(path: str, expression: Pattern[str]) -> Union[Picture, str]:

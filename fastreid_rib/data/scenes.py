@@ -9,8 +9,14 @@ from typing import NamedTuple, Tuple
 import numpy as np
 
 from fastreid_rib.data.canvas import TALL, WIDE, Canvas, Cloth, Colour
-from fastreid_rib.data.figures import Place, Pose, paint_pedestrian
-from fastreid_rib.data.pedestrians import Pedestrian, draw_int, draw_one
+from fastreid_rib.data.figures import (
+    Pedestrian,
+    Place,
+    Pose,
+    draw_int,
+    draw_one,
+    paint_pedestrian,
+)
 
 _WALLS = ((150, 140, 128), (176, 176, 172), (112, 120, 128), (136, 104, 88), (124, 138, 112))
 _GROUNDS = ((124, 122, 118), (150, 146, 138), (98, 100, 104), (112, 122, 92), (160, 148, 130))

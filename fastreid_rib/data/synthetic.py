@@ -8,7 +8,6 @@ Importing this module registers them.
 """
 
 import os
-from dataclasses import replace
 from typing import Any, List, Set, Tuple
 
 from fastreid.data.datasets.bases import ImageDataset
@@ -17,7 +16,6 @@ from fastreid_rib.data.registering import register
 from fastreid_rib.data.synthetic_folder import (
     GALLERY,
     QUERY,
-    SPEC_FIELDS,
     TRAIN,
     Shot,
     SyntheticSpec,
@@ -26,23 +24,19 @@ from fastreid_rib.data.synthetic_folder import (
     plan,
 )
 
-_BASE_ARGUMENTS = ("transform", "mode", "combineall", "verbose")
-
 
 @register
 class SyntheticReID(ImageDataset):
     """Synthetic pedestrians, made on first use in a folder of their own under the data root.
 
     200 training identities with 12 pictures each, 60 others in query and gallery, six cameras,
-    most of the queries occluded; `SyntheticSpec` describes every parameter.
+    most of the queries occluded. A subclass with another `spec` draws others.
 
     Args:
         root: data root; FastReID passes the environment variable FASTREID_DATASETS, or "datasets".
-        **kwargs: fields of `SyntheticSpec`, and what FastReID's `ImageDataset` takes (transform,
-            mode, combineall, verbose).
+        **kwargs: what FastReID's `ImageDataset` takes (transform, mode, combineall, verbose).
 
     Raises:
-        ValueError: an argument is unknown, or out of range.
         OSError: the pictures are not there yet and the data root cannot be written.
     """
 
@@ -52,14 +46,6 @@ class SyntheticReID(ImageDataset):
 
     def __init__(self, root: str = "datasets", **kwargs: Any) -> None:
         """Finds the pictures, or draws them."""
-        unknown = sorted(set(kwargs) - set(SPEC_FIELDS) - set(_BASE_ARGUMENTS))
-        if unknown:
-            raise ValueError(
-                f"unknown arguments {unknown} of {self.dataset_name}, expected some of "
-                f"{SPEC_FIELDS + _BASE_ARGUMENTS}"
-            )
-        changes = {name: kwargs.pop(name) for name in SPEC_FIELDS if name in kwargs}
-        self.spec = replace(type(self).spec, **changes)
         self.data_dir = os.path.join(root, folder_name(self.spec))
         generate(self.data_dir, self.spec)
         super().__init__(self._train_items(), self._items(QUERY), self._items(GALLERY), **kwargs)

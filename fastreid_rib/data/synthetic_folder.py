@@ -6,22 +6,22 @@
     synthetic.json                                 written last: what was made, and its digest
 
 The files hold PNG data under the name .jpg: Market-1501 loaders look for `*.jpg`, Pillow and
-OpenCV go by the content, and JPEG bytes would differ from one library version to the next.
+OpenCV go by the content, and the pixels of JPEG differ from one library version to the next.
 """
 
 import hashlib
 import json
 import os
 import uuid
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Dict, List, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from fastreid_rib.base.whole_files import renamed_to
 from fastreid_rib.data.canvas import HEIGHTS
-from fastreid_rib.data.pedestrians import Pedestrian, draw_int
-from fastreid_rib.data.png import encode_png
+from fastreid_rib.data.figures import Pedestrian, draw_int
 from fastreid_rib.data.scenes import Camera, photograph
 
 TRAIN, QUERY, GALLERY = "bounding_box_train", "query", "bounding_box_test"
@@ -35,7 +35,7 @@ _MAX_IDS = 1501
 
 @dataclass(frozen=True)
 class SyntheticSpec:
-    """What decides the content of a folder: the same spec gives the same bytes everywhere.
+    """What decides the content of a folder: the same spec gives the same pixels everywhere.
 
     Args:
         num_train_ids: identities in the training set.
@@ -188,14 +188,15 @@ def generate(directory: str, spec: SyntheticSpec) -> None:
             os.makedirs(os.path.join(directory, subset), exist_ok=True)
         # each process begins elsewhere, so that together they draw most pictures once
         start = uuid.uuid4().int % len(shots)
-        size = len(encode_png(np.zeros((spec.height, spec.height // 2, 3), dtype=np.uint8)))
         for shot in shots[start:] + shots[:start]:
             path = os.path.join(directory, shot.path)
-            # stored PNGs are all of one size: a file of another was cut short
-            if not (os.path.exists(path) and os.path.getsize(path) == size):
-                _write(path, encode_png(picture(spec, shot)))
+            if not _whole(path):
+                with renamed_to(path) as partial:
+                    Image.fromarray(picture(spec, shot)).save(partial, "png", compress_level=0)
         made = {**json.loads(_parameters(spec)), "images": len(shots), "sha256": digest(directory)}
-        _write(os.path.join(directory, MARKER), json.dumps(made, indent=1).encode())
+        marker = os.path.join(directory, MARKER)
+        with renamed_to(marker) as partial, open(partial, "w", encoding="utf-8") as file:
+            json.dump(made, file, indent=1)
     except OSError as error:
         raise OSError(
             error.errno,
@@ -207,13 +208,13 @@ def generate(directory: str, spec: SyntheticSpec) -> None:
 
 
 def digest(directory: str) -> str:
-    """SHA-256 over the names and contents of all pictures in a folder, in hexadecimal."""
+    """SHA-256 over the names and pixels of all pictures in a folder, in hexadecimal."""
     total = hashlib.sha256()
     for subset in (TRAIN, QUERY, GALLERY):
         for name in sorted(os.listdir(os.path.join(directory, subset))):
             if name.endswith(".jpg"):
-                with open(os.path.join(directory, subset, name), "rb") as file:
-                    total.update(f"{subset}/{name}\n".encode() + file.read())
+                with Image.open(os.path.join(directory, subset, name)) as image:
+                    total.update(f"{subset}/{name}\n".encode() + image.tobytes())
     return total.hexdigest()
 
 
@@ -221,9 +222,14 @@ def _parameters(spec: SyntheticSpec) -> str:
     return json.dumps({**asdict(spec), "drawing": _DRAWING}, sort_keys=True)
 
 
-def _write(path: str, content: bytes) -> None:
-    with renamed_to(path) as partial, open(partial, "wb") as file:
-        file.write(content)
+def _whole(path: str) -> bool:
+    """Whether a picture is there and was not cut short."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except OSError:
+        return False
+    return True
 
 
 def _finished(directory: str, spec: SyntheticSpec, shots: List[Shot]) -> bool:
@@ -240,6 +246,3 @@ def _finished(directory: str, spec: SyntheticSpec, shots: List[Shot]) -> bool:
             f"{made}; give another folder, or delete this one"
         )
     return all(os.path.exists(os.path.join(directory, shot.path)) for shot in shots)
-
-
-SPEC_FIELDS = tuple(field.name for field in fields(SyntheticSpec))

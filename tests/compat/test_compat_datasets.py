@@ -142,7 +142,8 @@ def test_a_data_set_without_queries_is_refused(make_cfg):
     try:
         with pytest.raises(ValueError, match="TrainingOnlyReID has no query pictures .0 queries, "):
             DefaultTrainer(cfg)
-        DefaultTrainer(make_cfg({"DATASETS.TESTS": ("TrainingOnlyReID",), "TEST.EVAL_PERIOD": 0}))
+        with pytest.raises(ValueError):  # 0 evaluates after the last epoch
+            DefaultTrainer(make_cfg({"DATASETS.TESTS": ("TrainingOnlyReID",), "TEST.EVAL_PERIOD": 0}))
     finally:
         del DATASET_REGISTRY._obj_map["TrainingOnlyReID"]
 

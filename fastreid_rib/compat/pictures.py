@@ -1,0 +1,262 @@
+"""Pictures as files: every colour mode, errors that name the file, all of them before training."""
+
+import hashlib
+import logging
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
+
+from fastreid_rib.base.patching import overlay, wrap
+
+logger = logging.getLogger(__name__)
+
+Item = Tuple[str, Any, Any]
+"""Path, identity and camera of a picture, as FastReID's data sets list them."""
+
+_DARK = 4096  # of 65536: whose brightest value is below holds 12 bits or fewer, at an unknown scale
+_CONVERT = "Convert it to 8 bits, as RGB or grey, or leave it out"
+
+
+def colour_modes(module: ModuleType) -> None:
+    """Pictures of every colour mode are read as RGB of 8 bits; the first frame where there are more.
+
+    FastReID gives the network as many channels as the file has, and reads CMYK, palettes and 16
+    bits as other pictures than they are.
+
+    Args:
+        module: ``fastreid.data.data_utils``.
+    """
+    from PIL import Image
+
+    def open_as_rgb(file: Any, *args: Any, **kwargs: Any) -> Any:
+        return as_rgb(Image.open(file, *args, **kwargs))
+
+    overlay(module, "Image", open=open_as_rgb)
+
+
+def as_rgb(image: Any) -> Any:
+    """A picture of Pillow as RGB, or as grey of 8 bits.
+
+    Transparency is dropped, as ``convert("RGB")`` of Pillow does; 65535 of 16 bits becomes 255.
+
+    Args:
+        image: of any mode.
+
+    Raises:
+        ValueError: its values have no known range, or Pillow cannot convert its mode.
+    """
+    from PIL import ImageOps
+
+    if image.mode in ("RGB", "L"):
+        return image
+    sixteen = image.mode.startswith("I;16") or image.format in ("PNG", "PPM", "JPEG2000")
+    image = ImageOps.exif_transpose(image) or image  # conversion may lose what says that it lies
+    if image.mode in ("F", "I") and not (image.mode == "I" and sixteen):
+        raise ValueError(f"its values (mode {image.mode}) have no known range. {_CONVERT}")
+    if image.mode.startswith("I"):
+        return _eight_bits(image)
+    try:
+        if image.mode in ("P", "PA", "La", "RGBa"):
+            image = image.convert("LA" if image.mode == "La" else "RGBA")
+        return image.convert("RGB")
+    except ValueError as error:
+        raise ValueError(f"its colours cannot become RGB ({error}). {_CONVERT}") from error
+
+
+def _eight_bits(image: Any) -> Any:
+    import numpy as np
+    from PIL import Image
+
+    values = np.asarray(image).astype(np.int64)
+    if 0 < values.max() < _DARK:
+        raise ValueError(
+            f"its brightest value is {values.max()} of 65535 (16 bits): the range in use is not "
+            f"known. {_CONVERT}"
+        )
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+
+
+def lost_pictures(module: ModuleType) -> None:
+    """A picture that cannot be read is named, with what may have happened to it.
+
+    Args:
+        module: ``fastreid.data.data_utils``.
+    """
+
+    def read(stock: Callable[..., Any], file_name: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return stock(file_name, *args, **kwargs)
+        except MemoryError:
+            raise
+        except Exception as error:  # Pillow's decoders raise what they like: SyntaxError, too
+            # One argument: an error from a worker process is made anew from its text.
+            raise OSError(f"{file_name} cannot be read: {_what_happened(file_name, error)}") from error
+
+    wrap(module, "read_image", read)
+
+
+def _what_happened(path: str, error: Exception) -> str:
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        return f"{folder} is gone: is the disk with the data root (FASTREID_DATASETS) there?"
+    if not os.path.exists(path):
+        return "the picture is missing"
+    if not os.path.getsize(path):
+        return "the picture is empty (0 bytes). Copy it again, or remove it"
+    if isinstance(error, ValueError) and _CONVERT in str(error):
+        return str(error)
+    return f"the picture is damaged ({error}). Copy it again, or remove it"
+
+
+def damaged_pictures(module: ModuleType) -> None:
+    """All pictures of a training and its test sets are read once, before it begins.
+
+    It takes as long as the reading of one epoch and of one evaluation, on all cores and ranks. A
+    picture that cannot be read would end the training at any later step, or its evaluation.
+
+    Args:
+        module: ``fastreid.engine.defaults``.
+    """
+
+    def init(stock: Callable[..., None], self: Any, cfg: Any, *args: Any, **kwargs: Any) -> None:
+        stock(self, cfg, *args, **kwargs)
+        loader = getattr(getattr(self, "_trainer", None), "data_loader", None)
+        check_pictures(read_as_files(loader), self.__dict__.pop("_tests_before", {}))
+
+    wrap(module.DefaultTrainer, "__init__", init)
+
+
+def read_as_files(loader: Any) -> Sequence[Item]:
+    """What a loader reads as FastReID does, file by file; nothing for other data sets than these."""
+    from fastreid.data.common import CommDataset
+
+    dataset = getattr(loader, "dataset", None)
+    plain = getattr(type(dataset), "__getitem__", None) is CommDataset.__getitem__
+    items = dataset.img_items if plain else ()
+    return items if all(len(item) == 3 and isinstance(item[0], str) for item in items) else ()
+
+
+def check_pictures(
+    train: Sequence[Item], tests: Dict[str, Tuple[Sequence[Item], Sequence[Item]]]
+) -> None:
+    """Reads all pictures, and looks for copies. Every rank calls it, with the same pictures.
+
+    Args:
+        train: what is trained on.
+        tests: queries and gallery of each test set.
+
+    Raises:
+        OSError: pictures cannot be read; it names some of them.
+        ValueError: every query of a test set has a copy of itself for a right answer.
+    """
+    began = time.monotonic()
+    parts = [train, *(part for test in tests.values() for part in test)]
+    paths = sorted({item[0] for items in parts for item in items})
+    digests, errors = _shared_out(paths)
+    if errors:
+        others = f"; and {len(errors) - 5} others" if len(errors) > 5 else ""
+        raise OSError(
+            f"{len(errors)} of {len(paths)} pictures cannot be used, found before training. "
+            + "; ".join(errors[:5])
+            + others
+        )
+    logger.info(
+        "All %d pictures can be read (%.0f s; FASTREID_RIB_DISABLE=damaged-pictures leaves out "
+        "this check).",
+        len(paths),
+        time.monotonic() - began,
+    )
+    of = dict(zip(paths, digests))
+    for line in (*_in_training(train, tests, of), *_answered_by_copies(tests, of)):
+        logger.warning(line)
+
+
+def _shared_out(paths: Sequence[str]) -> Tuple[List[bytes], List[str]]:
+    """A digest of each file, and what is wrong with those that cannot be read."""
+    from fastreid.data import common
+    from fastreid.utils import comm
+
+    def read(path: str) -> Tuple[bytes, str]:
+        try:
+            common.read_image(path)
+            with open(path, "rb") as file:
+                return hashlib.blake2b(file.read(), digest_size=16).digest(), ""
+        except OSError as error:
+            return b"", str(error)
+
+    rank, size = comm.get_rank(), comm.get_world_size()
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        mine = list(pool.map(read, paths[rank::size]))
+    every = comm.all_gather(mine) if size > 1 else [mine]
+    results: List[Tuple[bytes, str]] = [(b"", "")] * len(paths)
+    for place, share in enumerate(every):
+        results[place::size] = share
+    return [digest for digest, _ in results], [error for _, error in results if error]
+
+
+def _in_training(
+    train: Sequence[Item],
+    tests: Dict[str, Tuple[Sequence[Item], Sequence[Item]]],
+    of: Dict[str, bytes],
+) -> Iterator[str]:
+    trained = {of[path]: path for path, *_ in train}
+    for name, (queries, gallery) in tests.items():
+        tested = sorted({item[0] for item in [*queries, *gallery]})
+        both = [path for path in tested if of[path] in trained]
+        if both:
+            yield (
+                f"{name}: {len(both)} of {len(tested)} test pictures are training pictures, too "
+                f"(such as {both[0]}, the same as {trained[of[both[0]]]}): the results will look "
+                "better than they are."
+            )
+    identities: Dict[bytes, Item] = {}
+    twice = [
+        (item[0], first[0])
+        for item in train
+        for first in [identities.setdefault(of[item[0]], item)]
+        if first[1] != item[1]
+    ]
+    if twice:
+        yield (
+            f"{len(twice)} training pictures are the same as one of another identity, such as "
+            f"{twice[0][0]} and {twice[0][1]}."
+        )
+
+
+def _answered_by_copies(
+    tests: Dict[str, Tuple[Sequence[Item], Sequence[Item]]], of: Dict[str, bytes]
+) -> Iterator[str]:
+    for name, (queries, gallery) in tests.items():
+        copies: Dict[bytes, List[Item]] = {}
+        for item in gallery:
+            copies.setdefault(of[item[0]], []).append(item)
+        answered, left_out, others = [], [], []
+        for path, identity, camera in queries:
+            for found in copies.get(of[path], ()):
+                if found[1] != identity:
+                    others.append((path, found[0]))
+                elif found[2] != camera:
+                    answered.append((path, found[0]))
+                elif found[0] != path:
+                    left_out.append((path, found[0]))
+        number = len({path for path, _ in answered})
+        if number and number == len({item[0] for item in queries}):
+            raise ValueError(
+                f"{name}: every query has a copy of itself in the gallery that counts as a right "
+                f"answer, such as {answered[0][0]} and {answered[0][1]}. Expected other pictures "
+                "in the gallery, or the same camera for both. With DATASETS.TESTS ('FolderReID',) "
+                "pictures in a folder test are both, and none answers itself."
+            )
+        for pairs, meaning in (
+            (answered, "by another camera, and it counts as a right answer: the results look "
+                       "better than they are"),
+            (left_out, "by the same camera, which the evaluation leaves out"),
+            (others, "under another identity, which counts as wrong"),
+        ):  # fmt: skip
+            if pairs:
+                yield (
+                    f"{name}: {len({path for path, _ in pairs})} of {len(queries)} queries have a "
+                    f"copy in the gallery {meaning} (such as {pairs[0][0]} and {pairs[0][1]})."
+                )
