@@ -12,8 +12,7 @@ from typing import Any, Dict, List, NamedTuple, NoReturn, Optional, Sequence, Se
 logger = logging.getLogger(__name__)
 
 ENDINGS = tuple(
-    ".jpg .jpeg .jpe .jfif .png .apng .bmp .dib .gif .tif .tiff .webp .ppm .pgm .pbm .pnm .jp2 .tga"
-    .split()
+    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".tga"]
 )
 """Files that are taken for pictures, in any case."""
 
@@ -164,9 +163,9 @@ def shots_in(folder: str, dataset: str) -> List[Shot]:
     plain = {name[:-4] for name in names if name.endswith(".jpg") and not why_left_out(name)}
     for name in names:
         shot, reason = shot_of(name), why_left_out(name)
-        if reason is None and plain and not name.endswith(".jpg"):
-            if shot is None or os.path.splitext(name)[0] in plain:
-                reason = "beside .jpg pictures, without a name like theirs or with that of one"
+        extra = plain and not reason and not name.endswith(".jpg")
+        if extra and (shot is None or os.path.splitext(name)[0] in plain):
+            reason = "beside .jpg pictures, without a name like theirs or with that of one"
         if reason:
             left_out.setdefault(reason, []).append(name)
         elif shot is None:

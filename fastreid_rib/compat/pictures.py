@@ -6,7 +6,7 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
-from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
 from fastreid_rib.base.patching import overlay, wrap
 
@@ -15,12 +15,13 @@ logger = logging.getLogger(__name__)
 Item = Tuple[str, Any, Any]
 """Path, identity and camera of a picture, as FastReID's data sets list them."""
 
+_MAY_MOVE = (".gif", ".webp", ".png", ".apng", ".tif", ".tiff")
 _DARK = 4096  # of 65536: whose brightest value is below holds 12 bits or fewer, at an unknown scale
 _CONVERT = "Convert it to 8 bits, as RGB or grey, or leave it out"
 
 
 def colour_modes(module: ModuleType) -> None:
-    """Pictures of every colour mode are read as RGB of 8 bits; the first frame where there are more.
+    """Pictures of every colour mode are read as RGB of 8 bits; of several frames the first.
 
     FastReID gives the network as many channels as the file has, and reads CMYK, palettes and 16
     bits as other pictures than they are.
@@ -92,7 +93,9 @@ def lost_pictures(module: ModuleType) -> None:
             raise
         except Exception as error:  # Pillow's decoders raise what they like: SyntaxError, too
             # One argument: an error from a worker process is made anew from its text.
-            raise OSError(f"{file_name} cannot be read: {_what_happened(file_name, error)}") from error
+            raise OSError(
+                f"{file_name} cannot be read: {_what_happened(file_name, error)}"
+            ) from error
 
     wrap(module, "read_image", read)
 
@@ -129,10 +132,10 @@ def damaged_pictures(module: ModuleType) -> None:
 
 
 def read_as_files(loader: Any) -> Sequence[Item]:
-    """What a loader reads as FastReID does, file by file; nothing for other data sets than these."""
+    """What a loader reads file by file, as FastReID does; nothing for other data sets."""
     from fastreid.data.common import CommDataset
 
-    dataset = getattr(loader, "dataset", None)
+    dataset: Any = getattr(loader, "dataset", None)
     plain = getattr(type(dataset), "__getitem__", None) is CommDataset.__getitem__
     items = dataset.img_items if plain else ()
     return items if all(len(item) == 3 and isinstance(item[0], str) for item in items) else ()
@@ -154,7 +157,8 @@ def check_pictures(
     began = time.monotonic()
     parts = [train, *(part for test in tests.values() for part in test)]
     paths = sorted({item[0] for items in parts for item in items})
-    digests, errors = _shared_out(paths)
+    files = dict(zip(paths, _shared_out(paths)))
+    errors = [file.error for file in files.values() if file.error]
     if errors:
         others = f"; and {len(errors) - 5} others" if len(errors) > 5 else ""
         raise OSError(
@@ -168,32 +172,53 @@ def check_pictures(
         len(paths),
         time.monotonic() - began,
     )
-    of = dict(zip(paths, digests))
+    moving = [path for path, file in files.items() if file.frames > 1]
+    if moving:
+        logger.warning(
+            "%d pictures have several frames, such as %s: the first one is read.",
+            len(moving),
+            moving[0],
+        )
+    of = {path: file.digest for path, file in files.items()}
     for line in (*_in_training(train, tests, of), *_answered_by_copies(tests, of)):
         logger.warning(line)
 
 
-def _shared_out(paths: Sequence[str]) -> Tuple[List[bytes], List[str]]:
-    """A digest of each file, and what is wrong with those that cannot be read."""
-    from fastreid.data import common
-    from fastreid.utils import comm
+class _File(NamedTuple):
+    """What was found in one file."""
 
-    def read(path: str) -> Tuple[bytes, str]:
-        try:
-            common.read_image(path)
-            with open(path, "rb") as file:
-                return hashlib.blake2b(file.read(), digest_size=16).digest(), ""
-        except OSError as error:
-            return b"", str(error)
+    digest: bytes = b""
+    frames: int = 1
+    error: str = ""
+
+
+def _shared_out(paths: Sequence[str]) -> List[_File]:
+    """Reads all files, each rank a share of them."""
+    from fastreid.utils import comm
 
     rank, size = comm.get_rank(), comm.get_world_size()
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        mine = list(pool.map(read, paths[rank::size]))
-    every = comm.all_gather(mine) if size > 1 else [mine]
-    results: List[Tuple[bytes, str]] = [(b"", "")] * len(paths)
-    for place, share in enumerate(every):
-        results[place::size] = share
-    return [digest for digest, _ in results], [error for _, error in results if error]
+        mine = list(pool.map(_read, paths[rank::size]))
+    files = [_File()] * len(paths)
+    for place, share in enumerate(comm.all_gather(mine)):
+        files[place::size] = share
+    return files
+
+
+def _read(path: str) -> _File:
+    from fastreid.data import common
+    from PIL import Image
+
+    try:
+        common.read_image(path)
+        frames = 1
+        if path.lower().endswith(_MAY_MOVE):
+            with Image.open(path) as image:
+                frames = getattr(image, "n_frames", 1)
+        with open(path, "rb") as file:
+            return _File(hashlib.blake2b(file.read(), digest_size=16).digest(), frames)
+    except OSError as error:
+        return _File(error=str(error))
 
 
 def _in_training(

@@ -105,11 +105,9 @@ class FolderReID(ImageDataset):
         for picture in pictures:
             if picture.split is None:
                 self._found.leave_out("no split, where others have one", picture.path)
-                continue
-            if not settings.cameras:
-                picture = picture._replace(camera=None)
-            for part in SPLITS[picture.split]:
-                self._parts[part].append(picture)
+            for part in SPLITS[picture.split] if picture.split else ():
+                kept = picture if settings.cameras else picture._replace(camera=None)
+                self._parts[part].append(kept)
         tested = [*self._parts[QUERY], *self._parts[GALLERY]]
         self.identities = tuple(sorted({picture.identity for picture in tested}))
         self._numbers = {name: number for number, name in enumerate(self.identities)}

@@ -18,14 +18,15 @@ _CAMERA_FOLDER = re.compile(
     re.IGNORECASE,
 )
 _NOBODY_S_FOLDER = re.compile(  # of a split, or of all pictures
-    r"(?:.*[-_ ])?(?:train|test|query|probe|gallery|val|valid|training|testing|validation)(?:set|s)?"
-    r"(?:[-_ ]?\d*|[-_ ].*)|(?:image|img|picture|photo|crop|frame|person|pedestrian|vehicle)s?"
+    r"(?:.*[-_ ])?(?:train(?:ing)?|test(?:ing)?|query|probe|gallery|val(?:id(?:ation)?)?)"
+    r"(?:set|s)?(?:[-_ ]?\d*|[-_ ].*)"
+    r"|(?:image|img|picture|photo|crop|frame|person|pedestrian|vehicle)s?"
     r"|data(?:set)?|all|bbox|jpe?g|png",
     re.IGNORECASE,
 )
 
 
-class _Doubt(Exception):
+class _DoubtError(Exception):
     """What a folder is cannot be told; args: why, and the pattern that would say it."""
 
 
@@ -51,7 +52,9 @@ def read_tree(folder: str, pattern: str = "") -> Collection:
     paths, collection.left_out = pictures_below(folder)
     # Archives of Windows unpack to names with backslashes, those of macOS to accents of their own.
     plain = {path: unicodedata.normalize("NFC", path.replace("\\", "/")) for path in paths}
-    has_splits = any("/" in path and path.split("/")[0].lower() in SPLITS for path in plain.values())
+    has_splits = any(
+        "/" in path and path.split("/")[0].lower() in SPLITS for path in plain.values()
+    )
     in_folders: Dict[str, str] = {}
     path = ""
     try:
@@ -67,8 +70,8 @@ def read_tree(folder: str, pattern: str = "") -> Collection:
         identities = {picture.identity for picture in collection.pictures}
         if not (expression or has_splits) and len(identities) == 1:
             why = f"all pictures would be of one identity, {identities.pop()!r}"
-            raise _Doubt(why, r"(?P<identity>[^/_.]+)[^/]*$")
-    except _Doubt as doubt:
+            raise _DoubtError(why, r"(?P<identity>[^/_.]+)[^/]*$")
+    except _DoubtError as doubt:
         why, example = doubt.args
         raise ValueError(
             f"DATASETS.FOLDER.PATH {folder}: {why}, as in {path}. Write the regular expression "
@@ -87,7 +90,7 @@ def _understood(path: str, has_splits: bool, in_folders: Dict[str, str]) -> Unio
         in_folders: the identity that the names of files in a folder say, of those read before.
 
     Raises:
-        _Doubt: more than one reading is likely.
+        _DoubtError: more than one reading is likely.
     """
     *folders, name = path.split("/")
     split: Optional[str] = None
@@ -112,17 +115,17 @@ def _understood(path: str, has_splits: bool, in_folders: Dict[str, str]) -> Unio
         )
     if not people:
         why = f"{cameras[0]} looks like a camera, and no folder is the identity"
-        raise _Doubt(why, r"(?P<camera>[^/]+)/(?P<identity>[^/_.]+)")
+        raise _DoubtError(why, r"(?P<camera>[^/]+)/(?P<identity>[^/_.]+)")
     by_names = r"(?P<identity>[^/]+?)_c(?P<camera>\d+)" if named else r"(?P<identity>[^/_.]+)[^/]*$"
     if _NOBODY_S_FOLDER.fullmatch(people[0]):
-        raise _Doubt(f"{people[0]} does not look like an identity", by_names)
+        raise _DoubtError(f"{people[0]} does not look like an identity", by_names)
     if cameras:
         return Picture(path, people[0], cameras[0], split)
     if named:
         other = in_folders.setdefault("/".join(path.split("/")[:-1]), named.group(1))
         if other != named.group(1):
             names = f"{other!r} and {named.group(1)!r}"
-            raise _Doubt(f"files in {people[0]} are named like identities {names}", by_names)
+            raise _DoubtError(f"files in {people[0]} are named like identities {names}", by_names)
     camera = _CAMERA_IN_NAME.search(name)
     return Picture(path, people[0], camera.group(1) if camera else None, split)
 
