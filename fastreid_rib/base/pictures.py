@@ -100,7 +100,7 @@ def pictures_below(folder: str) -> Tuple[List[str], LeftOut]:
         if _is_loop(place, folder):
             folders.clear()
             continue
-        for name in [name for name in folders if why_left_out(name) == HIDDEN]:
+        for name in sorted(name for name in folders if why_left_out(name) == HIDDEN):
             folders.remove(name)
             left_out.setdefault(HIDDEN, []).append(below(place, name) + "/")
         folders.sort()

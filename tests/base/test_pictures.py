@@ -1,6 +1,15 @@
 import pytest
 
-from fastreid_rib.base.pictures import Shot, is_picture, missing, shot_of, shots_in, unanswered
+from fastreid_rib.base import pictures
+from fastreid_rib.base.pictures import (
+    HIDDEN,
+    Shot,
+    missing,
+    shot_of,
+    shots_in,
+    unanswered,
+    why_left_out,
+)
 
 
 @pytest.mark.parametrize(
@@ -24,21 +33,32 @@ def test_names_that_say_nothing(name):
     assert shot_of(name) is None
 
 
-def test_pictures_by_their_ending():
-    assert [
-        n for n in ("a.JPG", "b.jpeg", "._c.jpg", "Thumbs.db", "d.jpg.txt") if is_picture(n)
-    ] == [
-        "a.JPG",
-        "b.jpeg",
-    ]
+@pytest.mark.parametrize(
+    "name, why",
+    [
+        ("a.JPG", None),
+        ("b.jfif", None),
+        ("._c.jpg", HIDDEN),
+        ("Thumbs.db", HIDDEN),
+        ("d.jpg.txt", "the ending .txt is not read"),
+        ("e", "a name without an ending is not read"),
+    ],
+)
+def test_pictures_by_their_ending(name, why):
+    assert why_left_out(name) == why
 
 
-def test_a_folder_in_the_order_of_its_names(tmp_path):
-    for name in ("0002_c1.jpg", "0001_c2.JPG", "0001_c1.jpg", "0001_c1.png", "mask.png", "x.txt"):
+def test_a_folder_in_the_order_of_its_names(tmp_path, heard):
+    said = heard(pictures.logger)
+    for name in ("0002_c1.jpg", "0001_c2.JPG", "0001_c1.jpg", "0001_c1.png", "mask.png", "x.heic"):
         (tmp_path / name).write_bytes(b"")
-    shots = shots_in(str(tmp_path), "Mine")
-    assert [shot.name for shot in shots.read] == ["0001_c1.jpg", "0001_c2.JPG", "0002_c1.jpg"]
-    assert shots.left_out == ["0001_c1.png", "mask.png"]
+    names = [shot.name for shot in shots_in(str(tmp_path), "Mine")]
+    assert names == ["0001_c1.jpg", "0001_c2.JPG", "0002_c1.jpg"]
+    assert said() == [
+        f"Mine: of {tmp_path} 2 left out, beside .jpg pictures, without a name like theirs or with "
+        "that of one (such as 0001_c1.png).",
+        f"Mine: of {tmp_path} 1 left out, the ending .heic is not read (such as x.heic).",
+    ]
 
 
 def test_what_is_missing_is_told_with_what_is_there(tmp_path):

@@ -12,6 +12,7 @@ from fastreid.data.datasets.msmt17 import MSMT17
 from fastreid.engine import DefaultTrainer
 from trees import DUKE, MARKET, in_market, market_names, small_market, write_picture, write_tree
 
+from fastreid_rib.base import pictures
 from fastreid_rib.compat import readers
 
 pytestmark = pytest.mark.usefixtures("as_after_setup")
@@ -191,15 +192,16 @@ def test_a_data_root_with_any_name(dataset, folder, parent, tmp_path):
     assert by_itself != facts(plain.train)
 
 
-def test_masks_and_copies_beside_the_pictures_stay_out(tmp_path, said):
+def test_masks_and_copies_beside_the_pictures_stay_out(tmp_path, heard):
+    said = heard(pictures.logger)
     root = write_tree(tmp_path, small_market())
     folder = tmp_path / MARKET / "bounding_box_train"
     write_picture(folder / "0001_c1s1_000000_00.png")  # a mask of the .jpg
     write_picture(folder / "contents.png")
     assert len(Market1501(root=root).train) == 12
-    assert [line for line in said() if "left out" in line] == [
-        f"Market1501: 2 pictures of {folder} are left out, such as 0001_c1s1_000000_00.png: they "
-        "stand beside .jpg pictures, and repeat the name of one or say neither identity nor camera."
+    assert said() == [
+        f"Market1501: of {folder} 2 left out, beside .jpg pictures, without a name like theirs or "
+        "with that of one (such as 0001_c1s1_000000_00.png)."
     ]
     write_picture(folder / "0001_c1s1_000099_00.PNG")  # a picture like the others
     data = Market1501(root=root)
@@ -246,7 +248,7 @@ def write_msmt17(root, line, cameras=("01", "12"), version=("MSMT17_V1", "train"
     return str(root)
 
 
-@pytest.mark.parametrize("line", ["{}   {}\n", "{} {}\n\n", "{} {} \n"])
+@pytest.mark.parametrize("line", ["{}   {}\n", "{} {}\n\n", "{} {} \n", "{}\t{}\r\n"])
 def test_lists_of_msmt17_that_are_clear(tmp_path, line):
     plain = MSMT17(root=write_msmt17(tmp_path / "plain", "{} {}\n"))
     data = MSMT17(root=write_msmt17(tmp_path / "own", line))
@@ -254,6 +256,13 @@ def test_lists_of_msmt17_that_are_clear(tmp_path, line):
         items = getattr(data, part)
         assert facts(items) == facts(getattr(plain, part)) != []
         assert all(os.path.isfile(path) for path, *_ in items)
+
+
+def test_lists_of_msmt17_from_windows(tmp_path):
+    plain = MSMT17(root=write_msmt17(tmp_path, "{} {}\n")).train
+    for path in (tmp_path / "MSMT17_V1").glob("list_*.txt"):
+        path.write_text("\ufeff" + path.read_text().replace("/", "\\"), encoding="utf-8")
+    assert facts(MSMT17(root=str(tmp_path)).train) == facts(plain)
 
 
 def test_underscores_and_spaces_in_folders_of_msmt17(tmp_path):

@@ -100,7 +100,7 @@ def test_the_published_layout(name, tmp_path):
         assert int(number) == int(str(pid).rpartition("_")[2])
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", ["OccludedREID", "CUHK03NP"])
 def test_it_is_evaluated_by_fastreid(name, tmp_path, monkeypatch, make_cfg, heard):
     """No picture of the gallery is lost, and all occluded queries are told as such."""
     names, *_ = LAYOUTS[name]

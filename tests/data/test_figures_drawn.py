@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from fastreid_rib.data.canvas import Canvas, Cloth
-from fastreid_rib.data.figures import Place, Pose, paint_pedestrian
-from fastreid_rib.data.pedestrians import Pedestrian
+from fastreid_rib.data.figures import Pedestrian, Place, Pose, paint_pedestrian
 
 GREY, RED = (90, 90, 90), (250, 0, 0)
 VIEWS = ("front", "back", "left", "right")
@@ -62,3 +61,9 @@ def test_build_shows_in_height_and_width():
     height, width = extent(somebody())
     assert extent(somebody(stature=950))[0] < height
     assert extent(somebody(girth=1100))[1] > width
+
+
+def test_people_differ_and_stay_themselves():
+    people = [Pedestrian.random(np.random.RandomState(seed)) for seed in range(50)]
+    assert len(set(people)) == 50
+    assert people[7] == Pedestrian.random(np.random.RandomState(7))

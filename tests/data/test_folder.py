@@ -14,16 +14,17 @@ from fastreid.data.datasets import DATASET_REGISTRY, bases
 from fastreid.engine import DefaultTrainer
 from trees import small_market, write_tree
 
-from fastreid_rib.data import folder, folder_settings
+from fastreid_rib.base import pictures
+from fastreid_rib.data import folder
 from fastreid_rib.data.folder import FolderReID, FolderSettings
-from fastreid_rib.data.folder_settings import configured
+from fastreid_rib.data.own_pictures import SPLITS
 
 
 @pytest.fixture(autouse=True)
 def as_after_setup(tmp_path, monkeypatch):
     """A folder and logs as `default_setup` makes them, and no settings of another test."""
     (tmp_path / "logs").mkdir()
-    monkeypatch.setattr(folder_settings, "_configured", FolderSettings())
+    monkeypatch.setattr(folder, "_configured", FolderSettings())
     log = logging.getLogger("fastreid")
     before = log.handlers[:], log.propagate, log.level
     yield
@@ -54,7 +55,7 @@ def own(tmp_path, make_cfg):
 
 
 def data_of(cfg):
-    folder_settings.configure(cfg)
+    folder.configure(cfg)
     return FolderReID()
 
 
@@ -78,7 +79,7 @@ def test_it_is_registered_and_takes_the_settings_of_the_config(own):
     cfg = own(PEOPLE, TEST_SHARE=0.25)
     assert DATASET_REGISTRY.get("FolderReID") is FolderReID
     loader = build_reid_train_loader(cfg)
-    assert loader.dataset.num_classes == 3 and configured().test_share == 0.25
+    assert loader.dataset.num_classes == 3 and folder._configured.test_share == 0.25
     loader, queries = build_reid_test_loader(cfg, dataset_name="FolderReID")
     assert (queries, len(loader.dataset)) == (3, 6)
     other = own(PEOPLE, TEST_SHARE=0.5)
@@ -89,7 +90,7 @@ def test_every_other_picture_matches_without_cameras(own):
     """By hand, through FastReID's own ranking."""
     from fastreid.evaluation.rank import evaluate_rank
 
-    data = data_of(own([*PEOPLE[3:], "test/anna/1.jpg", "test/anna/2.jpg", "test/b/1.jpg"]))
+    data = data_of(own(["test/anna/1.jpg", "test/anna/2.jpg", "test/b/1.jpg"]))
     assert [len(part) for part in (data.train, data.query, data.gallery)] == [0, 3, 3]
     assert data.identities == ("anna", "b")
     pids = np.array([pid for _, pid, _ in data.query])
@@ -170,13 +171,13 @@ def test_a_table_says_what_is_occluded(own, tmp_path):
     results = DefaultTrainer.test(cfg, DefaultTrainer.build_model(cfg).eval())
     half = [results[f"{part}/mAP"] for part in ("occluded", "free")]
     assert sum(half) / 2 == pytest.approx(results["mAP"], rel=1e-5)
-    folder_settings.configure(own(PEOPLE))
+    folder.configure(own(PEOPLE))
     assert FolderReID().occluded_queries is None
 
 
 def test_combineall_takes_each_picture_once(own):
     cfg = own([*PEOPLE, "test/x/1.jpg", "test/x/2.jpg", *(f"train/{name}" for name in PEOPLE)])
-    folder_settings.configure(cfg)
+    folder.configure(cfg)
     data = FolderReID(combineall=True)
     assert len(data.train) == 12 + 2
     assert data.parse_data(data.train) == (5, 0)
@@ -202,7 +203,11 @@ def test_it_trains_and_evaluates(own, heard):
         "FolderReID: 6 of 6 test pictures have no camera: every other picture of their identity "
         "counts as a match."
     )
-    assert said() == [divided, cameras, divided, divided, cameras]  # before, training, evaluation
+    trained = (
+        "FolderReID: 6 of 6 training pictures have no camera: each counts as one of its own."
+    )
+    # before, training, evaluation
+    assert said() == [divided, cameras, divided, trained, divided, cameras]
     rows = [row for text in tables() for row in text.splitlines() if row.startswith("| ")]
     cells = [[cell.strip() for cell in row.split("|")[1:5]] for row in rows]
     assert ["train", "2", "6", "0"] in cells
@@ -210,18 +215,19 @@ def test_it_trains_and_evaluates(own, heard):
 
 
 def test_what_is_skipped_and_what_deserves_a_look_is_told(own, heard):
-    said = heard(folder.logger)
+    said, left_out = heard(folder.logger), heard(pictures.logger)
     names = [f"{part}/{who}/c{c}.jpg" for part in ("train", "test") for who in "ab" for c in (1, 2)]
     cfg = own([*names, "train/alone/c1.jpg", "val/a/c1.jpg", "val/a/c2.jpg", "test/nobody.jpg"])
     data = data_of(cfg)
     data.show_train()
     place = cfg.DATASETS.FOLDER.PATH
-    assert said() == [
+    assert left_out() == [
         f"FolderReID: of {place} 1 left out, no folder, and no name such as anna_c1_17.jpg (such "
         "as test/nobody.jpg).",
-        f"FolderReID: of {place} 2 left out, in none of the folders train, training, "
-        "bounding_box_train, query, probe, gallery, bounding_box_test, test (such as "
+        f"FolderReID: of {place} 2 left out, in none of the folders {', '.join(SPLITS)} (such as "
         "val/a/c1.jpg).",
+    ]
+    assert said() == [
         "FolderReID: 2 identities are in training and test, such as a: the results will look "
         "better than they are.",
         "FolderReID: 1 identities have one training picture, such as alone.",

@@ -1,6 +1,6 @@
 import numpy as np
 
-from fastreid_rib.data.pedestrians import Pedestrian
+from fastreid_rib.data.figures import Pedestrian
 from fastreid_rib.data.scenes import Camera, photograph
 
 CAMERA = Camera.random(np.random.RandomState(3))

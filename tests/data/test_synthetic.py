@@ -88,17 +88,3 @@ def test_market1501_of_fastreid_reads_the_folder(root, tiny, tmp_path):
 
     for subset in ("train", "query", "gallery"):
         assert facts(getattr(market, subset)) == facts(getattr(tiny, subset))
-
-
-def test_parameters_of_the_folder_may_be_given(root, tiny):
-    other = SyntheticReIDTiny(root=root, num_train_ids=2, seed=7)
-    assert len(other.train) == 2 * 8
-    assert other.data_dir != tiny.data_dir
-    assert SyntheticReIDTiny.spec.num_train_ids == 8
-
-
-def test_bad_parameters_are_named(root):
-    with pytest.raises(ValueError, match="num_trian_ids.*expected some of.*num_train_ids"):
-        SyntheticReIDTiny(root=root, num_trian_ids=3)
-    with pytest.raises(ValueError, match="num_train_ids .*got 0"):
-        SyntheticReIDTiny(root=root, num_train_ids=0)
