@@ -11,8 +11,9 @@ from typing import Any, Dict, List, NamedTuple, NoReturn, Optional, Sequence, Se
 
 logger = logging.getLogger(__name__)
 
-ENDINGS = tuple(
-    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".tga"]
+ENDINGS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
+    *(".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".tga"),
 )
 """Files that are taken for pictures, in any case."""
 

@@ -27,11 +27,18 @@ class Benchmark(ImageDataset):
         folders: where it may be below the data root; the first is what the publishers call it.
         published: number of pictures of each part. Another one is a warning: results on a part of
             a benchmark, or on an extended one, do not compare with published ones.
+        all_occluded: whether something stands before the person in every query.
     """
 
     dataset_name = ""
     folders: Tuple[str, ...] = ()
     published: Dict[str, int] = {}
+    all_occluded = False
+
+    @property
+    def occluded_queries(self) -> Optional[List[str]]:
+        """Paths of the queries, if something stands before all of them; None: not known."""
+        return [item[0] for item in self.query] if self.all_occluded else None
 
     @classmethod
     def folder(cls, root: str) -> str:
@@ -77,17 +84,6 @@ class Benchmark(ImageDataset):
         return [(path, f"{name}_{pid}", f"{name}_{camera}") for path, pid, camera in items]
 
 
-class AllOccluded:
-    """Of a benchmark whose queries are all occluded."""
-
-    query: List[Item]
-
-    @property
-    def occluded_queries(self) -> List[str]:
-        """Paths of the queries: all of them."""
-        return [item[0] for item in self.query]
-
-
 class MarketLayout(Benchmark):
     """``bounding_box_train``, ``query``, ``bounding_box_test``; identity and camera in the names.
 
@@ -113,7 +109,7 @@ class MarketLayout(Benchmark):
         super().__init__(self._named(train), query, gallery, **kwargs)
 
 
-class SidesLayout(AllOccluded, Benchmark):
+class SidesLayout(Benchmark):
     """A folder of hidden persons and one of whole ones, which is the gallery; no cameras.
 
     Pictures stand in a folder for each identity, or directly; their names begin with the number of
@@ -134,6 +130,7 @@ class SidesLayout(AllOccluded, Benchmark):
             its folder.
     """
 
+    all_occluded = True
     sides: Tuple[str, str] = (OCCLUDED, WHOLE)
     train_sides: Optional[Tuple[str, str]] = None
 
@@ -154,18 +151,18 @@ class SidesLayout(AllOccluded, Benchmark):
 
 
 @register
-class OccludedDuke(AllOccluded, MarketLayout):
+class OccludedDuke(MarketLayout):
     """Occluded-DukeMTMC: DukeMTMC-reID split anew, so that all queries are occluded.
 
     ``Occluded_Duke/{bounding_box_train,query,bounding_box_test}/0001_c2_f0046182.jpg``, as the
-    publishers' script makes it from DukeMTMC-reID. Cameras 1 to 8; Market-1501's evaluation.
-    15618 training pictures of 702 identities, 2210 queries, 17661 in the gallery.
+    publishers' script makes it from DukeMTMC-reID. Market-1501's evaluation.
 
     Source: Miao et al., Pose-Guided Feature Alignment for Occluded Person Re-Identification, ICCV
     2019; lists and script at github.com/lightas/Occluded-DukeMTMC-Dataset.
     """
 
     dataset_name = "occludedduke"
+    all_occluded = True
     folders = ("Occluded_Duke", f"{_ZHUO}/Occluded_Duke", "Occluded-DukeMTMC-reID")
     published = {"train": 15618, "query": 2210, "gallery": 17661}
 
@@ -176,7 +173,7 @@ class OccludedREID(SidesLayout):
 
     ``Occluded_REID/{occluded_body_images,whole_body_images}/001/001_01.tif``. A test set: results
     are published of models trained on Market-1501, with the occluded pictures as queries and all
-    whole ones as gallery. There are no cameras; the two sides count as two.
+    whole ones as gallery.
 
     Source: Zhuo et al., Occluded Person Re-identification, ICME 2018 (arXiv 1804.02792); layout at
     github.com/tinajia2012/ICME2018_Occluded-Person-Reidentification_datasets, protocol as in Gao et
@@ -194,7 +191,7 @@ class PartialREID(SidesLayout):
 
     ``Partial_REID/{partial_body_images,whole_body_images}/001_001.jpg``. A test set: results are
     published of models trained on Market-1501, with the partial pictures as queries and all whole
-    ones as gallery. There are no cameras; the two sides count as two.
+    ones as gallery.
 
     Source: Zheng et al., Partial Person Re-Identification, ICCV 2015; protocol as in He et al.,
     Deep Spatial Feature Reconstruction, CVPR 2018 (projects/PartialReID of FastReID, whose data set
@@ -220,9 +217,8 @@ class POccludedDuke(SidesLayout):
     """P-DukeMTMC-reID: identities of DukeMTMC-reID with occluded and with whole pictures.
 
     ``P-DukeMTMC-reid/{train,test}/{occluded_body_images,whole_body_images}/0001/0001_c2_f01.jpg``.
-    12927 training pictures of 665 identities, occluded and whole; 2163 occluded queries, 9053 whole
-    pictures of 634 identities as gallery. The two sides count as two cameras, in place of Duke's:
-    whole pictures by the query's camera are right answers, as in the published results.
+    The two sides count as two cameras, in place of Duke's: whole pictures by the query's camera are
+    right answers, as in the published results.
 
     Source: Zhuo et al., Occluded Person Re-identification, ICME 2018 (arXiv 1804.02792); layout at
     github.com/tinajia2012/ICME2018_Occluded-Person-Reidentification_datasets, protocol as in Gao et
@@ -243,9 +239,8 @@ class CUHK03NP(MarketLayout):
     FastReID's own ``CUHK03`` makes the same split from ``cuhk-03.mat``, for which it needs h5py,
     scipy and imageio; this is the layout of the protocol's authors.
 
-    ``cuhk03-np/detected/{bounding_box_train,query,bounding_box_test}/0001_c1_1.png``. 767
-    identities train, 700 test; 7365 training pictures, 1400 queries, 5332 in the gallery. Two
-    cameras; Market-1501's evaluation.
+    ``cuhk03-np/detected/{bounding_box_train,query,bounding_box_test}/0001_c1_1.png``;
+    Market-1501's evaluation.
 
     Source: Li et al., DeepReID, CVPR 2014; protocol: Zhong et al., Re-ranking Person
     Re-identification with k-reciprocal Encoding, CVPR 2017
@@ -259,7 +254,7 @@ class CUHK03NP(MarketLayout):
 
 @register
 class CUHK03NPLabeled(MarketLayout):
-    """The same persons, cut out by hand, in ``cuhk03-np/labeled``: 7368, 1400, 5328 pictures."""
+    """The same persons, cut out by hand, in ``cuhk03-np/labeled``."""
 
     dataset_name = "cuhk03np_labeled"
     folders = ("cuhk03-np/labeled", "cuhk03np/labeled", "CUHK03-NP/labeled")

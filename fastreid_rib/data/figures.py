@@ -16,14 +16,8 @@ T = TypeVar("T")
 _CLOTHES = (
     *((38, 38, 42), (92, 94, 98), (150, 152, 154), (214, 212, 206)),
     *((36, 46, 84), (62, 98, 158), (140, 36, 40), (58, 92, 64), (124, 92, 60)),
-    *(
-        (196, 168, 124),
-        (196, 178, 70),
-        (190, 96, 130),
-        (104, 70, 124),
-        (186, 104, 44),
-        (60, 132, 132),
-    ),
+    *((196, 168, 124), (196, 178, 70), (190, 96, 130)),
+    *((104, 70, 124), (186, 104, 44), (60, 132, 132)),
 )
 _TROUSERS = (
     *((36, 36, 40), (36, 36, 40), (48, 58, 88), (48, 58, 88), (78, 104, 146), (96, 96, 98)),
@@ -204,21 +198,12 @@ def _leg(pen: _Pen, who: Pedestrian, hip: int, foot: Point, toes: int, shadow: i
     knee = ((hip + foot_x) // 2 + toes // 6, 490 + (foot_y - 490) // 2)
     ankle = (foot_x, foot_y - 25)
     clothed = who.lower_style == "trousers"
-    pen.limb(
-        (hip, 490), 52, knee, 42, who.skin if who.lower_style == "skirt" else who.lower, shadow
-    )
+    upper = who.skin if who.lower_style == "skirt" else who.lower
+    pen.limb((hip, 490), 52, knee, 42, upper, shadow)
     pen.limb(knee, 42, ankle, 30, who.lower if clothed else who.skin, shadow)
-    heel = foot_x - 30
-    pen.shape(
-        (
-            (heel, foot_y - 35),
-            (foot_x + 30, foot_y - 35),
-            (foot_x + 32 + toes, foot_y),
-            (heel, foot_y),
-        ),
-        who.shoes,
-        shadow,
-    )
+    heel, tip = foot_x - 30, foot_x + 30
+    sole = ((tip + 2 + toes, foot_y), (heel, foot_y))
+    pen.shape(((heel, foot_y - 35), (tip, foot_y - 35), *sole), who.shoes, shadow)
 
 
 def _arm(pen: _Pen, who: Pedestrian, shoulder: int, hand: int, shadow: int) -> None:

@@ -80,17 +80,15 @@ class SyntheticSpec:
             "gallery_images": (2, 9999),
             "num_distractors": (0, 9999),
             "seed": (0, 2**32 - 1),
+            "height": (min(HEIGHTS), max(HEIGHTS)),
         }
-        for name, (low, high) in limits.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        for name, value in asdict(self).items():
+            low, high = limits.get(name, (0, 1))
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not low <= value <= high or (name in limits and not whole):
+                what = "an integer" if name in limits else "a share"
                 raise ValueError(
-                    f"expected {name} to be an integer from {low} to {high}, got {value!r}"
-                )
-        for name in ("train_occluded", "query_occluded", "gallery_occluded"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(
-                    f"expected {name} to be a share from 0 to 1, got {getattr(self, name)!r}"
+                    f"expected {name} to be {what} from {low} to {high}, got {value!r}"
                 )
         if self.height not in HEIGHTS:
             raise ValueError(f"expected height to be one of {HEIGHTS}, got {self.height!r}")

@@ -143,7 +143,9 @@ def test_a_data_set_without_queries_is_refused(make_cfg):
         with pytest.raises(ValueError, match="TrainingOnlyReID has no query pictures .0 queries, "):
             DefaultTrainer(cfg)
         with pytest.raises(ValueError):  # 0 evaluates after the last epoch
-            DefaultTrainer(make_cfg({"DATASETS.TESTS": ("TrainingOnlyReID",), "TEST.EVAL_PERIOD": 0}))
+            DefaultTrainer(
+                make_cfg({"DATASETS.TESTS": ("TrainingOnlyReID",), "TEST.EVAL_PERIOD": 0})
+            )
     finally:
         del DATASET_REGISTRY._obj_map["TrainingOnlyReID"]
 
