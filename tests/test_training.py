@@ -1,8 +1,9 @@
-"""A user's training script, with nothing changed but the loss line of its config."""
+"""A user's training script, with nothing changed but the loss line and the data of its config."""
 
 import argparse
 import json
 import logging
+import math
 import re
 
 import pytest
@@ -120,3 +121,48 @@ def test_a_run_too_short_for_rib_is_told(make_small_cfg, heard):
         make_small_cfg({**RIB, "SOLVER.MAX_EPOCH": 1}), argparse.Namespace(eval_only=False)
     )
     assert any("SOLVER.MAX_EPOCH is 1: it will not train" in message for message in messages())
+
+
+@pytest.mark.parametrize(
+    ("ranks", "sampler"),
+    [
+        (2, "BalancedIdentitySampler"),
+        pytest.param(4, "NaiveIdentitySampler", marks=pytest.mark.all_only),
+    ],
+)
+def test_several_processes_train_on_all_of_two_sets(
+    run_script, write_config, market, tmp_path, ranks, sampler
+):
+    """With the test identities of both; all ranks end with the same state."""
+    config = write_config(
+        {
+            **RIB,
+            "MODEL.LOSSES.NAME": ("CrossEntropy", "Triplet", "RIB"),
+            "DATASETS.NAMES": ("SyntheticReIDTiny", "Market1501"),
+            "DATASETS.COMBINEALL": True,
+            "DATALOADER.NUM_WORKERS": 0,
+            "DATALOADER.SAMPLER_TRAIN": sampler,
+            "DATALOADER.NUM_INSTANCE": 4,
+            "SOLVER.IMS_PER_BATCH": 32,
+            "SOLVER.MAX_EPOCH": 2,
+            "TEST.EVAL_PERIOD": 2,
+            "SEED": 0,
+        }
+    )
+    command = ("train_two_processes.py", *config, "--num-gpus", ranks)
+    run = run_script(*command, env=dict(market, DUMP=str(tmp_path)))
+    assert len(mean_average_precision(run.stdout)) == 1
+    state, *others = [torch.load(tmp_path / f"rank{rank}.pth") for rank in range(ranks)]
+    for other in others:
+        assert other.keys() == state.keys()
+        assert [key for key in other if not torch.equal(other[key], state[key])] == []
+    # 8 identities for training and 6 for testing of each set.
+    assert state["rib.centroids"].shape[0] == 28
+    # A row for each identity, and for each of its cameras where there are several.
+    rows = int(state["rib.camera_rows"].max()) + 1
+    assert state["rib.log_q"].shape == (rows, 28) and rows > 28
+    assert state["rib.camera_rows"].shape == (28, len(state["rib.cameras"]))
+    assert state["rib.bank_rows"].isfinite().all()
+    logs = tmp_path / "logs"
+    assert -math.log(28) <= logged(logs, "rib/bound")[-1] < 0
+    assert logged(logs, "rib/mutual_information")[-1] > 0

@@ -130,12 +130,10 @@ def test_all_runs_on_the_pythons_of_the_workflow_that_the_two_stacks_are_not_on(
     assert sorted(set(stacks) - {"published-3.9", "today-3.11"}) == sorted(OTHER_PYTHONS)
 
 
-@pytest.mark.parametrize(
-    "words", [(), ("tomorrow",), ("today-3.14",), ("published-3.11",), ("today", "test")], ids=str
-)
-def test_what_it_does_not_know_it_refuses_before_it_makes_anything(make_env, words):
-    result = make_env(*words)
-    assert result.returncode == 2 and result.stderr.startswith("usage: ")
+def test_what_it_does_not_know_it_refuses_before_it_makes_anything(make_env):
+    for words in ("", "tomorrow", "today-3.14", "published-3.11", "today test"):
+        result = make_env(*words.split())
+        assert result.returncode == 2 and result.stderr.startswith("usage: "), words
 
 
 def test_hooks_are_the_checks_of_the_script_and_fetch_nothing():
