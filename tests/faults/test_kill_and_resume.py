@@ -10,6 +10,7 @@ import pytest
 
 SCRIPT = Path(__file__).parent / "kill_and_resume.py"
 MOMENTS = 10
+pytestmark = pytest.mark.all_only
 
 
 @pytest.fixture(scope="module")

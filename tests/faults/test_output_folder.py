@@ -127,7 +127,13 @@ class Remove(HookBase):
         shutil.rmtree(self.root, ignore_errors=True)
 
 
-@pytest.mark.parametrize("seed", [0, -1], ids=["in the loop", "in the background"])
+@pytest.mark.parametrize(
+    "seed",
+    [
+        pytest.param(0, id="in the loop"),
+        pytest.param(-1, id="in the background", marks=pytest.mark.all_only),
+    ],
+)
 def test_a_data_root_that_vanishes(make_cfg, tmp_path, monkeypatch, caplog, seed):
     caplog.set_level(logging.INFO, logger="fastreid")  # or the trainer sets up a log of its own
     monkeypatch.setattr(data_build, "_root", str(tmp_path / "data"))

@@ -48,25 +48,19 @@ def test_the_number_of_workers_makes_no_difference(without_workers, with_workers
     assert without_workers["losses"] == with_workers["losses"]
 
 
+OTHERS = ["patches of workers", "frozen", "distilled", "random", "balanced", "imbalanced"]
+
+
 @pytest.mark.parametrize(
     "case",
-    [
-        "patches",
-        "patches of workers",
-        "frozen",
-        "distilled",
-        "search",
-        "random",
-        "balanced",
-        "imbalanced",
-    ],
+    ["patches", "search", *(pytest.param(case, marks=pytest.mark.all_only) for case in OTHERS)],
 )
 def test_whatever_draws_or_counts_goes_on_bit_for_bit(tmp_path, case):
     report = came_of(tmp_path, case)
     assert report["tried"] == [1, 2] and report["odd"] == []
 
 
-@pytest.mark.parametrize("case", ["rib", "search"])
+@pytest.mark.parametrize("case", ["rib", pytest.param("search", marks=pytest.mark.all_only)])
 def test_two_processes_go_on_bit_for_bit(tmp_path, case):
     report = came_of(tmp_path, case, processes=2)
     assert report["tried"] == [1, 2] and report["odd"] == []

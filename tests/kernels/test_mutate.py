@@ -18,6 +18,7 @@ def test_a_bug_without_its_place_is_an_error():
         mutate.mutated(mutate.Mutant("gone", "no such line", ""))
 
 
+@pytest.mark.all_only
 @pytest.mark.today_only  # the sources are the same on every stack
 @pytest.mark.skipif(not shutil.which("g++"), reason="no g++ on PATH")
 @pytest.mark.parametrize(

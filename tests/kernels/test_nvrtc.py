@@ -65,6 +65,7 @@ def to_ptx(nvrtc, source, options):
     return text_of("PTX")
 
 
+@pytest.mark.all_only
 def test_kernels_compile_at_run_time(nvrtc):
     headers = installed("cuda_fp16.h").parent
     options = [f"-I{SOURCES}", f"-I{headers}", "-std=c++17", "-arch=compute_75"]

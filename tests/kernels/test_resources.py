@@ -43,6 +43,7 @@ def reports(nvcc, tmp_path_factory):
         return dict(zip(wanted, pool.map(compile_for, wanted)))
 
 
+@pytest.mark.all_only
 @pytest.mark.today_only  # nvcc knows nothing of Python: once is enough
 def test_no_kernel_uses_local_memory(reports):
     assert reports

@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from fastreid_rib.losses import RIBLoss
 from fastreid_rib.losses.table import row_of
 
+pytestmark = pytest.mark.published
+
 CLASSES, DIM, CAMERAS = 5, 6, 3
 ROUNDING = 5e-4  # of embeddings kept in float16, in a probability
 

@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 from fastreid_rib import losses
 
+pytestmark = pytest.mark.published
+
 # RIB from the second epoch on, so that tests need no third.
 RIBLoss = functools.partial(losses.RIBLoss, warmup_epochs=1)
 

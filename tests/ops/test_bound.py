@@ -12,6 +12,8 @@ from fastreid_rib.ops import bound as bound_of
 from fastreid_rib.ops.assignment import assignment_logits, log_soft_assignment, soft_assignment
 from fastreid_rib.settings.rib import FORMS
 
+pytestmark = pytest.mark.published
+
 # Squared distances 0 and 2 from (1, 0): at this beta the soft assignment is (3/4, 1/4).
 AXES = torch.eye(2, dtype=torch.float64)
 BETA = math.log(3) / 2

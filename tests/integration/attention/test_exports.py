@@ -107,6 +107,7 @@ def compare(module, form, example):
     assert error < (0.2 if form == "bfloat16" else 1e-4), (form, error)
 
 
+@pytest.mark.published
 @pytest.mark.parametrize("name", ATTENTIONS)
 def test_an_attention_alone(name):
     torch.manual_seed(0)
