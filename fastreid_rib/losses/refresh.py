@@ -69,8 +69,9 @@ def refresh(
         log_q, of_rows, known, weights = crossed
     log_p = None
     if settings.relevance == "full":
-        total = _weighted_rows(weights, log_q) / counts.sum()
-        log_p = total.clamp(min=settings.q_floor).log().float()
+        parts = chunks(len(log_q), len(centroids))
+        total = sum(weights[part].double() @ log_q[part].double().exp() for part in parts)
+        log_p = (total / counts.sum()).clamp(min=settings.q_floor).log().float()
     statistics = Statistics(centroids, log_q, log_p, mean, counts, means, of_rows, known)
     return statistics, _report(rows, joint, of_images, statistics, settings)
 
@@ -130,14 +131,6 @@ def _start(
     picked = [draw.randrange(len(rows.labels)) for _ in range(len(missing))]
     start[missing] = rows.embeddings[torch.tensor(picked).long().to(start.device)].float()
     return start
-
-
-def _weighted_rows(weights: Tensor, log_q: Tensor) -> Tensor:
-    """``sum_y weights_y Q(a|y)``: (K,), float64."""
-    total = log_q.new_zeros(log_q.shape[1], dtype=torch.float64)
-    for part in chunks(len(log_q), log_q.shape[1]):
-        total += weights[part].double() @ log_q[part].double().exp()
-    return total
 
 
 def _report(

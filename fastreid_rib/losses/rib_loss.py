@@ -188,8 +188,8 @@ class RIBLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """Settings, as ``print`` shows them."""
-        values = (f"{name}={getattr(self.settings, name)!r}" for name in declared(RIBSettings))
-        return ", ".join([f"num_classes={self.num_classes}", *values])
+        values = ((name, getattr(self.settings, name)) for name in declared(RIBSettings))
+        return f"num_classes={self.num_classes}" + "".join(f", {n}={v!r}" for n, v in values)
 
     @torch.no_grad()
     def _refresh(self, epoch: int) -> Dict[str, float]:
@@ -272,12 +272,11 @@ class RIBLoss(nn.Module):
         self._set_statistics(loaded.statistics)
         self.bank.restore(loaded.bank, loaded.rows_seen, loaded.epoch)
         self._size_may_change = True
-        clusters = f"{self.settings.num_clusters} clusters"
         gone = ", ".join(name for name in state.GONE if name in found)
         logger.info(
             "RIB statistics loaded: epoch %d, %s, %d embeddings in the bank%s",
             self.epoch,
-            clusters if self.centroids is not None else "no clusters yet",
+            "no clusters yet" if self.centroids is None else f"{len(self.centroids)} clusters",
             self.bank.filled,
             gone and f"; of settings that are gone, and not used: {gone}",
         )

@@ -78,9 +78,8 @@ _SHAPES = {
     "bank_labels": "N",
     "bank_cameras": "N",
 }
-_COUNTERS, _STATISTICS, _BANK = (
-    tuple(_SHAPES)[part] for part in (slice(2), slice(2, 10), slice(10, 13))
-)
+_COUNTERS, _STATISTICS = ("epoch", "rows_seen"), Statistics._fields[:-1]
+_BANK = ("bank_rows", "bank_labels", "bank_cameras")
 _SPARSE = ("log_q_index", "log_q_floor")
 _OLDER = ("older_rows", "older_labels", "older_inputs", "older_cameras")
 GONE = ("steps", "epoch_steps", "bank_inputs", *_OLDER)

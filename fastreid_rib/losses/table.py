@@ -71,10 +71,7 @@ def row_of(labels: Tensor, cameras: Tensor, rows: Tensor, known: Tensor) -> Tens
 
 
 def marginal_of(rows: Rows, identities: Identities, centroids: Tensor, beta: float) -> Tensor:
-    """P(a) = sum_y p(y) Q(a|y) of rows of Q that are not smoothed: (K,), sums to one.
-
-    A pass of its own in front of the table's: no matrix of identities by clusters is kept.
-    """
+    """P(a) = sum_y p(y) Q(a|y) of rows of Q that are not smoothed: (K,), sums to one."""
     embeddings, (counts, means) = rows.embeddings, identities
     total = torch.zeros(len(centroids), dtype=torch.float64, device=embeddings.device)
     share = ranks.own_slice(len(embeddings))

@@ -8,8 +8,8 @@ import pytest
 import torch
 from fastreid.data.build import build_reid_train_loader
 from fastreid.data.transforms import build_transforms
-from fastreid.engine import DefaultTrainer
 from fastreid.modeling import build_model
+from fastreid.utils.events import EventStorage
 from torch.nn import functional as F
 
 from fastreid_rib.__main__ import main
@@ -22,12 +22,21 @@ from fastreid_rib.losses.table import Rows
 
 @pytest.fixture
 def trained(make_cfg):
-    """A training of two epochs: its config and the folder with model_0000 and model_final."""
-    changes = {"SOLVER.MAX_EPOCH": 2, "TEST.EVAL_PERIOD": 100, "MODEL.DEVICE": "cpu"}
-    cfg = make_cfg({"MODEL.LOSSES.NAME": ("CrossEntropy", "RIB"), **changes})
+    """Two epochs of a few steps: its config and the folder with model_0000 and model_final."""
+    cfg = make_cfg({"MODEL.LOSSES.NAME": ("CrossEntropy", "RIB")})
     folder = Path(cfg.OUTPUT_DIR)
     folder.mkdir()
-    DefaultTrainer(cfg).train()
+    torch.manual_seed(0)
+    model, loader = build_model(cfg).train(), iter(build_reid_train_loader(cfg))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    for epoch, name in enumerate(("model_0000", "model_final")):
+        with EventStorage() as storage:
+            storage.epoch = epoch
+            for _ in range(3):
+                optimizer.zero_grad()
+                sum(model(next(loader)).values()).backward()
+                optimizer.step()
+        torch.save({"model": model.state_dict(), "epoch": epoch}, folder / f"{name}.pth")
     (folder / "config.yaml").write_text(cfg.dump())
     return cfg, folder
 

@@ -211,34 +211,6 @@ def test_bound_agrees_with_its_definition(library, problem):
     assert (padding == PADDING).all()
 
 
-def test_bound_by_hand(library):
-    problem = Problem(1, 2, 1, scale=math.log(3), gamma=1.0)
-    problem.products = torch.tensor([[1.5, 2.5]])
-    problem.half_norms = torch.tensor([0.5, 2.5])  # logits log 3 and 0: phi is (3/4, 1/4)
-    problem.labels = torch.tensor([0])
-    problem.log_q = torch.tensor([[0.5, 0.25]]).log()
-    loss, gradient, _ = problem.bound(library)
-    # phi log(phi / Q) is 3/4 log(3/2) + 1/4 log 1, the gradient phi (log(phi / Q) - loss).
-    assert loss.item() == pytest.approx(0.75 * math.log(1.5), rel=1e-6)
-    slope = 0.75 * 0.25 * math.log(1.5)
-    assert gradient[0].tolist() == pytest.approx([slope, -slope], rel=1e-6)
-
-
-def test_embedding_s_bound_by_hand(library):
-    problem = Problem(1, 2, 1, scale=math.log(3), gamma=1.0, form=EMBEDDING)
-    problem.products = torch.tensor([[1.0, 0.0]])
-    problem.half_norms = torch.zeros(2)  # phi is (3/4, 1/4)
-    problem.labels = torch.tensor([0])
-    problem.log_q = torch.tensor([[0.5, 0.25]]).log()
-    problem.log_p = torch.tensor([0.25, 0.75]).log()
-    loss, gradient, _ = problem.bound(library)
-    # log phi / P is (log 3, -log 3), on average half of log 3; phi Q / P is (3/2, 1/12), so that
-    # u = 19/12 and the posterior is (18/19, 1/19).
-    assert loss.item() == pytest.approx(0.5 * math.log(3) - math.log(19 / 12), rel=1e-6)
-    slope = 0.75 * (0.5 * math.log(3) + 1) - 18 / 19
-    assert gradient[0].tolist() == pytest.approx([slope, -slope], rel=1e-5)
-
-
 @pytest.mark.parametrize(("log_ratio", "loss"), [(79.5, -79.5), (-79.5, 79.5), (95, -math.inf)])
 def test_ratios_at_the_ends_of_their_range(library, log_ratio, loss):
     problem = Problem(1, 64, 1, form=EMBEDDING, marginal=True)
