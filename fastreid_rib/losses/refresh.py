@@ -18,6 +18,7 @@ from fastreid_rib.losses.clustering import chunks, kmeans, spread_seeds
 from fastreid_rib.losses.statistics import Statistics
 from fastreid_rib.losses.table import Identities, Rows
 from fastreid_rib.ops import Objective, bound
+from fastreid_rib.ops.assignment import centroid_products, half_squared_norms
 from fastreid_rib.ops.sums import group_sum
 from fastreid_rib.settings.rib import RIBSettings
 
@@ -72,7 +73,8 @@ def refresh(
         parts = chunks(len(log_q), len(centroids))
         total = sum(weights[part].double() @ log_q[part].double().exp() for part in parts)
         log_p = (total / counts.sum()).clamp(min=settings.q_floor).log().float()
-    statistics = Statistics(centroids, log_q, log_p, mean, counts, means, of_rows, known)
+    error = _error(rows, identities)
+    statistics = Statistics(centroids, log_q, log_p, mean, counts, means, of_rows, known, error)
     return statistics, _report(rows, joint, of_images, statistics, settings)
 
 
@@ -133,11 +135,35 @@ def _start(
     return start
 
 
+def _error(rows: Rows, identities: Identities) -> Tensor:
+    """Of a nearest-mean classifier, each row left out of its own identity's mean: (), float32.
+
+    1 if no identity has two rows: then nothing says that they can be told apart.
+    """
+    counts, means = identities
+    norms = half_squared_norms(means).masked_fill(counts == 0, math.inf)
+    wrong, judged = torch.zeros(2, 1, dtype=torch.int64, device=means.device)
+    own = ranks.own_slice(len(rows.labels))
+    for chunk in chunks(own.stop - own.start, len(means)):
+        part = slice(own.start + chunk.start, own.start + chunk.stop)
+        row, label = rows.embeddings[part].float(), rows.labels[part]
+        others = counts[label][:, None] - 1
+        mean = (means[label] * (others + 1) - row) / others.clamp(min=1)
+        nearness = (row * mean).sum(dim=1) - half_squared_norms(mean)
+        scores = centroid_products(row, means).sub_(norms).scatter_(1, label[:, None], -math.inf)
+        several = others.squeeze(1) > 0
+        wrong += ((scores.max(dim=1).values >= nearness) & several).sum()
+        judged += several.sum()
+    ranks.sum_over_ranks(wrong, judged)
+    return (wrong / judged).nan_to_num(1.0).float().squeeze()
+
+
 def _report(
     rows: Rows, joint: Tensor, of_images: Tensor, statistics: Statistics, settings: RIBSettings
 ) -> Dict[str, float]:
     """The report of a refresh, see ``RIBLoss.start_epoch``, from what ``sums_of_labels`` gave."""
-    gamma, log_p, images = settings.gamma, statistics.log_p, len(rows.labels)
+    gamma = statistics.compression(settings.gamma)
+    log_p, images = statistics.log_p, len(rows.labels)
     told = clustering.mutual_information(joint)
     likelihood = (joint * statistics.log_q[: len(joint)]).sum(dtype=torch.float64)
     # KLB = mean_i KL(phi(F_i,.) || Q(.|y_i)), ours (compare Fischer 2020, "The CEB").
@@ -155,6 +181,8 @@ def _report(
         # P counts identities that these rows do not show: it is as much too small for those shown.
         weight = 1.0 if log_p is None else float(statistics.class_counts.sum()) / images
         report["slack"] = report["bound"] + math.log(weight) - (gamma * kept - told)
+    assert statistics.error is not None
+    report["error"] = statistics.error
     return {name: float(value) for name, value in report.items()}
 
 
@@ -164,7 +192,8 @@ def _mean_loss(rows: Rows, statistics: Statistics, settings: RIBSettings) -> Ten
     if cameras is not None and statistics.camera_rows is not None:
         assert statistics.cameras is not None
         labels = table.row_of(labels, cameras, statistics.camera_rows, statistics.cameras)
-    objective = Objective(settings.beta, settings.gamma, settings.form, settings.backend)
+    gamma = statistics.compression(settings.gamma)
+    objective = Objective(settings.beta, gamma, settings.form, settings.backend)
     total = torch.zeros((), dtype=torch.float64, device=embeddings.device)
     share = ranks.own_slice(len(embeddings))
     for chunk in chunks(share.stop - share.start, len(statistics.centroids)):

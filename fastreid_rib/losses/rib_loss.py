@@ -81,6 +81,7 @@ class RIBLoss(nn.Module):
         self.bank = Reservoir(settings.bank_size, settings.seed)
         self.epoch = -1
         """That was last started; -1 before the first."""
+        self._compression = 0.0
         self._told: List[float] = []  # about the identity, by each refresh, in nats
         self._size_may_change = False
         # Not persistent for torch: _save_to_state_dict writes them (of the bank its filled part).
@@ -144,7 +145,7 @@ class RIBLoss(nn.Module):
             seen = torch.full_like(labels, -1) if cameras is None else cameras
             labels = row_of(labels, seen, statistics.camera_rows, statistics.cameras)
         of = self.settings
-        objective = Objective(of.beta, of.gamma, of.form, of.backend)
+        objective = Objective(of.beta, self._compression, of.form, of.backend)
         return checked_rib_loss(embeddings, labels, statistics.clusters, objective, statistics.mean)
 
     def start_epoch(self, epoch: int) -> Dict[str, float]:
@@ -160,7 +161,10 @@ class RIBLoss(nn.Module):
             Report of the refresh in nats, empty if there was none: "mutual_information" I(F~;Y),
             "klb", "bound" (what the loss minimises) and, of the form "clusters", "slack": how far
             it lies above ``gamma I(F~;i) - I(F~;Y)``, >= 0 but for rounding; identities that the
-            epoch lacked, and that count in the marginal all the same, are allowed for.
+            epoch lacked, and that count in the marginal all the same, are allowed for. "error" is
+            no number of nats: the share of the epoch's images that lie nearer to the mean of
+            another identity than to that of their own identity's other images; gamma counts as
+            ``settings.gamma`` times it.
 
         Raises:
             ValueError: ``epoch`` is negative, or a step had labels >= num_classes.
@@ -221,6 +225,9 @@ class RIBLoss(nn.Module):
         prepared = None if statistics is None else statistics.prepared()
         for name in Statistics._fields:
             setattr(self, name, getattr(prepared, name, None))
+        # On the host, so that no step waits for it.
+        gamma = self.settings.gamma
+        self._compression = 0.0 if statistics is None else statistics.compression(gamma)
 
     def _reset(self, epoch: int = -1) -> None:
         self._set_statistics(None)

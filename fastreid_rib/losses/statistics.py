@@ -33,6 +33,9 @@ class Statistics(NamedTuple):
     """(C, V), int64: the row of ``log_q`` for an identity and a camera; None: no cameras."""
     cameras: Optional[Tensor] = None
     """(V,), int64, sorted; None with ``camera_rows``."""
+    error: Optional[Tensor] = None
+    """(), float32, 0..1: share of the rows that lie nearer to the mean of another identity than to
+    that of their own without them; None: in a checkpoint of 0.2, which had no use for it."""
     half_norms: Optional[Tensor] = None
     """(K,), float32: ``|C_a|^2 / 2``. It follows from the centroids, so no checkpoint has it."""
 
@@ -40,6 +43,10 @@ class Statistics(NamedTuple):
     def clusters(self) -> Clusters:
         """What ``ops.bound`` compares with."""
         return Clusters(self.centroids, self.log_q, self.log_p, self.half_norms)
+
+    def compression(self, gamma: float) -> float:
+        """Multiplier of the compression: ``gamma`` times the error. Waits for a GPU."""
+        return 0.0 if self.error is None else gamma * float(self.error)
 
     def prepared(self) -> "Statistics":
         """The same as a step reads it fast: aligned rows, and norms at hand."""
@@ -74,6 +81,7 @@ _SHAPES = {
     "class_means": "CD",
     "camera_rows": "CV",
     "cameras": "V",
+    "error": "",
     "bank_rows": "ND",
     "bank_labels": "N",
     "bank_cameras": "N",

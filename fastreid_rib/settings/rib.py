@@ -60,10 +60,11 @@ class RIBSettings(Settings):
         symbol="beta",
     )
     gamma: float = setting(
-        0.0,
+        1.0,
         at_least(0),
-        "Multiplier of the compression: 0 leaves it out, 1 minimises the bound KLB (ours). With "
-        '`relevance` `"paper"` at most 1.',
+        "Most that the compression counts. Its multiplier is this, times the share of the images "
+        "that the statistics take for another identity: it falls as they come to tell identities "
+        'apart (ours). 0 leaves the compression out. With `relevance` `"paper"` at most 1.',
         symbol="gamma",
     )
     center: bool = setting(
