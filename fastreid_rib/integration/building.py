@@ -36,7 +36,7 @@ def extend_backbones(build: Any) -> None:
 
 
 def extend_heads(build: Any) -> None:
-    """Lets ``build_heads`` put attention before the pooling if the config says so."""
+    """Lets ``build_heads`` put attention into a head, or pass its neck by, as the config says."""
 
     def build_heads(stock: Callable[[Any], nn.Module], cfg: Any) -> nn.Module:
         head = stock(cfg)
@@ -45,6 +45,8 @@ def extend_heads(build: Any) -> None:
             if config.rib_before_attention(cfg):
                 embedding.keep_pooled(head)  # first: hooks run in the order of registration
             places.place_at_head(head, asked, cfg.MODEL.BACKBONE.FEAT_DIM)
+        if cfg.TEST.NECK_FEAT == "before":
+            embedding.give_before_neck(head)
         return head
 
     wrap(build, "build_heads", build_heads)

@@ -55,6 +55,14 @@ class EvaluationKeys(Settings):
         'get a row each in the evaluation. `""`: where the data set knows it (SyntheticReID), or '
         "has a property `occluded_queries`.",
     )
+    neck_feat: str = setting(
+        "after",
+        one_of("after", "before"),
+        "What a trained network gives for an image, in the evaluation, the demo and exports: the "
+        'vector after the neck (BNNeck), as FastReID does, or the one before it, `"before"`, which '
+        "RIB and the triplet loss train. It works without RIB, too. It changes nothing in the "
+        "training.",
+    )
 
 
 @dataclass(frozen=True)

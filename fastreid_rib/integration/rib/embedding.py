@@ -34,6 +34,28 @@ def keep_pooled(head: nn.Module) -> None:
     head.register_forward_hook(_hand_over)
 
 
+def give_before_neck(head: nn.Module) -> None:
+    """Lets a head, in evaluation, give the vector before its neck in place of the one after it.
+
+    Args:
+        head: FastReID's ``EmbeddingHead``, or one whose ``bottleneck`` is what it gives.
+
+    Raises:
+        ValueError: the head has no ``bottleneck``, or gives classes and no embedding.
+    """
+    neck = getattr(head, "bottleneck", None)
+    if not isinstance(neck, nn.Module) or type(head).__name__ == "ClasHead":
+        raise ValueError(
+            "TEST.NECK_FEAT is 'before', the vector before the neck, but "
+            f"{type(head).__name__} gives none. Write 'after', or another MODEL.HEADS.NAME."
+        )
+    neck.register_forward_hook(_pass_by)
+
+
+def _pass_by(neck: nn.Module, args: Tuple[Any, ...], output: Tensor) -> Optional[Tensor]:
+    return None if neck.training else args[0]
+
+
 def embedding_and_labels(args: Tuple[Any, ...]) -> Optional[Tuple[Tensor, Tensor]]:
     """Finds what RIB needs among the arguments of a meta-architecture's ``losses``.
 

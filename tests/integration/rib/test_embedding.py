@@ -137,3 +137,28 @@ def test_embedding_and_labels_by_hand():
     assert embedding_and_labels(({"features": a}, torch.rand(2, 4))) is None, "attributes"
     assert embedding_and_labels(({"other": a}, labels)) is None
     assert embedding_and_labels(()) is None
+
+
+@pytest.mark.parametrize("attention", [{}, DCS], ids=["plain", "DCS"])
+def test_the_vector_before_the_neck_can_be_what_a_trained_network_gives(make_cfg, attention):
+    model = trained(make_cfg({**RIB, **attention, "TEST.NECK_FEAT": "before"}))
+    torch.nn.init.uniform_(model.heads.bottleneck[-1].running_mean)
+    stock = build_model(make_cfg({**RIB, **attention}))
+    stock.load_state_dict(model.state_dict())
+    images = torch.rand(4, 3, 64, 32) * 255
+    pooled = []
+    model.heads.pool_layer.register_forward_hook(lambda m, a, out: pooled.append(out.flatten(1)))
+    with torch.no_grad():
+        given = model.eval()({"images": images.clone()})
+        assert torch.equal(given, pooled[-1])
+        assert not torch.allclose(stock.eval()({"images": images.clone()}), given)
+        # A copy gives what it pools itself.
+        assert torch.equal(copy.deepcopy(model)({"images": images.clone()}), given)
+    (losses, _), (others, _) = step(model), step(stock)
+    assert losses.keys() == others.keys()
+    assert all(torch.equal(losses[name], others[name]) for name in losses), "training changes"
+
+
+def test_a_head_that_gives_classes_has_no_vector_before_its_neck(make_cfg):
+    with pytest.raises(ValueError, match=r"TEST.NECK_FEAT is 'before'.*ClasHead.*'after'"):
+        build_model(make_cfg({"MODEL.HEADS.NAME": "ClasHead", "TEST.NECK_FEAT": "before"}))
