@@ -1,5 +1,6 @@
 """Pictures as files: every colour mode, errors that name the file, all of them before training."""
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -46,24 +47,22 @@ def as_rgb(image: Any) -> Any:
         image: of any mode.
 
     Raises:
-        ValueError: its values have no known range, or Pillow cannot convert its mode.
+        ValueError: its values have no known range.
     """
     from PIL import ImageOps
 
     if image.mode in ("RGB", "L"):
         return image
     sixteen = image.mode.startswith("I;16") or image.format in ("PNG", "PPM", "JPEG2000")
-    image = ImageOps.exif_transpose(image) or image  # conversion may lose what says that it lies
+    with contextlib.suppress(Exception):  # as FastReID: broken EXIF is no reason
+        image = ImageOps.exif_transpose(image)  # now: conversion may lose what says that it lies
     if image.mode in ("F", "I") and not (image.mode == "I" and sixteen):
         raise ValueError(f"its values (mode {image.mode}) have no known range. {_CONVERT}")
     if image.mode.startswith("I"):
         return _eight_bits(image)
-    try:
-        if image.mode in ("P", "PA", "La", "RGBa"):
-            image = image.convert("LA" if image.mode == "La" else "RGBA")
-        return image.convert("RGB")
-    except ValueError as error:
-        raise ValueError(f"its colours cannot become RGB ({error}). {_CONVERT}") from error
+    if image.mode in ("P", "PA", "La", "RGBa"):  # which have no way of their own to RGB
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
+    return image.convert("RGB")
 
 
 def _eight_bits(image: Any) -> Any:

@@ -80,10 +80,10 @@ class SyntheticSpec:
             "gallery_images": (2, 9999),
             "num_distractors": (0, 9999),
             "seed": (0, 2**32 - 1),
-            "height": (min(HEIGHTS), max(HEIGHTS)),
         }
-        for name, value in asdict(self).items():
-            low, high = limits.get(name, (0, 1))
+        shares = dict.fromkeys(("train_occluded", "query_occluded", "gallery_occluded"), (0, 1))
+        for name, (low, high) in {**limits, **shares}.items():
+            value = getattr(self, name)
             whole = isinstance(value, int) and not isinstance(value, bool)
             if not low <= value <= high or (name in limits and not whole):
                 what = "an integer" if name in limits else "a share"

@@ -40,7 +40,6 @@ READ = {
     "16 bits": ("a.png", of_16_bits(), {}, repeated(GREY)),
     "16 bits, TIFF": ("a.tif", of_16_bits(), {}, repeated(GREY)),
     "16 bits, big-endian": ("a.tif", of_16_bits(">u2"), {}, repeated(GREY)),
-    "YCbCr": ("a.tif", Image.fromarray(RGB).convert("YCbCr"), {}, RGB),
     "gif": ("a.gif", Image.fromarray(RGB).quantize(), {}, RGB),
     "webp": ("a.webp", Image.fromarray(CLEAR), {"lossless": True, "exact": True}, RGB),
     "PNG data in .jpg": ("a.jpg", Image.fromarray(RGB), {"format": "PNG"}, RGB),
@@ -55,6 +54,15 @@ def test_every_mode_is_read_as_the_same_in_rgb(case, tmp_path):
     came = read_image(path)
     assert came.mode == "RGB"
     assert abs(np.asarray(came).astype(int) - expected).max() <= 3
+
+
+def test_modes_that_few_files_have():
+    image = Image.fromarray(RGB)
+    solid = image.convert("RGBA")
+    for made in (image.convert("YCbCr"), image.convert("RGBX"), image.convert("HSV"), solid):
+        assert abs(np.asarray(pictures.as_rgb(made)).astype(int) - RGB).max() <= 8, made.mode
+    assert np.array_equal(np.asarray(pictures.as_rgb(solid.convert("RGBa"))), RGB)
+    assert pictures.as_rgb(Image.new("LAB", (2, 2))).mode == "RGB"
 
 
 @pytest.mark.parametrize("kind", ["gif", "webp", "png", "tif"])
