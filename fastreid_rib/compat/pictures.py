@@ -122,12 +122,28 @@ def damaged_pictures(module: ModuleType) -> None:
         module: ``fastreid.engine.defaults``.
     """
 
-    def init(stock: Callable[..., None], self: Any, cfg: Any, *args: Any, **kwargs: Any) -> None:
-        stock(self, cfg, *args, **kwargs)
-        loader = getattr(getattr(self, "_trainer", None), "data_loader", None)
-        check_pictures(read_as_files(loader), self.__dict__.pop("_tests_before", {}))
+    unchecked: List[Any] = []  # the trainer that is being made
+
+    def init(stock: Callable[..., None], self: Any, *args: Any, **kwargs: Any) -> None:
+        unchecked[:] = [self]
+        try:
+            stock(self, *args, **kwargs)
+            check(getattr(getattr(self, "_trainer", None), "data_loader", None))
+        finally:
+            unchecked.clear()
+
+    def build_train_loader(stock: Callable[..., Any], cls: Any, *args: Any, **kwargs: Any) -> Any:
+        loader = stock(cls, *args, **kwargs)
+        check(loader)  # now, before its first batches are read and a network is built
+        return loader
+
+    def check(loader: Any) -> None:
+        if unchecked:
+            tests = unchecked.pop().__dict__.pop("_tests_before", {})
+            check_pictures(read_as_files(loader), tests)
 
     wrap(module.DefaultTrainer, "__init__", init)
+    wrap(module.DefaultTrainer, "build_train_loader", build_train_loader)
 
 
 def read_as_files(loader: Any) -> Sequence[Item]:
