@@ -1,4 +1,4 @@
-"""Plot, README and report have the numbers of one file, docs/reports/results.yml."""
+"""Plot, README and report have the numbers of one file, docs/results/results.yml."""
 
 import re
 from pathlib import Path

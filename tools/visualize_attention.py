@@ -86,7 +86,7 @@ def draw(args):
 
     queries, gallery = [], []
     if args.top_k or not args.images:
-        queries, gallery = ranking.load_dataset(args.dataset or shared_dataset(configs))
+        queries, gallery = ranking.load_dataset(args.dataset or shared_dataset(configs), configs[0])
     if args.images:
         shots = ranking.find_images(args.images, queries + gallery)
     else:
@@ -143,7 +143,7 @@ def look(model, shots, gallery, top_k):
         A :class:`Seen`.
     """
     images = ranking.load_images(model.cfg, shots)
-    titles = [Path(s.path).name if s.pid is None else f"identity {s.pid}" for s in shots]
+    titles = [Path(s.path).name if s.pid is None else f"identity {s.name}" for s in shots]
     explanations = [
         explain(model.network, batch.to(model.cfg.MODEL.DEVICE))
         for batch in tqdm(images.split(BATCH), desc=f"{model.name}: images", unit="batch")
@@ -199,7 +199,7 @@ def gallery_cells(cfg, nearest):
     """
     images = ranking.load_images(cfg, [item.shot for item in nearest])
     return [
-        page.Cell(page.picture(image), f"{item.shot.pid}  {item.distance:.3f}", True, item.right)
+        page.Cell(page.picture(image), f"{item.shot.name}  {item.distance:.3f}", True, item.right)
         for item, image in zip(nearest, images)
     ]
 

@@ -2,13 +2,14 @@
 
     python tools/write_lists.py
 
-Between ``<!-- NAME -->`` and ``<!-- end of NAME -->`` stands, in docs/guide:
+Between ``<!-- NAME -->`` and ``<!-- end of NAME -->`` stands, in docs:
 
-- configuration.md, ``keys``: every key with default, range and meaning, from the declarations in
+- reference/keys.md, ``keys``: every key with default, range and meaning, from the declarations in
   ``fastreid_rib/settings`` and in ``integration/keys.py``;
-- attention.md, ``attentions``: every attention with the first sentence of its class, from the names
-  in ``attention/__init__.py``, and a link to its section of docs/attention.md if it has one;
-- repairs.md, ``repairs``: every repair with its defect, from the table in ``compat/repairs.py``.
+- guide/attention.md, ``attentions``: every attention with the first sentence of its class, from the names
+  in ``attention/__init__.py``, and a link to its section of understand/attention.md if it
+  has one;
+- reference/repairs.md, ``repairs``: every repair with its defect, from the table in ``compat/repairs.py``.
 """
 
 import inspect
@@ -21,7 +22,7 @@ from fastreid_rib.compat import REPAIRS
 from fastreid_rib.integration.keys import NODES, keys_of
 from fastreid_rib.settings.declaration import declared
 
-GUIDE = Path(__file__).resolve().parent.parent / "docs" / "guide"
+DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
 def list_of_keys():
@@ -43,9 +44,9 @@ def list_of_repairs():
 
 
 LISTS = {
-    GUIDE / "configuration.md": ("keys", list_of_keys),
-    GUIDE / "attention.md": ("attentions", list_of_attentions),
-    GUIDE / "repairs.md": ("repairs", list_of_repairs),
+    DOCS / "reference" / "keys.md": ("keys", list_of_keys),
+    DOCS / "guide" / "attention.md": ("attentions", list_of_attentions),
+    DOCS / "reference" / "repairs.md": ("repairs", list_of_repairs),
 }
 """For each page, the name of its list and what makes it."""
 
@@ -75,8 +76,8 @@ def _keys_of(path):
 
 def _attention(name):
     first = inspect.getdoc(ATTENTIONS[name]).split("\n\n")[0].replace("\n", " ")
-    sections = (GUIDE.parent / "attention.md").read_text("utf-8")
-    more = f" [More](../attention.md#{name.lower()})." if f"\n## {name}\n" in sections else ""
+    sections = (DOCS / "understand" / "attention.md").read_text("utf-8")
+    more = f" [More](../understand/attention.md#{name.lower()})." if f"\n## {name}\n" in sections else ""
     return f'- **`"{name}"`**: {first.replace("``", "`")}{more}'
 
 

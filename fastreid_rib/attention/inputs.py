@@ -3,7 +3,7 @@
 Why normalised (ours): after a ReLU all is positive. Every image then pushes a row of a layer that
 starts at zero the same way, and what is learnt first is the same for every image: one vector added
 to all tokens (DCS), one scale for each channel (channel attention), which tells nobody apart
-(docs/reports/attention.md). Normalised over the batch each feature has mean 0.
+(docs/notebook/attention.md). Normalised over the batch each feature has mean 0.
 """
 
 import torch

@@ -2,7 +2,7 @@
 
 The import hook (`fastreid_rib.activation`) wraps the execution of each FastReID module in
 `repairing`. ``FASTREID_RIB_DISABLE`` switches repairs off: ``all`` (or ``1``), or their names with
-commas between them. docs/guide/repairs.md explains each.
+commas between them. docs/reference/repairs.md explains each.
 """
 
 import logging

@@ -1,6 +1,6 @@
 """The table of repairs: every defect of FastReID, where it is and what mends it.
 
-The list in docs/guide/repairs.md is written from it, by tools/write_lists.py.
+The list in docs/reference/repairs.md is written from it, by tools/write_lists.py.
 """
 
 from types import ModuleType

@@ -2,7 +2,7 @@
 
 A key is declared once, here or in :mod:`fastreid_rib.settings`; its name is the field's in capital
 letters. Everything else reads the declaration: FastReID's defaults, the checks at start, and the
-table in docs/guide/configuration.md.
+table in docs/reference/keys.md.
 """
 
 import re

@@ -154,7 +154,7 @@ def _check(found: Dict[str, Tensor], settings: RIBSettings, num_classes: int) ->
             if (name in found) != wanted:
                 raise UnusableError(
                     f"as they were made with another {setting} than "
-                    f"{getattr(settings, setting)!r} (docs/method.md says how to go on with them)"
+                    f"{getattr(settings, setting)!r} (docs/understand/loss.md says how to go on with them)"
                 )
         needed += ["centroids", "log_q", "class_counts", "class_means"]
         if "camera_rows" in found or "cameras" in found:

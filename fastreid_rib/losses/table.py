@@ -2,7 +2,7 @@
 
 An image is retrieved by those that other cameras took of its identity. So where cameras are known,
 the row that it is compared with, ``Q_v(a|y)``, is the mean soft assignment of the images of its
-identity y that were not taken by its own camera v. Ours; docs/method.md has the bound. Identities
+identity y that were not taken by its own camera v. Ours; docs/understand/derivations.md has the bound. Identities
 that one camera alone has seen keep the row of all their images.
 
 Legend: N rows in the reservoir, D dimensions, K clusters, C identities, V cameras, M pairs of an

@@ -44,7 +44,7 @@ class Setting(NamedTuple):
     Attributes:
         range: its values.
         meaning: Markdown, for the documentation.
-        symbol: in the paper or in docs/method.md; may be empty.
+        symbol: in the paper or in docs/understand/loss.md; may be empty.
         is_key: whether there is a key for it in a config.
     """
 

@@ -35,7 +35,7 @@ _USELESS = "Leave it out: measured, it brought nothing or did harm."
 class RIBSettings(Settings):
     """The settings of :class:`fastreid_rib.RIBLoss`, besides the number of identities.
 
-    docs/guide/configuration.md has a table of them, made from this class.
+    docs/reference/keys.md has a table of them, made from this class.
 
     Raises:
         SettingError: a value is out of its range, or two do not go together.

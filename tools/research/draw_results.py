@@ -1,4 +1,4 @@
-"""Draws docs/results.svg from docs/reports/results.yml: what each row gains over the baseline.
+"""Draws docs/results/gains.svg from docs/results/results.yml: what each row gains over the baseline.
 
     python tools/research/draw_results.py
 
@@ -12,12 +12,12 @@ import yaml
 from matplotlib.figure import Figure
 from study import differences, mean_and_error
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 
 
 def read():
-    """The settings of docs/reports/results.yml, each with ``setting``, ``seeds`` and ``rows``."""
-    return yaml.safe_load((DOCS / "reports" / "results.yml").read_text(encoding="utf-8"))
+    """The settings of docs/results/results.yml, each with ``setting``, ``seeds`` and ``rows``."""
+    return yaml.safe_load((RESULTS / "results.yml").read_text(encoding="utf-8"))
 
 
 def gains(setting):
@@ -89,7 +89,7 @@ def draw(settings):
 def main():
     """Writes the drawing; its text can be searched."""
     with matplotlib.rc_context({"svg.hashsalt": "results", "svg.fonttype": "none"}):
-        draw(read()).savefig(DOCS / "results.svg", format="svg", metadata={"Date": None})
+        draw(read()).savefig(RESULTS / "gains.svg", format="svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":

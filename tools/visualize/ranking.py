@@ -13,6 +13,7 @@ from fastreid.utils.compute_dist import build_dist
 from torch import Tensor
 from tqdm import tqdm
 
+from fastreid_rib.data.folder import configure
 from visualize import InputError
 from visualize.models import Model
 
@@ -26,11 +27,13 @@ class Shot(NamedTuple):
         path: of the file.
         pid: identity, or None if nobody said so.
         camera: number of the camera, or None.
+        name: of the identity: its number, or what FolderReID calls it.
     """
 
     path: str
     pid: Optional[int] = None
     camera: Optional[int] = None
+    name: str = ""
 
 
 class Ranked(NamedTuple):
@@ -47,8 +50,12 @@ class Ranked(NamedTuple):
     right: Optional[bool]
 
 
-def load_dataset(name: str) -> Tuple[List[Shot], List[Shot]]:
+def load_dataset(name: str, cfg: Any) -> Tuple[List[Shot], List[Shot]]:
     """Query and gallery of a data set in FastReID's registry, in their order.
+
+    Args:
+        name: of the data set.
+        cfg: which says where FolderReID finds its pictures.
 
     Raises:
         InputError: there is no such data set, or its files are not there.
@@ -59,16 +66,21 @@ def load_dataset(name: str) -> Tuple[List[Shot], List[Shot]]:
         raise InputError(
             f"FastReID knows no data set '{name}': write DATASETS.TESTS or --dataset."
         ) from error
+    configure(cfg)
     try:
         held = dataset(root=data._root)
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, ValueError) as error:
         raise InputError(
             f"The data set {name} is not under {os.path.abspath(data._root)}: {error}. Set "
             "FASTREID_DATASETS to the folder that holds it, or give --images with --top-k 0, "
             "which need none."
         ) from error
-    query, gallery = ([Shot(*item[:3]) for item in part] for part in (held.query, held.gallery))
-    return query, gallery
+    names = getattr(held, "identities", None)
+
+    def shot(path: str, pid: int, camera: int, *_: Any) -> Shot:
+        return Shot(path, pid, camera, names[pid] if names else str(pid))
+
+    return [shot(*item) for item in held.query], [shot(*item) for item in held.gallery]
 
 
 def spread(shots: Sequence[Shot], count: int) -> List[Shot]:

@@ -2,7 +2,7 @@
 
 FastReID knows one factor for biases and one for heads. Attention is small and starts at the
 identity beside layers that are trained already, so its best rate need not be theirs. Which it is
-differs between modules: docs/reports/attention.md has what ten times did to each.
+differs between modules: docs/notebook/attention.md has what ten times did to each.
 """
 
 from typing import Any, Callable, Dict, List
