@@ -1,4 +1,4 @@
-"""Plot, README and report have the numbers of one file, docs/results/results.yml."""
+"""Plots, README, summary and log have the numbers of one file, docs/results/results.yml."""
 
 import re
 from pathlib import Path
@@ -27,7 +27,8 @@ def test_gains_are_paired_seed_by_seed(draw_results):
 
 
 def test_the_plot_says_the_gains(draw_results, tmp_path, monkeypatch):
-    settings, expected = draw_results.read(), []
+    held, expected = draw_results.read(), []
+    settings = held["gains"]
     for setting in settings:
         expected.append(setting["setting"])
         expected += draw_results.gains(setting)
@@ -35,26 +36,17 @@ def test_the_plot_says_the_gains(draw_results, tmp_path, monkeypatch):
     expected += [draw_results.told(*gain) for gain in gains]
 
     def said(folder):
-        root = ElementTree.parse(folder / "results.svg")
+        root = ElementTree.parse(folder / "gains.svg")
         texts = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
         return [text for text in texts if text in expected]
 
-    assert said(ROOT / "docs") == expected, "run python tools/research/draw_results.py"
-    monkeypatch.setattr(draw_results, "read", lambda: settings)
-    monkeypatch.setattr(draw_results, "DOCS", tmp_path)
+    folder = ROOT / "docs" / "results"
+    assert said(folder) == expected, "run python tools/research/draw_results.py"
+    monkeypatch.setattr(draw_results, "read", lambda: held)
+    monkeypatch.setattr(draw_results, "RESULTS", tmp_path)
+    monkeypatch.setattr(draw_results, "PAGES", ())
     draw_results.main()
     assert said(tmp_path) == expected
-
-
-def test_the_readme_has_the_means_and_gains_of_the_numbers(draw_results):
-    photographs = draw_results.read()[0]
-    gains = draw_results.gains(photographs)
-    lines = (ROOT / "README.md").read_text("utf-8").splitlines()
-    for row, values in photographs["rows"].items():
-        (line,) = [line for line in lines if re.match(rf"\| {re.escape(row)}\W", line)]
-        cells = [cell.strip(" *") for cell in line.strip("|").split("|")]
-        assert cells[1] == f"{sum(values) / len(values):.1f}"
-        assert cells[4] == (draw_results.told(*gains[row][1:]) if row in gains else "")
 
 
 def test_the_report_has_the_numbers_and_their_gains(draw_results):

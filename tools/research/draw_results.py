@@ -1,10 +1,12 @@
-"""Draws docs/results/gains.svg from docs/results/results.yml: what each row gains over the baseline.
+"""Draws the plots of docs/results and writes the table of README and summary, from results.yml.
 
     python tools/research/draw_results.py
 
-Results of one's own are plotted by ``plot_study.py``.
+``gains.svg`` is what each row gains over the baseline. Results of one's own are plotted by
+``plot_study.py``.
 """
 
+import re
 from pathlib import Path
 
 import matplotlib
@@ -12,11 +14,14 @@ import yaml
 from matplotlib.figure import Figure
 from study import differences, mean_and_error
 
-RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "docs" / "results"
+PAGES = (ROOT / "README.md", RESULTS / "summary.md")
+TABLE = re.compile(r"(?<=<!-- results -->\n).*?(?=<!-- end of results -->)", re.S)
 
 
 def read():
-    """The settings of docs/results/results.yml, each with ``setting``, ``seeds`` and ``rows``."""
+    """What results.yml holds: the settings of ``gains``, and the panels of ``plots``."""
     return yaml.safe_load((RESULTS / "results.yml").read_text(encoding="utf-8"))
 
 
@@ -48,11 +53,60 @@ def told(mean, error):
     return f"{mean:+.1f}" if error is None else f"{mean:+.1f} ({error:.1f})"
 
 
+def table(setting):
+    """The rows of a setting as Markdown: mAP, its gain over the first row, and mINP.
+
+    Args:
+        setting: one of the ``gains`` of :func:`read`, with ``mINP``.
+    """
+    lines = [f"| {setting['setting']} | mAP | gain (standard error) | mINP |", "|" + " --- |" * 4]
+    for row, values in setting["rows"].items():
+        gain = told(*gains(setting)[row][1:]) if row in gains(setting) else ""
+        sharp = setting["mINP"][row]
+        cells = (row, f"{sum(values) / len(values):.1f}", gain, f"{sum(sharp) / len(sharp):.1f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines).replace("|  |", "| |")
+
+
+def written(page, settings):
+    """The text of a page with its table made anew.
+
+    Args:
+        page: a path, one of ``PAGES``.
+        settings: the ``gains`` of :func:`read`.
+    """
+    return TABLE.sub(lambda _: f"\n{table(settings[0])}\n\n", page.read_text("utf-8"))
+
+
+def draw_panels(panels):
+    """A plot of lines, or of points where a line has one, for each panel.
+
+    Args:
+        panels: one of the ``plots`` of :func:`read`.
+
+    Returns:
+        A ``matplotlib.figure.Figure``.
+    """
+    figure = Figure(figsize=(3.8 * len(panels), 3.6), constrained_layout=True)
+    for axes, panel in zip(figure.subplots(1, len(panels)), panels):
+        for name, points in panel["lines"].items():
+            axes.plot(list(points), list(points.values()), "o-", label=name)
+        if panel.get("log"):
+            axes.set_xscale("log")
+            axes.minorticks_off()
+        ticks = sorted({x for points in panel["lines"].values() for x in points})
+        axes.set_xticks(ticks, [f"{x:g}" for x in ticks], rotation=45)
+        axes.set(title=panel["title"], xlabel=panel["x"], ylabel=panel["y"])
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+    return figure
+
+
 def draw(settings):
     """A dot for each mean, with its standard error, and a faint one for each seed.
 
     Args:
-        settings: what :func:`read` gives.
+        settings: the ``gains`` of :func:`read`.
 
     Returns:
         A ``matplotlib.figure.Figure``.
@@ -87,9 +141,14 @@ def draw(settings):
 
 
 def main():
-    """Writes the drawing; its text can be searched."""
+    """Writes the plots, whose text can be searched, and the tables."""
+    held = read()
+    figures = {name: draw_panels(panels) for name, panels in held["plots"].items()}
     with matplotlib.rc_context({"svg.hashsalt": "results", "svg.fonttype": "none"}):
-        draw(read()).savefig(RESULTS / "gains.svg", format="svg", metadata={"Date": None})
+        for name, figure in {"gains": draw(held["gains"]), **figures}.items():
+            figure.savefig(RESULTS / f"{name}.svg", format="svg", metadata={"Date": None})
+    for page in PAGES:
+        page.write_text(written(page, held["gains"]), "utf-8")
 
 
 if __name__ == "__main__":
