@@ -32,11 +32,11 @@ print("before:", accuracy(backbone, splits, args.height))
 for epoch in range(args.epochs):
     backbone.train()
     report = rib.start_epoch(epoch)  # clusters the embeddings of the epoch before
-    for images, labels, _ in loader:
-        labels = labels.to(device)
+    for images, labels, cameras in loader:
+        labels, cameras = labels.to(device), cameras.to(device)
         embeddings = backbone(images.to(device))
         identity_loss = cross_entropy(classifier(embeddings), labels)
-        rib_loss = rib(embeddings, labels)  # 0 in the first two epochs
+        rib_loss = rib(embeddings, labels, cameras=cameras)  # 0 in the first two epochs
         optimizer.zero_grad()
         (identity_loss + rib_loss).backward()
         optimizer.step()

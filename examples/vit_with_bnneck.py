@@ -1,10 +1,10 @@
-"""RIB for a ViT that is trained as TransReID's baseline is, in front of or behind its BNNeck.
+"""RIB for a ViT that is trained as TransReID's baseline is, before or after its BNNeck.
 
     python examples/vit_with_bnneck.py
-    python examples/vit_with_bnneck.py --rib behind
+    python examples/vit_with_bnneck.py --rib after
 
 A class token gathers the embedding from patches that overlap. The triplet loss takes it as it is,
-the classifier behind a batch normalisation (BNNeck): Luo et al., arXiv 1903.07071; He et al.,
+the classifier after a batch normalisation (BNNeck): Luo et al., arXiv 1903.07071; He et al.,
 arXiv 2102.04378. The ViT is small, and it starts from nothing.
 """
 
@@ -38,7 +38,7 @@ class ViT(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """The class token behind the last block."""
+        """The class token after the last block."""
         tokens = self.patches(images).flatten(2).transpose(1, 2)
         class_token = self.class_token.expand(len(images), -1, -1)
         return self.encoder(torch.cat([class_token, tokens], dim=1))[:, 0]
@@ -56,7 +56,7 @@ def soft_triplet(embeddings: Tensor, labels: Tensor) -> Tensor:
 torch.manual_seed(0)
 parser = options(__doc__, epochs=12)
 parser.add_argument(
-    "--rib", choices=["before", "behind"], default="before", help="BNNeck (%(default)s)"
+    "--rib", choices=["before", "after"], default="before", help="BNNeck (%(default)s)"
 )
 args = parser.parse_args()
 splits = read(args.data)
@@ -79,11 +79,11 @@ for epoch in range(args.epochs):
     for images, labels, _ in loader:
         labels = labels.to(device)
         before = vit(images.to(device))
-        behind = neck(before)
+        after = neck(before)
         losses = {
-            "identity": cross_entropy(classifier(behind), labels),
+            "identity": cross_entropy(classifier(after), labels),
             "triplet": soft_triplet(before, labels),
-            "RIB": rib({"before": before, "behind": behind}[args.rib], labels),
+            "RIB": rib({"before": before, "after": after}[args.rib], labels),
         }
         optimizer.zero_grad()
         sum(losses.values()).backward()

@@ -22,7 +22,7 @@ IDENTITIES, PICTURES, EPOCHS = 16, 8, 5
 COMMANDS = [
     ("plain_pytorch",),
     ("vit_with_bnneck",),
-    ("vit_with_bnneck", "--rib", "behind"),
+    ("vit_with_bnneck", "--rib", "after"),
     ("with_pytorch_metric_learning",),
     ("with_torchreid",),
 ]
@@ -62,8 +62,8 @@ def seen(monkeypatch):
         seen.reports.append(start_epoch(self, epoch))
         return seen.reports[-1]
 
-    def watched_forward(self, *args):
-        loss = forward(self, *args)
+    def watched_forward(self, *args, **kwargs):
+        loss = forward(self, *args, **kwargs)
         if self.active:
             seen.losses.append(float(loss.detach()))
             loss.register_hook(lambda gradient: seen.gradients.append(float(gradient)))

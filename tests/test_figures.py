@@ -1,6 +1,7 @@
 """Plots, README, summary and log have the numbers of one file, docs/results/results.yml."""
 
 import re
+from html import unescape
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -49,9 +50,43 @@ def test_the_plot_says_the_gains(draw_results, tmp_path, monkeypatch):
     assert said(tmp_path) == expected
 
 
-def test_the_report_has_the_numbers_and_their_gains(draw_results):
-    report = (ROOT / "docs" / "reports" / "experiments.md").read_text("utf-8")
-    for setting in draw_results.read():
+@pytest.mark.parametrize("page", ["README.md", "docs/results/summary.md"])
+def test_a_page_has_the_table_of_the_numbers(draw_results, page):
+    (setting, *_), path = draw_results.read()["gains"], ROOT / page
+    assert path in draw_results.PAGES
+    text = path.read_text("utf-8")
+    assert draw_results.written(path, [setting]) == text, "run python tools/research/draw_results.py"
+    means = [f"| {sum(values) / len(values):.1f} |" for values in setting["rows"].values()]
+    assert len(means) == 3 and all(mean in text for mean in means)
+
+
+@pytest.mark.parametrize("pages", ["README.md", "docs/results/*.md"])
+def test_differences_with_an_error_stand_in_the_notebook(pages):
+    logs = "".join(path.read_text("utf-8") for path in (ROOT / "docs" / "notebook").glob("*.md"))
+    found = [
+        number
+        for path in sorted(ROOT.glob(pages))
+        for number in re.findall(r"\d+\.\d \(\d\.\d\)", path.read_text("utf-8"))
+    ]
+    assert len(found) > 3 and [number for number in found if number not in logs] == []
+
+
+def test_points_of_the_plots_stand_in_the_notebook(draw_results):
+    sources = {"sweeps": "experiments.md", "search": "search.md"}
+    plots = draw_results.read()["plots"]
+    assert plots.keys() == sources.keys()
+    for name, panels in plots.items():
+        log = (ROOT / "docs" / "notebook" / sources[name]).read_text("utf-8")
+        drawn = (ROOT / "docs" / "results" / f"{name}.svg").read_text("utf-8")
+        for panel in panels:
+            points = [y for line in panel["lines"].values() for y in line.values()]
+            assert points and [y for y in points if not re.search(rf"\b{y}", log)] == []
+            assert all(text in unescape(drawn) for text in (panel["title"], *panel["lines"]))
+
+
+def test_the_log_has_the_numbers_and_their_gains(draw_results):
+    report = (ROOT / "docs" / "notebook" / "experiments.md").read_text("utf-8")
+    for setting in draw_results.read()["gains"]:
         for values in setting["rows"].values():
             assert ", ".join(map(str, values)) in report
         for _, *gain in draw_results.gains(setting).values():
