@@ -55,7 +55,9 @@ def test_the_loss_and_each_attention_have_an_example():
 LONG_ROWS = ("docs/guide/faults.md",)
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"], ids=name)
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"], ids=name
+)
 def test_lines_are_short(page):
     lines = enumerate(page.read_text("utf-8").splitlines(), 1)
     rows_may_be_long = name(page) in LONG_ROWS

@@ -55,7 +55,9 @@ def test_a_page_has_the_table_of_the_numbers(draw_results, page):
     (setting, *_), path = draw_results.read()["gains"], ROOT / page
     assert path in draw_results.PAGES
     text = path.read_text("utf-8")
-    assert draw_results.written(path, [setting]) == text, "run python tools/research/draw_results.py"
+    assert draw_results.written(path, [setting]) == text, (
+        "run python tools/research/draw_results.py"
+    )
     means = [f"| {sum(values) / len(values):.1f} |" for values in setting["rows"].values()]
     assert len(means) == 3 and all(mean in text for mean in means)
 

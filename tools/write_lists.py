@@ -77,7 +77,11 @@ def _keys_of(path):
 def _attention(name):
     first = inspect.getdoc(ATTENTIONS[name]).split("\n\n")[0].replace("\n", " ")
     sections = (DOCS / "understand" / "attention.md").read_text("utf-8")
-    more = f" [More](../understand/attention.md#{name.lower()})." if f"\n## {name}\n" in sections else ""
+    more = (
+        f" [More](../understand/attention.md#{name.lower()})."
+        if f"\n## {name}\n" in sections
+        else ""
+    )
     return f'- **`"{name}"`**: {first.replace("``", "`")}{more}'
 
 
