@@ -20,13 +20,22 @@ ROOT = Path(__file__).parent.parent
 START = ROOT / "docs" / "start"
 BASH = re.compile(r"^```bash\n(.*?)^```$", re.M | re.S)
 MARKET = "Market-1501-v15.09.15"
-SMALL = """
-    MODEL.DEVICE cpu MODEL.BACKBONE.PRETRAIN False MODEL.BACKBONE.NAME build_osnet_backbone
-    MODEL.BACKBONE.DEPTH x0_25 MODEL.BACKBONE.FEAT_DIM 128 SOLVER.AMP.ENABLED False
-    INPUT.SIZE_TRAIN [64,32] INPUT.SIZE_TEST [64,32] DATALOADER.NUM_WORKERS 0
-    SOLVER.IMS_PER_BATCH 16 SOLVER.MAX_EPOCH 3 SOLVER.WARMUP_ITERS 0 SOLVER.CHECKPOINT_PERIOD 3
-    TEST.EVAL_PERIOD 3
-""".split()
+SMALL = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.BACKBONE.PRETRAIN": False,
+    "MODEL.BACKBONE.NAME": "build_osnet_backbone",
+    "MODEL.BACKBONE.DEPTH": "x0_25",
+    "MODEL.BACKBONE.FEAT_DIM": 128,
+    "INPUT.SIZE_TRAIN": [64, 32],
+    "INPUT.SIZE_TEST": [64, 32],
+    "DATALOADER.NUM_WORKERS": 0,
+    "SOLVER.AMP.ENABLED": False,
+    "SOLVER.IMS_PER_BATCH": 16,
+    "SOLVER.MAX_EPOCH": 3,
+    "SOLVER.WARMUP_ITERS": 0,
+    "SOLVER.CHECKPOINT_PERIOD": 3,
+    "TEST.EVAL_PERIOD": 3,
+}
 TESTED_ELSEWHERE = {
     "bash tools/quickstart.sh": "test_quickstart.py::test_each_config_gets_a_row",
     "bash tools/run_tests.sh": "test_workflows.py::test_a_change_runs_what_it_can_break",
@@ -90,14 +99,16 @@ def walk(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("FASTREID_DATASETS", str(data))
     monkeypatch.setattr(build, "_root", str(data))
 
+    changes = [str(word) for pair in SMALL.items() for word in pair]
+
     def run(page):
         printed = []
         for command in WALKS[page]:
             if command[1] == "-m":
-                small = SMALL if "doctor" in command else []
+                small = changes if "doctor" in command else []
                 assert main(command[3:] + small) == 0
             else:
-                small = SMALL if "train_net" in command[1] else []
+                small = changes if "train_net" in command[1] else []
                 monkeypatch.setattr(sys, "argv", command[1:] + small)
                 runpy.run_path(str(ROOT / command[1]), run_name="__main__")
             printed.append(capsys.readouterr().out)

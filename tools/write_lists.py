@@ -6,10 +6,10 @@ Between ``<!-- NAME -->`` and ``<!-- end of NAME -->`` stands, in docs:
 
 - reference/keys.md, ``keys``: every key with default, range and meaning, from the declarations in
   ``fastreid_rib/settings`` and in ``integration/keys.py``;
-- guide/attention.md, ``attentions``: every attention with the first sentence of its class, from the names
-  in ``attention/__init__.py``, and a link to its section of understand/attention.md if it
-  has one;
-- reference/repairs.md, ``repairs``: every repair with its defect, from the table in ``compat/repairs.py``.
+- guide/attention.md, ``attentions``: every attention with the first sentence of its class, from
+  the names in ``attention/__init__.py``, and a link to its section of understand/attention.md;
+- reference/repairs.md, ``repairs``: every repair with its defect, from the table in
+  ``compat/repairs.py``.
 """
 
 import inspect
