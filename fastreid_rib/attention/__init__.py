@@ -54,7 +54,7 @@ def build_attention(name: str, channels: int, **settings: Any) -> nn.Module:
 
 
 def attention_settings(name: str) -> Dict[str, Any]:
-    """The settings that a module takes besides the channels, with their defaults.
+    """The settings that a module takes, without the channels, with their defaults.
 
     Args:
         name: a key of :data:`ATTENTIONS`.

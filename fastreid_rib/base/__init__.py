@@ -1,1 +1,1 @@
-"""What every room may use, and that uses none: see the names of the files."""
+"""What every other folder may use, and that uses none of them."""

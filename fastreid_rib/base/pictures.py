@@ -1,6 +1,6 @@
 """Pictures in folders, and what Market-1501's way of naming them says: ``0001_c1s1_000001_00.jpg``.
 
-The identity stands before ``_c`` and the number of the camera behind it; what follows is free. What
+The identity stands before ``_c`` and the number of the camera after it; what follows is free. What
 is left out is counted by its reason, and said.
 """
 
@@ -21,7 +21,7 @@ HIDDEN = "hidden, or made by a system"
 """Why files such as ``._1.jpg`` and ``Thumbs.db`` are left out."""
 
 LeftOut = Dict[str, List[str]]
-"""Files that are passed over, by the reason."""
+"""Files that are left out, by the reason."""
 
 EXAMPLE = "0001_c1s1_000001_00.jpg"
 """A name as in Market-1501, for messages."""
@@ -73,7 +73,7 @@ def told(left_out: LeftOut) -> List[str]:
 
 
 def log_left_out(dataset: str, place: str, left_out: LeftOut) -> None:
-    """Says what is left out, a line for each reason: a warning but for hidden files."""
+    """Says what is left out, a line for each reason: a warning, except for hidden files."""
     for reason, line in zip(left_out, told(left_out)):
         level = logging.INFO if reason == HIDDEN else logging.WARNING
         logger.log(level, "%s: of %s %s.", dataset, place, line)
@@ -113,7 +113,7 @@ def pictures_below(folder: str) -> Tuple[List[str], LeftOut]:
 
 
 def _raise(error: OSError) -> NoReturn:
-    raise error  # os.walk passes over folders that cannot be read
+    raise error  # os.walk ignores folders that cannot be read
 
 
 def _is_loop(place: str, root: str) -> bool:

@@ -38,11 +38,11 @@ def exchange(*numbers: int) -> List[Tuple[int, ...]]:
 def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
     """Rows of all ranks, in the order of the ranks, on every rank.
 
-    One collective whatever the counts: a rank with fewer rows than another sends zeros behind them,
-    which every rank takes off again.
+    One collective whatever the counts: a rank with fewer rows than another adds zeros, which
+    every rank removes again.
 
     Args:
-        rows: (n, ...), of the same dtype and, but for n, shape on every rank; n may be 0.
+        rows: (n, ...), of the same dtype and, except n, shape on every rank; n may be 0.
         counts: n of each rank, from :func:`exchange`: the same on every rank.
 
     Returns:

@@ -17,7 +17,7 @@ class CodeInCheckpointError(pickle.UnpicklingError):
 
 
 def loads_weights_only() -> bool:
-    """Torch 2.6 made ``weights_only=True`` the default of ``torch.load``; 2.5 can be told to."""
+    """Torch 2.6 made ``weights_only=True`` the default of ``torch.load``; 2.5 can do so."""
     import torch
 
     return hasattr(torch.serialization, "safe_globals")

@@ -32,7 +32,7 @@ def written_whole(path: str, mode: str = "wb") -> Iterator[Any]:
     """Opens a file that appears under its name once it is complete and on the disk.
 
     Args:
-        path: its name. Until then it has the same with ``.partial`` behind it, one for all
+        path: its name. Until then it has the same with ``.partial`` added, one for all
             attempts, so that what a killed process left is overwritten by the next.
         mode: "wb" or "w".
 
@@ -49,7 +49,7 @@ def written_whole(path: str, mode: str = "wb") -> Iterator[Any]:
         raise OSError(
             error.errno,
             f"{error.strerror}. It was not written; an older file of that name is whole. Make "
-            "room or make the folder writable, and go on with --resume",
+            "room or make the folder writable, and resume with --resume",
             path,
         ) from error
 

@@ -99,7 +99,7 @@ def _files(cfg: Any) -> Iterator[Finding]:
         text = "MODEL.BACKBONE.PRETRAIN True without PRETRAIN_PATH: fetched at the first start"
         yield Finding("note", "weights", text)
     if os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
-        text = f"{cfg.OUTPUT_DIR} holds a training: --resume goes on with it, another replaces it"
+        text = f"{cfg.OUTPUT_DIR} holds a training: --resume continues it, another replaces it"
         yield Finding("note", "output folder", text)
 
 

@@ -72,7 +72,7 @@ def fills_batches(
     """Whether the sampler ever yields; arguments as in `refuse_impossible_batch`.
 
     Follows what FastReID's loops do rather than what they are meant to do: some batches that are
-    not a multiple of NUM_INSTANCE do train, and those must go on doing so.
+    not a multiple of NUM_INSTANCE do train, and those must still do so.
     """
     identities = batch // instances  # of one process
     total = batch * processes

@@ -125,7 +125,7 @@ def _cache_folder(source: str) -> Optional[Path]:
 def evaluate_rank_by_package(module: ModuleType) -> None:
     """``from fastreid.evaluation import evaluate_rank``, as demo/visualize_result.py has it.
 
-    Loaded when it is asked for: the module behind it looks for the compiled ranking when it is
+    Loaded when it is asked for: its module looks for the compiled ranking when it is
     imported, and the evaluator compiles that before.
 
     Args:
@@ -167,7 +167,7 @@ def rank_small_galleries(module: ModuleType) -> None:
 
     A query leaves out its own camera's pictures, so queries see galleries of different lengths.
     Where one is shorter than ``max_rank``, the ranking in Python cannot stack the curves, and the
-    compiled one reads on in what the last query left behind. Here pictures of nobody, farther than
+    compiled one reads on in what the last query left there. Here pictures of nobody, farther than
     all others, fill the gallery up; right answers, mAP and mINP stay what they are.
 
     Args:

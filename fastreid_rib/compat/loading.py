@@ -104,7 +104,7 @@ def test_workers(module: ModuleType) -> None:
             if not hasattr(cfg, "DATALOADER"):
                 return stock(*args, **kwargs)
             workers = min(4, os.cpu_count() or 1, cfg.DATALOADER.NUM_WORKERS)
-            # FastReID's own two steps: the config's arguments, then the function behind it.
+            # FastReID's own two steps: the config's arguments, then the function itself.
             explicit = module._test_loader_from_config(*args, **kwargs)
             return inspect.unwrap(stock)(**dict({"num_workers": workers}, **explicit))
 

@@ -25,7 +25,7 @@ class _Limits(NamedTuple):
     Attributes:
         identities: the smallest and the largest number of a person.
         cameras: the same of a camera.
-        junk: the identity that is passed over, if one is.
+        junk: the identity that is left out, if one is.
     """
 
     identities: Tuple[float, float]

@@ -140,7 +140,7 @@ REPAIRS: Tuple[Repair, ...] = (
         "evaluation ends the process when its Cython module cannot be compiled, which is tried "
         "with the wrong Python",
         "compiled by the running Python, into a cache of the user if FastReID's folder is "
-        "read-only; a failure is one warning, the ranking in Python goes on",
+        "read-only; a failure is one warning, the ranking in Python is used",
         ("fastreid.evaluation.rank_cylib",),
         after=evaluation.compile_ranking,
     ),
@@ -492,7 +492,7 @@ REPAIRS: Tuple[Repair, ...] = (
     Repair(
         "best-model",
         "a resumed run overwrites model_best.pth with a worse model",
-        "its metric is read when the run goes on",
+        "its metric is read when the run resumes",
         ("fastreid.engine.hooks",),
         after=resuming.best_so_far,
     ),

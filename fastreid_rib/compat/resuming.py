@@ -1,4 +1,4 @@
-"""Runs that go on from a checkpoint (``--resume``): what FastReID forgets or gets wrong."""
+"""Runs that resume from a checkpoint (``--resume``): what FastReID forgets or gets wrong."""
 
 import importlib
 import logging
@@ -45,7 +45,7 @@ def _step(optimizer: Any, freeze_iters: int) -> Callable[..., Any]:
         frozen = [group for group in self.param_groups if group["freeze_status"] == "freeze"]
         hidden = [(p, p.grad) for group in frozen for p in group["params"]]
         for parameter, _ in hidden:
-            parameter.grad = None  # optimizers pass over these
+            parameter.grad = None  # optimizers ignore these
         try:
             return optimizer.step(self, closure)
         finally:
@@ -59,7 +59,7 @@ def frozen_after_evaluation(module: ModuleType) -> None:
     """Frozen layers stay in evaluation mode when the model has been evaluated in between.
 
     An evaluation puts the whole model back into training mode. The batch norm of frozen layers then
-    went on learning, in a run that was resumed after it not.
+    learnt further; in a run that was resumed after it they did not.
 
     Args:
         module: ``fastreid.engine.hooks``.
@@ -210,7 +210,7 @@ def another_training(module: ModuleType) -> None:
 
 def _refusal(path: str, difference: str) -> str:
     return (
-        f"--resume goes on with the training of {path}, but {difference}. Another number of "
+        f"--resume continues the training of {path}, but {difference}. Another number of "
         "identities (DATASETS.NAMES, MODEL.HEADS.NUM_CLASSES), another network or another "
         f"optimizer is a new training: leave --resume out, write MODEL.WEIGHTS {path} to start "
         "from its weights, and an OUTPUT_DIR of its own."

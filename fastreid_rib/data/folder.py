@@ -152,7 +152,7 @@ class FolderReID(ImageDataset):
     def show_train(self) -> None:
         """Logs FastReID's table, what was left out, and what deserves a look."""
         super().show_train()
-        self._show(self._parts[TRAIN], "training", "each counts as one of its own")
+        self._show(self._parts[TRAIN], "training", "each is treated as a separate camera")
         both = {p.identity for p in self._parts[TRAIN]} & set(self.identities)
         if both:
             logger.warning(

@@ -22,7 +22,7 @@ SPLITS: Dict[str, Tuple[str, ...]] = {
 """What the pictures of a folder (or of a row) of this name are for. Those in ``test`` are queries
 and gallery at once: each is looked for among the others."""
 
-_JUNK = "-1"  # the identity of pictures that Market-1501 passes over
+_JUNK = "-1"  # the identity of pictures that Market-1501 leaves out
 
 
 class Picture(NamedTuple):
@@ -66,7 +66,7 @@ class Collection:
             self.pictures.append(picture)
 
     def leave_out(self, reason: str, path: str) -> None:
-        """Passes over one."""
+        """Leaves one out."""
         self.left_out.setdefault(reason, []).append(path)
 
     def checked(self) -> "Collection":

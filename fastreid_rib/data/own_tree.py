@@ -27,7 +27,7 @@ _NOBODY_S_FOLDER = re.compile(  # of a split, or of all pictures
 
 
 class _DoubtError(Exception):
-    """What a folder is cannot be told; args: why, and the pattern that would say it."""
+    """What a folder is cannot be known; args: why, and the pattern that would say it."""
 
 
 def read_tree(folder: str, pattern: str = "") -> Collection:

@@ -16,7 +16,7 @@ SHORT_NAMES = {
 }
 """Short forms of loss names, and what FastReID (or, for RIB, this package) calls them."""
 
-# What FastReID's own meta-architectures know; any other name they pass over in silence.
+# What FastReID's own meta-architectures know; any other name they ignore in silence.
 _BASELINE_LOSSES = ("CrossEntropyLoss", "TripletLoss", "CircleLoss", "Cosface", "RIBLoss")
 KNOWN_LOSSES = {
     "Baseline": _BASELINE_LOSSES,
@@ -36,7 +36,7 @@ def loss_names(cfg: Any) -> Tuple[str, ...]:
         The names of ``MODEL.LOSSES.NAME`` in their order, without repetitions.
 
     Raises:
-        KeyError: a name that FastReID's own meta-architecture would pass over in silence.
+        KeyError: a name that FastReID's own meta-architecture would ignore in silence.
     """
     architecture = cfg.MODEL.META_ARCHITECTURE
     known = KNOWN_LOSSES.get(architecture)
@@ -118,7 +118,7 @@ class AskedAttention(NamedTuple):
     Attributes:
         name: a name of ``fastreid_rib.attention.ATTENTIONS``.
         placement: "head" and stages of the backbone, at least one.
-        settings: what the module is built with, besides its channels.
+        settings: what the module is built with, except its channels.
         lr_factor: learning rate of the module over that of its surroundings.
     """
 
@@ -147,7 +147,7 @@ def asked_attention(cfg: Any) -> Optional[AskedAttention]:
         if name:
             raise ValueError(
                 f"MODEL.HEADS.NAME {head} is attention at the head, and MODEL.ATTENTION.NAME is "
-                f"{name!r} besides. Write one of the two: MODEL.HEADS.NAME EmbeddingHead with "
+                f"{name!r}, too. Write one of the two: MODEL.HEADS.NAME EmbeddingHead with "
                 "MODEL.ATTENTION.PLACEMENT can hold both the head and stages."
             )
         name, placement = "DCS", ("head",)

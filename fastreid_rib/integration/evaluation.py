@@ -1,7 +1,7 @@
 """Occluded and free queries, each evaluated apart.
 
 FastReID's evaluation has one row, over all queries, and what a method does for people who are
-partly hidden is lost in it. Where it is known which queries those are, two rows come besides::
+partly hidden is lost in it. Where it is known which queries those are, two rows are added::
 
     SyntheticReID | ...    SyntheticReID occluded | ...    SyntheticReID free | ...
 
@@ -121,7 +121,7 @@ def _told_by(dataset: str) -> Optional[FrozenSet[str]]:
 
 
 class PartsEvaluator:
-    """An evaluator of FastReID, which ranks the occluded and the free queries apart besides.
+    """An evaluator of FastReID, which also ranks the occluded and the free queries apart.
 
     Args:
         evaluator: a ``ReidEvaluator``, on the process that evaluates.

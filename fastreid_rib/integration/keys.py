@@ -39,7 +39,7 @@ class RunKeys(Settings):
         -1,
         Range(f"-1 (no seed) or 0 .. {_MOST_SEED}", lambda value: -1 <= value <= _MOST_SEED),
         "Seed of every random number of a run: Python, NumPy, torch, samplers, data-loader "
-        "workers, on every rank, and of K-means, so that a run that was killed and resumed is the "
+        "workers, on every rank, and of K-means, so that a run that was killed and resumed equals an "
         "uninterrupted one. -1 leaves FastReID as it is: a new seed for every run.",
     )
 
@@ -79,7 +79,7 @@ class RIBKeys(RIBSettings):
         one_of("after", "before"),
         "Where RIB's embedding is taken if there is attention at the head: after it, as in the "
         "paper, or before it, from the same map pooled (RIB then trains the backbone, and the "
-        "other losses the attention besides), which is better with DCS.",
+        "other losses train the attention), which is better with DCS.",
     )
 
 

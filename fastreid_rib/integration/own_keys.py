@@ -5,7 +5,7 @@ the training is over, or as a training that learns the wrong way round. Here it 
 the run, by name, with what was expected. A value that FastReID can work with is never refused, odd
 as it may be: ``tests/integration/keys_at_edges.py`` lists the edges of every numeric key.
 
-What can be told from the config alone is in the table :data:`RULES`; what needs the number of
+What can be decided by the config alone is in the table :data:`RULES`; what needs the number of
 processes, the data or the network comes after it.
 """
 
@@ -35,7 +35,7 @@ class Rule(NamedTuple):
 
 
 def _at_least(least: float, note: str = "") -> Range:
-    """As the plugin's own keys have it, but for infinity: FastReID's may be that."""
+    """As the plugin's own keys have it, and infinity is allowed."""
     return Range(at_least(least, note).text, lambda value: value >= least)
 
 

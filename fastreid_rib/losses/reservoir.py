@@ -15,7 +15,7 @@ class Reservoir(nn.Module):
 
     Vitter's algorithm R. Which row goes where is decided on the host, from a generator keyed by
     (seed, epoch, rows seen): nothing waits for a GPU, ranks that are fed the same rows agree
-    without talking, and a process that resumes goes on as the one that stopped would have.
+    without talking, and a process that resumes does what the one that stopped would have done.
 
     Memory grows by doubling. A module only so that its tensors follow ``.to``; they stay out of the
     state_dict, where their owner puts the filled part.

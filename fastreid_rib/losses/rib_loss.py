@@ -51,7 +51,7 @@ class RIBLoss(nn.Module):
     averages over ranks, so with batches of different sizes an image of a small one weighs more.
 
     The statistics have no size before the first embeddings and add no keys to the ``state_dict``
-    before they exist. They load all or nothing, and a process that goes on from a checkpoint gets
+    before they exist. They load all or nothing, and a process that resumes from a checkpoint gets
     bit for bit what the one that wrote it would have got.
 
     Args:
@@ -160,7 +160,7 @@ class RIBLoss(nn.Module):
         Returns:
             Report of the refresh in nats, empty if there was none: "mutual_information" I(F~;Y),
             "klb", "bound" (what the loss minimises) and, of the form "clusters", "slack": how far
-            it lies above ``gamma I(F~;i) - I(F~;Y)``, >= 0 but for rounding; identities that the
+            it lies above ``gamma I(F~;i) - I(F~;Y)``, >= 0 except for rounding; identities that the
             epoch lacked, and that count in the marginal all the same, are allowed for. "error" is
             no number of nats: the share of the epoch's images that lie nearer to the mean of
             another identity than to that of their own identity's other images; gamma counts as

@@ -26,7 +26,7 @@ class Statistics(NamedTuple):
     mean: Optional[Tensor]
     """(D,), float32: what embeddings are centred by; None: they are not."""
     class_counts: Tensor
-    """(C,), int64: rows behind the mean of each identity, when last seen; 0: never seen."""
+    """(C,), int64: rows in the mean of each identity, when last seen; 0: never seen."""
     class_means: Tensor
     """(C, D), float32: mean (centred) embedding of each identity, when last seen."""
     camera_rows: Optional[Tensor] = None
@@ -55,7 +55,7 @@ class Statistics(NamedTuple):
 
 
 class State(NamedTuple):
-    """Everything that a process needs to go on as another would have."""
+    """Everything that a process needs to continue as another would have."""
 
     epoch: int
     """That was last started; -1: none."""
@@ -103,7 +103,7 @@ def to_tensors(state: State) -> Dict[str, Tensor]:
         values = zip(_STATISTICS, state.statistics)
         found.update((name, value) for name, value in values if value is not None)
     if state.bank is not None:
-        # Copies: torch.save writes the whole storage behind a view.
+        # Copies: torch.save writes the whole storage of a view.
         labels, cameras = state.bank[1].t()
         found["bank_rows"], found["bank_labels"] = state.bank[0].clone(), labels.clone()
         if bool((cameras > 0).any()):
@@ -118,7 +118,7 @@ def from_tensors(
 
     Args:
         found: tensors by their names, without prefix.
-        settings: of the loss that is to go on with it, which numbers its clusters.
+        settings: of the loss that is to use it, which numbers its clusters.
         num_classes: its number of identities.
         device: where the tensors, which are copied, go.
 
@@ -154,7 +154,7 @@ def _check(found: Dict[str, Tensor], settings: RIBSettings, num_classes: int) ->
             if (name in found) != wanted:
                 raise UnusableError(
                     f"as they were made with another {setting} than "
-                    f"{getattr(settings, setting)!r} (docs/understand/loss.md says how to go on with them)"
+                    f"{getattr(settings, setting)!r} (docs/guide/resume.md says how to use them)"
                 )
         needed += ["centroids", "log_q", "class_counts", "class_means"]
         if "camera_rows" in found or "cameras" in found:

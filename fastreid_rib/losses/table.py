@@ -2,8 +2,8 @@
 
 An image is retrieved by those that other cameras took of its identity. So where cameras are known,
 the row that it is compared with, ``Q_v(a|y)``, is the mean soft assignment of the images of its
-identity y that were not taken by its own camera v. Ours; docs/understand/derivations.md has the bound. Identities
-that one camera alone has seen keep the row of all their images.
+identity y that were not taken by its own camera v. Ours; docs/understand/derivations.md has the
+bound. Identities that one camera alone has seen keep the row of all their images.
 
 Legend: N rows in the reservoir, D dimensions, K clusters, C identities, V cameras, M pairs of an
 identity, seen by two cameras or more, and one of them.
@@ -37,7 +37,7 @@ class Identities(NamedTuple):
     """What was last seen of the identities."""
 
     counts: Tensor
-    """(C,), int64: rows behind each mean; 0: never seen."""
+    """(C,), int64: rows in each mean; 0: never seen."""
     means: Tensor
     """(C, D), float32."""
 
@@ -46,7 +46,7 @@ class CameraTable(NamedTuple):
     """A class table with rows of its own for the cameras of identities."""
 
     log_q: Tensor
-    """(C + M, K): the rows of the identities, and behind them those of the pairs."""
+    """(C + M, K): the rows of the identities, and after them those of the pairs."""
     rows: Tensor
     """(C, V), int64: which row an image of an identity, from a camera, is compared with."""
     cameras: Tensor
@@ -152,7 +152,7 @@ def across_cameras(
     Args:
         rows: of the epoch.
         log_q: (C, K): the rows of the identities.
-        counts: (C,), int64: images behind the row of each identity.
+        counts: (C,), int64: images in the row of each identity.
         centroids: (K, D), float32.
         marginal: (K,), float32: what rows are smoothed with; None: they are not.
         settings: of the loss.

@@ -8,7 +8,7 @@ from fastreid_rib.ops.modes import full_precision
 
 
 def half_squared_norms(centroids: Tensor) -> Tensor:
-    """``|C_a|^2 / 2``: (K, D) -> (K,), what is left of the distances besides the products."""
+    """``|C_a|^2 / 2``: (K, D) -> (K,), what is left of the distances without the products."""
     return centroids.square().sum(dim=1) / 2
 
 

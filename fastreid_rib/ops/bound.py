@@ -58,8 +58,9 @@ def bound(
                                - log sum_a phi_ia Q(a|y_i) / P_a
 
     The mean of the first is at least ``gamma I(F~;X~) - I(F~;Y)``, of the second at least ``gamma
-    I(F~;X~) - I(F;Y)`` (ours; docs/understand/derivations.md has the proof). The first at gamma = 0 without P is
-    the relevance term of the paper's bound (arXiv 2505.08961), and at gamma = 1 it is KLB, ours.
+    I(F~;X~) - I(F;Y)`` (ours; docs/understand/derivations.md has the proof). The first at gamma = 0
+    without P is the relevance term of the paper's bound (arXiv 2505.08961), and at gamma = 1 it is
+    KLB, ours.
     Equivalent plain PyTorch::
 
         logits = -beta * torch.cdist(embeddings, centroids).square()

@@ -189,7 +189,7 @@ def is_complete(path: Path) -> bool:
 
 
 def _command(kind: str, architectures: Optional[Sequence[int]]) -> List[str]:
-    """The compiler and its arguments, but for the names of files."""
+    """The compiler and its arguments, without the names of files."""
     command = [compiler(kind), *_FLAGS[kind]]
     if kind == "cuda":
         command += _gencode(command[0], architectures)

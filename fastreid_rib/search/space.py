@@ -59,7 +59,7 @@ class Space:
             first, each narrower than the one before.
         layers: every layer with a side in a group.
         blocks: modules whose output is a map of a group's channels, by path: where something that
-            is put after them (attention) has to be masked and counted besides.
+            is put after them (attention) must also be masked and counted.
 
     Raises:
         ValueError: no groups, widths that are not nested, a layer twice, or a group of a layer

@@ -20,7 +20,7 @@ _WIDTH = "For fewer weights write WIDTH, the number of channels inside."
 
 @dataclass(frozen=True)
 class AttentionSettings(Settings):
-    """The settings of the modules of :mod:`fastreid_rib.attention`, besides the channels.
+    """The settings of the modules of :mod:`fastreid_rib.attention`, except the channels.
 
     Raises:
         SettingError: a value is out of its range.
@@ -86,5 +86,5 @@ class AttentionSettings(Settings):
         "identity",
         one_of("identity", "published"),
         'SE, ECA, CBAM: gates start at 1 (ours), or as in their papers, near 1/2. `norm` `"none"` '
-        "besides makes them the papers' own.",
+        "in addition makes them the papers' own.",
     )

@@ -30,7 +30,7 @@ class Range(NamedTuple):
     """The values that a setting can have.
 
     Attributes:
-        text: what stands behind "must be" in an error.
+        text: what follows "must be" in an error.
         holds: whether a value is one of them.
     """
 
@@ -39,7 +39,7 @@ class Range(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """What is declared of a setting, besides its name, type and default.
+    """What is declared of a setting, except its name, type and default.
 
     Attributes:
         range: its values.
@@ -106,7 +106,7 @@ class SettingError(ValueError):
 
     Args:
         name: of the field.
-        expected: what stands behind "must be", with the names of other fields in braces.
+        expected: what follows "must be", with the names of other fields in braces.
         value: what came.
         names: of all fields.
     """

@@ -33,7 +33,7 @@ _USELESS = "Leave it out: measured, it brought nothing or did harm."
 
 @dataclass(frozen=True)
 class RIBSettings(Settings):
-    """The settings of :class:`fastreid_rib.RIBLoss`, besides the number of identities.
+    """The settings of :class:`fastreid_rib.RIBLoss`, except the number of identities.
 
     docs/reference/keys.md has a table of them, made from this class.
 
@@ -70,7 +70,7 @@ class RIBSettings(Settings):
     center: bool = setting(
         True,
         yes_or_no,
-        "Whether the mean of the embeddings, frozen at each refresh, is taken off (ours). Without "
+        "Whether the mean of the embeddings, frozen at each refresh, is subtracted (ours). Without "
         "it they lie in a cone that is narrower for one backbone than for another, and no `beta` "
         "fits all.",
         symbol="mu",

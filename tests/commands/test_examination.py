@@ -100,7 +100,7 @@ def test_what_would_spoil_it(found, changes, expected):
 def test_a_folder_with_a_training(found, tmp_path):
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "last_checkpoint").write_text("model_0001.pth")
-    assert any("--resume goes on with it" in text for text in found()["note"])
+    assert any("--resume continues it" in text for text in found()["note"])
 
 
 def test_a_truncated_checkpoint(found, tmp_path):

@@ -29,7 +29,7 @@ def test_another_network_is_refused_with_what_to_write(of_itself, repaired):
     ):
         assert "The size of tensor a" in of_itself[case]
         assert difference in repaired[case], repaired[case]
-        assert repaired[case].startswith("ValueError: --resume goes on with the training of ")
+        assert repaired[case].startswith("ValueError: --resume continues the training of ")
         assert "leave --resume out, write MODEL.WEIGHTS" in repaired[case]
 
 

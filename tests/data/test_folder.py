@@ -203,7 +203,9 @@ def test_it_trains_and_evaluates(own, heard):
         "FolderReID: 6 of 6 test pictures have no camera: every other picture of their identity "
         "counts as a match."
     )
-    trained = "FolderReID: 6 of 6 training pictures have no camera: each counts as one of its own."
+    trained = (
+        "FolderReID: 6 of 6 training pictures have no camera: each is treated as a separate camera."
+    )
     # before, training, evaluation
     assert said() == [divided, cameras, divided, trained, divided, cameras]
     rows = [row for text in tables() for row in text.splitlines() if row.startswith("| ")]

@@ -1,7 +1,7 @@
 """The key SEED: every random number of a run from one number.
 
 What an epoch draws depends on (SEED, epoch, rank) alone, so that a run which was killed and resumed
-goes on as if nothing had happened. Three parts make it so:
+continues as if nothing had happened. Three parts make it so:
 
 - the generators of a process begin anew with every epoch, and the training alone draws from them;
 - the stream of pictures begins anew with every epoch (FastReID's samplers are endless streams from
@@ -207,7 +207,7 @@ def extend_train_loader(build: Any) -> None:
 
 
 def _begin_at(epoch: int, trainer: Any) -> None:
-    """Lets FastReID's trainer go on with the pictures of an epoch; it stands at the first."""
+    """Lets FastReID's trainer continue with the pictures of an epoch; it stands at the first."""
     loader = getattr(trainer, "data_loader", None)
     sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
     if loader is None or not isinstance(sampler, EpochSampler):

@@ -39,7 +39,7 @@ def claim_output_folder(cfg: Any, args: Any) -> None:
 
     Raises:
         output_folder.FolderInUseError: another training is writing there. Only a warning where the
-            config asks for nothing of this plugin: FastReID alone would go on.
+            config asks for nothing of this plugin: FastReID alone would continue.
         OSError: the folder cannot be written.
     """
     if rank_and_size()[0] or getattr(args, "eval_only", False):

@@ -115,7 +115,7 @@ class NetworkCost(NamedTuple):
     multiply_adds: float
 
     def without(self, part: "NetworkCost") -> "NetworkCost":
-        """Of the rest, besides a part."""
+        """Of the rest, without a part."""
         return NetworkCost(
             self.parameters - part.parameters, self.multiply_adds - part.multiply_adds
         )

@@ -105,7 +105,7 @@ def choice_of(cfg: Any, space: Space) -> Dict[str, int]:
 
 
 def _shares_of(width: int) -> Tuple[int, ...]:
-    """Even numbers but for the width itself, without repetitions."""
+    """Even numbers, except the width itself, without repetitions."""
     widths = [width] + [max(2, 2 * round(width * share / 2)) for share in SHARES[1:]]
     return tuple(dict.fromkeys(widths))
 
