@@ -39,8 +39,8 @@ class RunKeys(Settings):
         -1,
         Range(f"-1 (no seed) or 0 .. {_MOST_SEED}", lambda value: -1 <= value <= _MOST_SEED),
         "Seed of every random number of a run: Python, NumPy, torch, samplers, data-loader "
-        "workers, on every rank, and of K-means, so that a run that was killed and resumed equals an "
-        "uninterrupted one. -1 leaves FastReID as it is: a new seed for every run.",
+        "workers, on every rank, and of K-means, so that a run that was killed and resumed equals "
+        "an uninterrupted one. -1 leaves FastReID as it is: a new seed for every run.",
     )
 
 
