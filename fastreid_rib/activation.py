@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 REGISTRATIONS = {
     # The FastReID module, and what of ours runs once it is loaded: functions that are called with
     # it, or modules whose import is enough. All without the package's own name.
-    "fastreid.config.config": ("integration.keys:keep_dumps_portable",),
-    "fastreid.config.defaults": ("integration.keys:add_keys",),
+    "fastreid.config.config": ("integration.config:keep_dumps_portable",),
+    "fastreid.config.defaults": ("integration.config:add_keys",),
     "fastreid.data.build": (
         "integration.run.seeds:extend_train_loader",
         "data.folder:extend_loaders",  # runs first: a seeded run makes the data set itself
@@ -34,7 +34,7 @@ REGISTRATIONS = {
     "fastreid.data.datasets": ("data.benchmarks", "data.folder", "data.synthetic"),
     "fastreid.data.data_utils": ("integration.run.seeds:extend_data_loader",),
     "fastreid.engine.defaults": (
-        "integration.run.start:extend_default_setup",
+        "integration.run.start:extend_engine",
         "integration.search.trainer:extend_trainer",
     ),
     "fastreid.engine.train_loop": (
@@ -47,7 +47,7 @@ REGISTRATIONS = {
     "fastreid.modeling.heads.build": ("integration.building:extend_heads",),
     "fastreid.modeling.meta_arch.build": ("integration.building:extend_registry",),
     "fastreid.solver.build": (
-        "integration.attention.learning_rate:extend_optimizer",
+        "integration.attention.insertion:extend_optimizer",
         "integration.search.trainer:extend_optimizer",
     ),
     "fastreid.utils.checkpoint": ("integration.run.checkpoints:extend_checkpointer",),

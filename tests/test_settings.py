@@ -6,15 +6,17 @@ from pathlib import Path
 import pytest
 
 from fastreid_rib import RIBLoss, RIBSettings
-from fastreid_rib.integration import config, keys
+from fastreid_rib.integration import config
 from fastreid_rib.settings import AttentionSettings, SettingError
 from fastreid_rib.settings.declaration import above, check, declared, defaults, setting
+from fastreid_rib.settings.rib import RIBKeys
+from fastreid_rib.settings.run import RunKeys
 
 ROOT = Path(__file__).parent.parent
 
 
 @dataclasses.dataclass(frozen=True)
-class _More(keys.RIBKeys):
+class _More(RIBKeys):
     warmth: float = setting(0.25, above(0, "0.25, for example"), "How warm it is.")
 
 
@@ -23,13 +25,13 @@ def test_a_new_key_is_one_declaration(monkeypatch):
 
     from fastreid.config import get_cfg
 
-    monkeypatch.setitem(keys.NODES, "MODEL.LOSSES.RIB", _More)
+    monkeypatch.setitem(config.NODES, "MODEL.LOSSES.RIB", _More)
     stock = get_cfg()
     stock.MODEL.pop("ATTENTION")
     stock.MODEL.LOSSES.pop("RIB")
     stock.__dict__[stock.RENAMED_KEYS].clear()
     stock.__dict__[stock.DEPRECATED_KEYS].clear()
-    keys.add_keys(SimpleNamespace(_C=stock))
+    config.add_keys(SimpleNamespace(_C=stock))
     assert stock.MODEL.LOSSES.RIB.WARMTH == 0.25
 
     stock.MODEL.LOSSES.NAME = ("CrossEntropyLoss", "RIBLoss")
@@ -47,7 +49,7 @@ def test_a_new_key_is_one_declaration(monkeypatch):
     assert entry in write_lists.list_of_keys()
 
 
-@pytest.mark.parametrize("settings", [*keys.NODES.values(), RIBSettings, AttentionSettings])
+@pytest.mark.parametrize("settings", [*config.NODES.values(), RIBSettings, AttentionSettings])
 def test_every_declaration_is_complete(settings):
     settings()  # its defaults are in their ranges
     values = defaults(settings)
@@ -65,7 +67,7 @@ def test_of_two_that_do_not_go_together_each_side_is_named_its_way():
     assert told.startswith("MODEL.LOSSES.RIB.GAMMA must be between 0 and 1")
     assert told.endswith("where RELEVANCE is 'paper', but is 2.0.")
     with pytest.raises(SettingError) as error:
-        keys.RunKeys(seed=-2)
+        RunKeys(seed=-2)
     assert error.value.of_keys("").startswith("SEED must be -1 (no seed) or 0 .. 4294901759, but")
 
 

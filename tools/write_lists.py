@@ -5,7 +5,7 @@
 Between ``<!-- NAME -->`` and ``<!-- end of NAME -->`` stands, in docs:
 
 - reference/keys.md, ``keys``: every key with default, range and meaning, from the declarations in
-  ``fastreid_rib/settings`` and in ``integration/keys.py``;
+  ``fastreid_rib/settings``;
 - guide/attention.md, ``attentions``: every attention with the first sentence of its class, from
   the names in ``attention/__init__.py``, and a link to its section of understand/attention.md;
 - reference/repairs.md, ``repairs``: every repair with its defect, from the table in
@@ -19,8 +19,8 @@ from pathlib import Path
 
 from fastreid_rib.attention import ATTENTIONS
 from fastreid_rib.compat import REPAIRS
-from fastreid_rib.integration.keys import NODES, keys_of
-from fastreid_rib.settings.declaration import declared
+from fastreid_rib.integration.config import NODES
+from fastreid_rib.settings.declaration import declared, keys_of
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 

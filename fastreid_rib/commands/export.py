@@ -8,7 +8,7 @@ import torch
 
 from fastreid_rib.base.safe_reads import checked, read_safely
 from fastreid_rib.base.whole_files import written_whole
-from fastreid_rib.integration import config, keys
+from fastreid_rib.integration import config
 from fastreid_rib.integration.run.checkpoints import is_rib
 
 CONFIG_NAME = "config.yaml"
@@ -123,9 +123,9 @@ def _without_rib(cfg: Any) -> Any:
         "MODEL.ATTENTION": config.asked_attention(cfg) is not None,
         "MODEL.SEARCH": _is_searched(cfg),
     }
-    for path in keys.NODES:
+    for path in config.NODES:
         if not stays.get(path, False):
-            keys.reset(cfg, path)
+            config.reset(cfg, path)
     return cfg
 
 

@@ -30,7 +30,7 @@ from fastreid_rib.data.own_table import read_table
 from fastreid_rib.data.own_tree import read_tree
 from fastreid_rib.data.registering import register
 from fastreid_rib.settings.declaration import from_keys
-from fastreid_rib.settings.folder import FolderSettings
+from fastreid_rib.settings.run import FolderSettings
 
 logger = logging.getLogger(__name__)
 

@@ -1,12 +1,99 @@
-"""What a FastReID config asks of the plugin."""
+"""The plugin's keys in FastReID's config: where they are, and what a config asks for by them.
+
+A key is declared once, in :mod:`fastreid_rib.settings`; its name is the field's in capital letters.
+Everything else reads the declaration: FastReID's defaults, the checks at start, and the list in
+docs/reference/keys.md.
+"""
 
 import dataclasses
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+import re
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple, Type
 
+from fastreid_rib.base.patching import wrap
 from fastreid_rib.base.spelling import did_you_mean
-from fastreid_rib.integration import evaluation, keys
-from fastreid_rib.settings.attention import GONE_ATTENTIONS
-from fastreid_rib.settings.rib import RIBSettings
+from fastreid_rib.integration import evaluation
+from fastreid_rib.settings.attention import GONE_ATTENTIONS, AttentionKeys
+from fastreid_rib.settings.declaration import Settings, from_keys, keys_of
+from fastreid_rib.settings.rib import RIBKeys
+from fastreid_rib.settings.run import EvaluationKeys, FolderSettings, RunKeys
+from fastreid_rib.settings.search import SearchKeys
+
+NODES: Dict[str, Type[Settings]] = {
+    "MODEL.LOSSES.RIB": RIBKeys,
+    "MODEL.ATTENTION": AttentionKeys,
+    "MODEL.SEARCH": SearchKeys,
+    "DATASETS.FOLDER": FolderSettings,
+    "TEST": EvaluationKeys,
+    "": RunKeys,
+}
+"""Where in a config which keys are; a node that FastReID lacks is made."""
+
+
+def add_keys(defaults: Any) -> None:
+    """Adds the plugin's keys to FastReID's default config."""
+    root = defaults._C
+    if "ATTENTION" in root.MODEL:
+        return
+    for path, settings in NODES.items():
+        node = root
+        for part in path.split(".") if path else ():
+            if part not in node:
+                node[part] = type(root)()
+            node = node[part]
+        for key, default in keys_of(settings).items():
+            node[key] = default
+        for name, instead in settings.gone.items():
+            old = f"{path}.{name.upper()}".lstrip(".")
+            instead = re.sub(r"`\w+`", lambda key: key[0].upper(), instead)
+            root.register_renamed_key(old, "nothing, it is gone", instead)
+
+
+def read(cfg: Any, path: str) -> Any:
+    """What a config says under one of :data:`NODES`, checked, in the class that is named there.
+
+    Raises:
+        ValueError: a key is out of its range; the message names it, what was expected, and the
+            value.
+    """
+    return from_keys(NODES[path], at(cfg, path), path)
+
+
+def reset(cfg: Any, path: str) -> None:
+    """Puts the plugin's keys under one of :data:`NODES` back to their defaults."""
+    at(cfg, path).update(keys_of(NODES[path]))
+
+
+def at(cfg: Any, path: str) -> Any:
+    """What stands in a config under a path such as "SOLVER.BASE_LR"; "" is the config itself."""
+    for part in path.split(".") if path else ():
+        cfg = cfg[part]
+    return cfg
+
+
+def keep_dumps_portable(config: Any) -> None:
+    """Makes ``CfgNode.dump`` leave out plugin keys at their defaults.
+
+    FastReID writes ``config.yaml`` into every output folder; without this, that file could not be
+    loaded where the plugin is not installed.
+    """
+
+    def dump(stock: Callable[..., str], self: Any, **kwargs: Any) -> str:
+        if "ATTENTION" not in self.get("MODEL", {}):  # a part of a config, or one of before
+            return stock(self, **kwargs)
+        cfg = self.clone()
+        cfg.defrost()
+        for path, settings in NODES.items():
+            node = at(cfg, path)
+            for key, default in keys_of(settings).items():
+                if node.get(key, default) == default:
+                    node.pop(key, None)
+            parent, _, name = path.rpartition(".")
+            if path and not node:
+                del at(cfg, parent)[name]
+        return stock(cfg, **kwargs)
+
+    wrap(config.CfgNode, "dump", dump)
+
 
 SHORT_NAMES = {
     "CrossEntropy": "CrossEntropyLoss",
@@ -70,13 +157,24 @@ def rib_before_attention(cfg: Any) -> bool:
     return names_rib(cfg) and cfg.MODEL.LOSSES.RIB.EMBEDDING == "before"
 
 
-def rib_settings(cfg: Any) -> RIBSettings:
+def rib_settings(cfg: Any) -> RIBKeys:
     """The settings of the loss that a config asks for.
 
     Raises:
         ValueError: a key out of its range.
     """
-    return dataclasses.replace(keys.read(cfg, "MODEL.LOSSES.RIB"), seed=max(cfg.SEED, 0))
+    return dataclasses.replace(read(cfg, "MODEL.LOSSES.RIB"), seed=max(cfg.SEED, 0))
+
+
+def late_rib(cfg: Any) -> str:
+    """What to do about a training that ends before RIB begins; empty if it does not."""
+    first, epochs = max(1, cfg.MODEL.LOSSES.RIB.WARMUP_EPOCHS), cfg.SOLVER.MAX_EPOCH
+    if not names_rib(cfg) or first < epochs:
+        return ""
+    return (
+        f"RIB would start at epoch {first}, but SOLVER.MAX_EPOCH is {epochs}: it will not train. "
+        "Raise SOLVER.MAX_EPOCH or lower MODEL.LOSSES.RIB.WARMUP_EPOCHS."
+    )
 
 
 def check(cfg: Any) -> None:
@@ -90,20 +188,20 @@ def check(cfg: Any) -> None:
     asked_attention(cfg)
     asked_search(cfg)
     for path in ("", "TEST", "DATASETS.FOLDER"):
-        keys.read(cfg, path)
+        read(cfg, path)
     if cfg.TEST.OCCLUDED:
         evaluation.listed(cfg)
     if names_rib(cfg):
-        keys.read(cfg, "MODEL.LOSSES.RIB")
+        read(cfg, "MODEL.LOSSES.RIB")
 
 
-def asked_search(cfg: Any) -> keys.SearchKeys:
+def asked_search(cfg: Any) -> SearchKeys:
     """The search for a backbone's widths that a config asks for, or what one has found.
 
     Raises:
         ValueError: a key out of its range, or one of FastReID's that does not go with it.
     """
-    asked: keys.SearchKeys = keys.read(cfg, "MODEL.SEARCH")
+    asked: SearchKeys = read(cfg, "MODEL.SEARCH")
     if (asked.enabled or asked.widths) and cfg.MODEL.META_ARCHITECTURE == "MGN":
         raise ValueError(
             "MODEL.SEARCH chooses widths of a whole backbone, and MGN takes it apart. Write "
@@ -167,7 +265,7 @@ def asked_attention(cfg: Any) -> Optional[AskedAttention]:
             f"MODEL.ATTENTION.{key} must be one of {', '.join(names)}, but is {name!r}."
             f"{GONE_ATTENTIONS.get(name) or did_you_mean(name, names)}"
         )
-    asked = keys.read(cfg, "MODEL.ATTENTION")
+    asked = read(cfg, "MODEL.ATTENTION")
     settings = {
         setting: getattr(asked, setting)
         for setting in attention_settings(name)

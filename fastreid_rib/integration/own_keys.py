@@ -12,9 +12,8 @@ processes, the data or the network comes after it.
 from typing import Any, Callable, Iterator, List, NamedTuple, Tuple
 
 from fastreid_rib.base.evaluating import evaluated
-from fastreid_rib.base.patching import wrap
 from fastreid_rib.integration import config
-from fastreid_rib.integration.keys import at
+from fastreid_rib.integration.config import at
 from fastreid_rib.settings.declaration import Range, at_least, between
 
 
@@ -239,22 +238,6 @@ def _of_batches(cfg: Any, processes: int) -> Iterator[ValueError]:
         yield _refusal(
             "MODEL.QUEUE_SIZE", "a multiple of SOLVER.IMS_PER_BATCH", queue, f"; {near} is one"
         )
-
-
-def extend_trainer(defaults: Any) -> None:
-    """Checks, before the first step, what can be seen of the data and the network only."""
-
-    def auto_scale_hyperparams(stock: Callable[..., Any], cfg: Any, num_classes: int) -> Any:
-        check_identities(cfg, num_classes)
-        return stock(cfg, num_classes)
-
-    def build_model(stock: Callable[..., Any], cls: Any, cfg: Any) -> Any:
-        model = stock(cls, cfg)
-        check_network(cfg, model)
-        return model
-
-    wrap(defaults.DefaultTrainer, "auto_scale_hyperparams", auto_scale_hyperparams)
-    wrap(defaults.DefaultTrainer, "build_model", build_model)
 
 
 def check_identities(cfg: Any, identities: int) -> None:

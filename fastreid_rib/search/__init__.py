@@ -3,8 +3,7 @@
 from fastreid_rib.search.choice import WidthChoice
 from fastreid_rib.search.cost import Cost
 from fastreid_rib.search.derive import derive
-from fastreid_rib.search.narrow import narrow
-from fastreid_rib.search.order import order
+from fastreid_rib.search.narrow import narrow, order
 from fastreid_rib.search.space import Channels, Layer, Space
 from fastreid_rib.search.width_search import WidthSearch
 

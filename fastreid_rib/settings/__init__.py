@@ -2,8 +2,8 @@
 
 from fastreid_rib.settings.attention import AttentionSettings
 from fastreid_rib.settings.declaration import Setting, SettingError, Settings
-from fastreid_rib.settings.folder import FolderSettings
 from fastreid_rib.settings.rib import RIBSettings
+from fastreid_rib.settings.run import FolderSettings
 from fastreid_rib.settings.search import SearchSettings
 
 __all__ = [

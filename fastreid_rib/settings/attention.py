@@ -1,6 +1,7 @@
 """The settings of the attention modules. Each module takes some of them."""
 
 from dataclasses import dataclass
+from typing import Tuple
 
 from fastreid_rib.settings.declaration import (
     Range,
@@ -10,6 +11,7 @@ from fastreid_rib.settings.declaration import (
     between,
     one_of,
     setting,
+    text,
 )
 
 GONE_ATTENTIONS = {"CAM": " CAM is gone: write SE, ECA or CBAM, or DCS as in the paper."}
@@ -87,4 +89,42 @@ class AttentionSettings(Settings):
         one_of("identity", "published"),
         'SE, ECA, CBAM: gates start at 1 (ours), or as in their papers, near 1/2. `norm` `"none"` '
         "in addition makes them the papers' own.",
+    )
+
+
+@dataclass(frozen=True)
+class AttentionKeys(AttentionSettings):
+    """Keys of attention: the modules' settings, and which of them stands where."""
+
+    name: str = setting(
+        "",
+        text("a name, or '' (none)"),
+        'Attention module: `"DCS"`, `"SelfAttention"` (DCS without its mask), or a channel '
+        'attention, such as `"SE"`; the page on attention lists all. `""`: none.',
+    )
+    placement: Tuple[str, ...] = setting(
+        ("head",),
+        Range(
+            'a tuple of places without repetitions, such as ("layer3", "head")',
+            lambda value: (
+                isinstance(value, (tuple, list))
+                and len(value) > 0
+                and all(isinstance(place, str) for place in value)
+                and len(set(value)) == len(value)
+            ),
+        ),
+        'Where it stands, one of its own at each place: `"head"` (on the map before pooling) and '
+        'stages of the backbone, such as `"layer3"`. In a ViT `("blocks",)`, which masks queries '
+        "and keys of every block.",
+    )
+    channel: str = setting(
+        "SE",
+        text("a name"),
+        "What `MODEL.HEADS.NAME: ChannelAttentionHead` holds: a channel attention.",
+    )
+    lr_factor: float = setting(
+        1.0,
+        above(0),
+        "Learning rate of the attention over that of what stands beside it; on top of "
+        "SOLVER.HEADS_LR_FACTOR at the head. 10 ruined SE and CBAM.",
     )

@@ -172,6 +172,14 @@ def defaults(settings: Type[Settings]) -> Dict[str, Any]:
     return {field.name: field.default for field in dataclasses.fields(settings)}  # type: ignore[arg-type]
 
 
+def keys_of(settings: Type[Settings]) -> Dict[str, Any]:
+    """The keys of a config that a class of settings declares, with their defaults, in order."""
+    known = declared(settings)
+    return {
+        name.upper(): default for name, default in defaults(settings).items() if known[name].is_key
+    }
+
+
 def from_keys(settings: Type[S], node: Mapping[str, Any], path: str) -> S:
     """The settings that the keys of a config hold.
 
@@ -184,9 +192,8 @@ def from_keys(settings: Type[S], node: Mapping[str, Any], path: str) -> S:
         ValueError: a key is out of its range; the message names it, what was expected, and the
             value.
     """
-    keys = [name for name, of in declared(settings).items() if of.is_key]
     try:
-        return settings(**{name: node[name.upper()] for name in keys})
+        return settings(**{key.lower(): node[key] for key in keys_of(settings)})
     except SettingError as error:
         raise ValueError(error.of_keys(path)) from None
 

@@ -158,3 +158,21 @@ class RIBSettings(Settings):
         """The same for so many identities, with the number of clusters that 0 stands for."""
         clusters = self.num_clusters or min(num_classes, MOST_CLUSTERS)
         return dataclasses.replace(self, num_clusters=clusters)
+
+
+@dataclass(frozen=True)
+class RIBKeys(RIBSettings):
+    """Keys of the loss: its settings, and what FastReID's side does with it."""
+
+    scale: float = setting(
+        1.0,
+        above(0, "to train without RIB, take it out of MODEL.LOSSES.NAME"),
+        "Weight of the bound in the training loss.",
+    )
+    embedding: str = setting(
+        "after",
+        one_of("after", "before"),
+        "Where RIB's embedding is taken if there is attention at the head: after it, as in the "
+        "paper, or before it, from the same map pooled (RIB then trains the backbone, and the "
+        "other losses train the attention), which is better with DCS.",
+    )

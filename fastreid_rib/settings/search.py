@@ -1,8 +1,17 @@
 """The settings of a search for the widths of a network."""
 
 from dataclasses import dataclass
+from typing import Any, Iterator, Tuple
 
-from fastreid_rib.settings.declaration import Range, Settings, above, at_least, between, setting
+from fastreid_rib.settings.declaration import (
+    Range,
+    Settings,
+    above,
+    at_least,
+    between,
+    setting,
+    yes_or_no,
+)
 
 
 @dataclass(frozen=True)
@@ -52,3 +61,40 @@ class SearchSettings(Settings):
     final_temperature: float = setting(
         0.1, above(0), "The same in the last epoch; in between it falls geometrically."
     )
+
+
+def _whole(widths: Any) -> bool:
+    return isinstance(widths, (tuple, list)) and all(type(width) is int for width in widths)
+
+
+@dataclass(frozen=True)
+class SearchKeys(SearchSettings):
+    """Keys of the search for a backbone's widths."""
+
+    enabled: bool = setting(
+        False,
+        yes_or_no,
+        "Whether this training searches the widths of the backbone; it ends with `searched.yml`.",
+    )
+    options: Tuple[Tuple[int, ...], ...] = setting(
+        (),
+        Range(
+            "a tuple with the widths of each group, the widest first, such as "
+            "((28, 24, 20, 16), (40, 32)), or () (the backbone's own)",
+            lambda value: isinstance(value, (tuple, list)) and all(map(_whole, value)),
+        ),
+        "The widths of each group to choose from, the widest first. `()`: the paper's for "
+        "`build_searched_backbone`, and 1 to 1/4 of those that MobileNetV2 and ResNet have.",
+    )
+    widths: Tuple[int, ...] = setting(
+        (),
+        Range("a tuple of widths, one for each group, or () (as built)", _whole),
+        "The widths of a derived network: the backbone is cut down to them once it is built, with "
+        "its pretrained weights. Not together with `enabled`.",
+    )
+
+    def conflicts(self) -> Iterator[Tuple[str, str]]:
+        """See :class:`Settings`."""
+        yield from super().conflicts()
+        if self.enabled and self.widths:
+            yield "widths", "() where {enabled} is True, which searches them"

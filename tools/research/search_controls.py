@@ -24,7 +24,7 @@ from fastreid.modeling import build_model
 
 from fastreid_rib.base.safe_reads import read_safely
 from fastreid_rib.integration.run.checkpoints import is_rib
-from fastreid_rib.integration.search.derived_network import weights_of
+from fastreid_rib.integration.search.results import weights_of
 from fastreid_rib.search.derive import all_choices
 
 SLACK = 0.05

@@ -1,17 +1,18 @@
 """The places of attention in a model: stages and blocks of a backbone, the head, MGN's branches."""
 
 import logging
-from typing import Any, Callable, Dict, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastreid_rib.integration import config
-from fastreid_rib.integration.attention import blocks, insertion
-from fastreid_rib.integration.attention.insertion import HEAD
+from fastreid_rib.integration.attention import insertion
+from fastreid_rib.integration.attention.insertion import BLOCKS, HEAD
 from fastreid_rib.integration.attention.stages import find_stages
 
 logger = logging.getLogger(__name__)
+
 
 # MGN keeps the stages of a ResNet-50 or 101 in these modules, three copies of the last two. Before
 # the heads of a branch is after the branch: channels, and the modules of each place.
@@ -80,9 +81,9 @@ def place_in_backbone(
     Raises:
         ValueError: a place that this backbone does not have; the message lists those it has.
     """
-    projections = blocks.query_key_projections(backbone)
+    projections = _query_key_projections(backbone)
     if projections:
-        blocks.place_in_blocks(type(backbone).__name__, projections, asked)
+        _place_in_blocks(type(backbone).__name__, projections, asked)
         return
     wanted = [place for place in asked.placement if place != HEAD]
     if not wanted:
@@ -117,3 +118,50 @@ def _place_in_branches(model: nn.Module, asked: config.AskedAttention) -> None:
                 module = model.get_submodule(path)
                 end = module if place == HEAD else list(module.children())[-1]
                 insertion.place_after(end, insertion.build(asked, channels, place))
+
+
+def _query_key_projections(backbone: nn.Module) -> List[nn.Linear]:
+    """The layers of a vision transformer that give queries, keys and values, block by block."""
+    attentions = [getattr(block, "attn", None) for block in getattr(backbone, BLOCKS, ())]
+    projections = [getattr(attention, "qkv", None) for attention in attentions]
+    return [projection for projection in projections if isinstance(projection, nn.Linear)]
+
+
+def _place_in_blocks(name: str, projections: List[nn.Linear], asked: config.AskedAttention) -> None:
+    """Puts DCS's mask on the queries and keys of every block of a backbone of some name."""
+    _check_blocks(name, asked)
+    with insertion.aside():
+        for projection in projections:
+            mask = insertion.build(asked, projection.in_features, BLOCKS)
+            projection.add_module("attention", mask)
+            projection.register_forward_hook(_mask_queries_and_keys)
+
+
+def _check_blocks(name: str, asked: config.AskedAttention) -> None:
+    if HEAD in asked.placement:
+        raise ValueError(
+            f"{name} gives the head its class token and no map, so attention at the head "
+            "would have one position to attend to. Write MODEL.ATTENTION.NAME DCS and "
+            f'MODEL.ATTENTION.PLACEMENT ("{BLOCKS}",), which masks the queries and keys of every '
+            "block."
+        )
+    insertion.check(asked.placement, name, [BLOCKS])
+    if asked.name != "DCS":
+        raise ValueError(
+            f"Inside the blocks of {name} stands its own attention, which MODEL.ATTENTION.NAME DCS "
+            f"can mask; {asked.name} is for maps."
+        )
+    bias = asked.settings["mask_bias"]
+    if bias <= 0:
+        raise ValueError(
+            f"MODEL.ATTENTION.MASK_BIAS is {bias:g}, and in evaluation the masks of {name} would "
+            "start without a channel: it would attend to nothing. Write a positive one, such as "
+            "1.0, which keeps 73 % of the channels in training and all of them in evaluation."
+        )
+
+
+def _mask_queries_and_keys(projection: Any, args: Tuple[Tensor], output: Tensor) -> Tensor:
+    """Masks channels of queries and keys, (B, N, 3C) with the values last, by the tokens."""
+    mask = projection.attention(args[0]).to(output.dtype)
+    queries, keys, values = output.chunk(3, dim=-1)
+    return torch.cat((queries * mask, keys * mask, values), dim=-1)

@@ -9,13 +9,12 @@ wait for a rank that never calls it.
 import json
 import logging
 import time
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Dict, List, Optional
 
-from fastreid_rib.base.patching import wrap
 from fastreid_rib.base.ranks import rank_and_size
 from fastreid_rib.base.version import __version__
 from fastreid_rib.integration import config
-from fastreid_rib.integration.keys import at
+from fastreid_rib.integration.config import at
 
 logger = logging.getLogger(__name__)
 
@@ -33,17 +32,6 @@ _rounds: Dict[str, int] = {}
 
 class RanksDisagreeError(RuntimeError):
     """Ranks have different settings, or one says nothing; the message names them."""
-
-
-def extend_trainer(defaults: Any) -> None:
-    """Compares the numbers of identities once the data are read, before the model is made."""
-
-    def auto_scale_hyperparams(stock: Callable[..., Any], cfg: Any, num_classes: int) -> Any:
-        if config.names_rib(cfg):
-            compare("data", {"identities in the training data": num_classes})
-        return stock(cfg, num_classes)
-
-    wrap(defaults.DefaultTrainer, "auto_scale_hyperparams", auto_scale_hyperparams)
 
 
 def settings(cfg: Any) -> Dict[str, Any]:

@@ -14,8 +14,11 @@ from fastreid_rib.integration.run import agreement, output_folder, seeds
 logger = logging.getLogger(__name__)
 
 
-def extend_default_setup(defaults: Any) -> None:
-    """Wraps FastReID's ``default_setup``, which every training script calls first."""
+def extend_engine(defaults: Any) -> None:
+    """Wraps FastReID's ``default_setup``, which every training script calls first, and its trainer.
+
+    The trainer checks, before the first step, what can be seen of the data and the network only.
+    """
 
     def default_setup(stock: Callable[..., None], cfg: Any, args: Any) -> None:
         config.check(cfg)
@@ -28,9 +31,20 @@ def extend_default_setup(defaults: Any) -> None:
         seeds.seed(cfg.SEED)
         announce(cfg)
 
+    def auto_scale_hyperparams(stock: Callable[..., Any], cfg: Any, num_classes: int) -> Any:
+        if config.names_rib(cfg):
+            agreement.compare("data", {"identities in the training data": num_classes})
+        own_keys.check_identities(cfg, num_classes)
+        return stock(cfg, num_classes)
+
+    def build_model(stock: Callable[..., Any], cls: Any, cfg: Any) -> Any:
+        model = stock(cls, cfg)
+        own_keys.check_network(cfg, model)
+        return model
+
     wrap(defaults, "default_setup", default_setup)
-    own_keys.extend_trainer(defaults)
-    agreement.extend_trainer(defaults)  # is asked first: the ranks may have other data
+    wrap(defaults.DefaultTrainer, "auto_scale_hyperparams", auto_scale_hyperparams)
+    wrap(defaults.DefaultTrainer, "build_model", build_model)
     evaluation.extend_trainer(defaults)
 
 
@@ -63,20 +77,13 @@ def announce(cfg: Any) -> None:
 
     if rank_and_size()[0]:
         return
-    with_rib, rib = config.names_rib(cfg), cfg.MODEL.LOSSES.RIB
     backend = "not in use"
-    if with_rib:
-        backend = backends.explain(rib.BACKEND, torch.device(cfg.MODEL.DEVICE))
+    if config.names_rib(cfg):
+        backend = backends.explain(cfg.MODEL.LOSSES.RIB.BACKEND, torch.device(cfg.MODEL.DEVICE))
     logger.info(
         f"fastreid-rib {__version__}; fastreid from {fastreid.__file__}; "
         f"torch {torch.__version__}; repairs: {', '.join(compat.active()) or 'none'}; "
         f"loss backend: {backend}"
     )
-    first = max(1, rib.WARMUP_EPOCHS)
-    if with_rib and first >= cfg.SOLVER.MAX_EPOCH:
-        logger.warning(
-            "RIB would start at epoch %d, but SOLVER.MAX_EPOCH is %d: it will not train. Raise "
-            "SOLVER.MAX_EPOCH or lower MODEL.LOSSES.RIB.WARMUP_EPOCHS.",
-            first,
-            cfg.SOLVER.MAX_EPOCH,
-        )
+    if config.late_rib(cfg):
+        logger.warning(config.late_rib(cfg))

@@ -8,7 +8,7 @@ from fastreid.modeling.backbones.build import BACKBONE_REGISTRY
 from torch import Tensor, nn
 
 from fastreid_rib.base.safe_reads import read_safely
-from fastreid_rib.integration.search.spaces import EXPANSION, STAGES, options_of
+from fastreid_rib.integration.search.spaces import BLOCKS, EXPANSION, STAGES, options_of
 
 Norm = Callable[[int], nn.Module]
 """Makes a norm over some channels."""
@@ -105,16 +105,14 @@ def build_searched_backbone(cfg: Any) -> nn.Module:
         ValueError: a depth that is not there, or options that are not one tuple a stage.
     """
     node = cfg.MODEL.BACKBONE
-    depths = STAGES["stage1"].blocks
-    if node.DEPTH not in depths:
+    if node.DEPTH not in BLOCKS:
         raise ValueError(
-            f"MODEL.BACKBONE.DEPTH of build_searched_backbone must be one of {', '.join(depths)}, "
+            f"MODEL.BACKBONE.DEPTH of build_searched_backbone must be one of {', '.join(BLOCKS)}, "
             f"but is {node.DEPTH!r}."
         )
-    offered = {name: stage.widths for name, stage in STAGES.items()}
     backbone = SearchedBackbone(
-        [widths[0] for widths in options_of(cfg, offered).values()],
-        [stage.blocks[node.DEPTH] for stage in STAGES.values()],
+        [widths[0] for widths in options_of(cfg, STAGES).values()],
+        BLOCKS[node.DEPTH],
         node.FEAT_DIM,
         node.LAST_STRIDE,
         functools.partial(get_norm, node.NORM),

@@ -1,15 +1,16 @@
 """What networks cost: multiply-adds of what they really compute, counted by fvcore; parameters."""
 
-from typing import Any, Dict, Iterable, List, NamedTuple, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Tuple
 
 import torch
+from tabulate import tabulate
 from torch import nn
 
 from fastreid_rib.attention import build_attention
 from fastreid_rib.base.evaluating import evaluated
 from fastreid_rib.integration import config
 from fastreid_rib.integration.attention.insertion import attached
-from fastreid_rib.search import Cost, Space
+from fastreid_rib.search import Cost, Space, WidthSearch
 
 COUNTED = ("conv", "linear", "addmm", "matmul", "bmm", "baddbmm", "einsum")
 """Operations of fvcore that are multiply-adds; norms and activations are a percent beside them."""
@@ -148,3 +149,15 @@ def network_cost(model: Any, size: Tuple[int, int]) -> Dict[str, NetworkCost]:
     backbone = of(["backbone"]).without(of([p for p in paths if p.startswith("backbone.")]))
     head = whole.without(backbone).without(attention)
     return {"backbone": backbone, "attention": attention, "head": head, "in all": whole}
+
+
+def search_table(search: WidthSearch, derived: Mapping[str, int] = {}) -> str:
+    """What the networks of a search cost, and one of some widths if any, in Markdown."""
+    cost = search.cost
+    networks = {"widest": cost.widest, "aimed at": search.target}
+    if derived:
+        networks["derived"] = float(cost.of(derived))
+    networks["narrowest"] = cost.narrowest
+    rows = [(name, number, number / cost.widest) for name, number in networks.items()]
+    headers = ("network", "multiply-adds an image", "of the widest")
+    return tabulate(rows, headers, "pipe", floatfmt=("", ",.0f", ".3f"))

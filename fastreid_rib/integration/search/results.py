@@ -1,16 +1,25 @@
-"""What a search writes: numbers of each epoch, and at its end the derived network."""
+"""What a search writes: numbers of each epoch, and at its end the derived network.
 
+The derived network is a config that FastReID trains, the supernet's weights cut down to it, and a
+table in the log.
+"""
+
+import copy
 import json
 import logging
 import os
 from typing import Any, Dict, List
 
+import torch
 from fastreid.engine.train_loop import HookBase
 from fastreid.utils import comm
+from tabulate import tabulate
+from torch import nn
 
 from fastreid_rib.base.whole_files import written_whole
-from fastreid_rib.integration.search import derived_network
-from fastreid_rib.search import WidthSearch
+from fastreid_rib.integration.run.checkpoints import is_rib
+from fastreid_rib.integration.search.cost import search_table
+from fastreid_rib.search import Space, WidthSearch, narrow
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +28,12 @@ PROGRESS = "search.jsonl"
 
 PICTURE = "search.png"
 """The same as a picture."""
+
+CONFIG = "searched.yml"
+"""The config of the derived network, in the search's OUTPUT_DIR."""
+
+WEIGHTS = "searched.pth"
+"""The supernet's weights cut down to it, which the config's MODEL.WEIGHTS names."""
 
 
 class SearchResults(HookBase):
@@ -30,15 +45,17 @@ class SearchResults(HookBase):
 
     def __init__(self, cfg: Any) -> None:
         self.cfg = cfg
-        self._progress = os.path.join(cfg.OUTPUT_DIR, PROGRESS)
+        self._progress = self._path(PROGRESS)
 
-    def _search(self) -> WidthSearch:
-        model = self.trainer.model
-        return getattr(model, "module", model).search
+    def _path(self, name: str) -> str:
+        return os.path.join(self.cfg.OUTPUT_DIR, name)
+
+    def _model(self) -> Any:
+        return getattr(self.trainer.model, "module", self.trainer.model)
 
     def before_train(self) -> None:
         """Says what is searched; a resumed run keeps the lines of the epochs before."""
-        search = self._search()
+        search = self._model().search
         cost = search.cost
         logger.info(
             "Search of %d groups (%s): %.3g multiply-adds an image aimed at, of %.3g (narrowest) "
@@ -56,7 +73,7 @@ class SearchResults(HookBase):
 
     def after_epoch(self) -> None:
         """Puts numbers into FastReID's event storage, and a line into the file."""
-        search = self._search()
+        search = self._model().search
         numbers = search.report()
         for name, value in numbers.items():
             self.trainer.storage.put_scalar("search/" + name, value, smoothing_hint=False)
@@ -74,14 +91,19 @@ class SearchResults(HookBase):
         """Writes config, weights, table and picture, if the training went to its end."""
         if self.trainer.iter < self.trainer.max_iter or not comm.is_main_process():
             return
-        search = self._search()
+        model = self._model()
+        search = model.search
         widths = search.derive()
-        derived_network.write(self.trainer.model, search, self.cfg, widths)
-        draw(self._written(), search, os.path.join(self.cfg.OUTPUT_DIR, PICTURE))
+        with written_whole(self._path(CONFIG), "w") as file:
+            file.write(config_of(self.cfg, widths).dump())
+        with written_whole(self._path(WEIGHTS)) as file:
+            torch.save({"model": weights_of(model, search.cost.space, widths)}, file)
+        draw(self._written(), search, self._path(PICTURE))
         logger.info(
-            "The search is over. Train %s with train_net.py.\n%s",
-            os.path.join(self.cfg.OUTPUT_DIR, derived_network.CONFIG),
-            derived_network.table(search, widths),
+            "The search is over. Train %s with train_net.py.\n%s\n\n%s",
+            self._path(CONFIG),
+            table(search, widths),
+            search_table(search, widths),
         )
 
     def _written(self) -> List[Dict[str, Any]]:
@@ -89,6 +111,54 @@ class SearchResults(HookBase):
             return []
         with open(self._progress, encoding="utf-8") as file:
             return [json.loads(line) for line in file]
+
+
+def config_of(cfg: Any, widths: Dict[str, int]) -> Any:
+    """The config that trains a network of some widths, from that of its search.
+
+    It starts from the supernet's weights; with MODEL.WEIGHTS "" as the search did, from pretrained
+    ones if MODEL.BACKBONE.PRETRAIN says so, else from scratch. The number of identities is left to
+    FastReID.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.SEARCH.ENABLED = False
+    cfg.MODEL.SEARCH.WIDTHS = tuple(widths.values())
+    cfg.MODEL.WEIGHTS = os.path.join(cfg.OUTPUT_DIR, WEIGHTS)
+    cfg.MODEL.HEADS.NUM_CLASSES = 0
+    cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "searched")
+    cfg.freeze()
+    return cfg
+
+
+def weights_of(model: Any, space: Space, widths: Dict[str, int]) -> Dict[str, torch.Tensor]:
+    """The supernet's state_dict, cut down to some widths.
+
+    Left out is what cannot be cut: attention after a block of a searched width, which starts
+    afresh (as the identity), and RIB's statistics.
+    """
+    backbone: nn.Module = copy.deepcopy(model.backbone)
+    narrow(backbone, space, widths)
+    state = {**model.state_dict(), **backbone.state_dict(prefix="backbone.")}
+    apart = tuple(f"backbone.{path}.attention." for path in space.blocks)
+    return {
+        name: value
+        for name, value in state.items()
+        if not (name.startswith(("search.", *apart)) or is_rib(name))
+    }
+
+
+def table(search: WidthSearch, widths: Dict[str, int]) -> str:
+    """Each group's choice, in Markdown."""
+    numbers = search.report()
+    rows = []
+    for group, probabilities in search.probabilities().items():
+        options = search.cost.space.groups[group]
+        chosen = probabilities[options.index(widths[group])]
+        offered = ", ".join(map(str, options))
+        rows.append((group, offered, widths[group], chosen, numbers[f"entropy/{group}"]))
+    headers = ("group", "widths", "chosen", "probability", "entropy, nats")
+    return tabulate(rows, headers, "pipe", floatfmt=".2f")
 
 
 def draw(progress: List[Dict[str, Any]], search: WidthSearch, path: str) -> None:

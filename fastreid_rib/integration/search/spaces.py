@@ -1,6 +1,6 @@
 """The search space of each backbone that has one."""
 
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Tuple
 
 from torch import nn
 
@@ -10,25 +10,16 @@ SHARES = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25)
 """Widths that FastReID's own backbones offer, as shares of what they are built with (ours)."""
 
 
-class Stage(NamedTuple):
-    """A group of blocks of one width in ``build_searched_backbone``.
-
-    Attributes:
-        blocks: how many, by MODEL.BACKBONE.DEPTH.
-        widths: what a search chooses from.
-    """
-
-    blocks: Dict[str, int]
-    widths: Tuple[int, ...]
-
-
-STAGES: Dict[str, Stage] = {
-    "stage1": Stage({"1.0x": 3, "0.5x": 2, "0.25x": 1}, (28, 24, 20, 16)),
-    "stage2": Stage({"1.0x": 12, "0.5x": 6, "0.25x": 3}, (40, 32, 24, 16)),
-    "stage3": Stage({"1.0x": 21, "0.5x": 10, "0.25x": 5}, tuple(range(128, 79, -8))),
-    "stage4": Stage({"1.0x": 12, "0.5x": 6, "0.25x": 3}, tuple(range(216, 119, -8))),
+STAGES: Dict[str, Tuple[int, ...]] = {
+    "stage1": (28, 24, 20, 16),
+    "stage2": (40, 32, 24, 16),
+    "stage3": tuple(range(128, 79, -8)),
+    "stage4": tuple(range(216, 119, -8)),
 }
-"""The paper's space at DEPTH 1.0x; the shallower ones are ours."""
+"""The stages of ``build_searched_backbone``, and the paper's widths that a search chooses from."""
+
+BLOCKS = {"1.0x": (3, 12, 21, 12), "0.5x": (2, 6, 10, 6), "0.25x": (1, 3, 5, 3)}
+"""Its blocks in each stage by MODEL.BACKBONE.DEPTH: the paper's, and shallower ones (ours)."""
 
 EXPANSION = 6
 """Channels inside a block of the paper's backbone for each one that it reads."""
@@ -57,11 +48,8 @@ def space_of(backbone: nn.Module, cfg: Any) -> Space:
             "build_resnet_backbone."
         )
     built, layers, blocks = _READERS[kind](backbone)
-    if kind == "SearchedBackbone":
-        offered = {name: stage.widths for name, stage in STAGES.items()}
-    else:
-        offered = {group: _shares_of(width) for group, width in built.items()}
-    options = options_of(cfg, offered)
+    shares = {group: _shares_of(width) for group, width in built.items()}
+    options = options_of(cfg, STAGES if kind == "SearchedBackbone" else shares)
     for group, width in built.items():
         if options[group][0] != width:
             raise ValueError(

@@ -5,7 +5,7 @@ import torch
 from fastreid.modeling import build_model
 from fastreid.modeling.backbones import build_backbone
 
-from fastreid_rib.integration.search import derived_network
+from fastreid_rib.integration.search import results
 from fastreid_rib.integration.search.spaces import space_of
 
 SEARCHED = {
@@ -53,11 +53,11 @@ def supernet(make_cfg, changes, widths):
 def derived(cfg, model, widths):
     """The model of the derived config, with the supernet's weights."""
     chosen = dict(zip(model.search.choices, widths))
-    config = derived_network.config_of(cfg, chosen)
+    config = results.config_of(cfg, chosen)
     config.defrost()
     config.MODEL.HEADS.NUM_CLASSES = cfg.MODEL.HEADS.NUM_CLASSES
     small = build_model(config).eval()
-    weights = derived_network.weights_of(model, model.search.cost.space, chosen)
+    weights = results.weights_of(model, model.search.cost.space, chosen)
     return small, small.load_state_dict(weights, strict=False), chosen
 
 
