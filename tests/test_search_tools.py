@@ -41,7 +41,7 @@ def test_one_command_searches_derives_and_trains(tmp_path, start):
     opts += ["OUTPUT_DIR", str(tmp_path / "logs")]
     run = search("--config-file", str(CONFIG), *start, *opts)
     assert run.returncode == 0, run.stdout[-4000:]
-    assert "The search is over" in run.stdout and "| aimed at |" in run.stdout
+    assert "The search is over" in run.stdout and "| aimed at " in run.stdout
     loading = f"Loading checkpoint from {tmp_path / 'logs' / 'searched.pth'}"
     assert (loading in run.stdout) == (not start)
     assert (tmp_path / "logs" / "searched" / "model_final.pth").is_file()

@@ -1,8 +1,10 @@
 """The command ``cost``: parameters and multiply-adds of what a config asks for."""
 
-from typing import Any, List
+from typing import List
 
-from fastreid_rib.integration.search.cost import network_cost
+from tabulate import tabulate
+
+from fastreid_rib.integration.search.cost import network_cost, search_table
 
 
 def main(config_file: str, opts: List[str]) -> int:
@@ -30,36 +32,17 @@ def table(config_file: str, opts: List[str]) -> str:
         ImportError: fvcore is not installed.
         ValueError: a key that does not go.
     """
-    cfg = _config(config_file, opts)
-    from fastreid.modeling import build_model
-
-    model = build_model(cfg)
-    size = tuple(cfg.INPUT.SIZE_TEST)
-    lines = [
-        f"An image of {size[0]} x {size[1]}, in evaluation",
-        "",
-        "| part | parameters | multiply-adds |",
-        "| --- | --- | --- |",
-    ]
-    lines += [
-        f"| {name} | {part.parameters:,} | {part.multiply_adds:,.0f} |"
-        for name, part in network_cost(model, size).items()
-    ]
-    if cfg.MODEL.SEARCH.ENABLED:
-        cost = model.search.cost
-        lines += ["", "| network of the search | multiply-adds | of the widest |"]
-        lines += ["| --- | --- | --- |"]
-        ends = {"widest": cost.widest, "aimed at": model.search.target, "narrowest": cost.narrowest}
-        lines += [f"| {name} | {n:,.0f} | {n / cost.widest:.3f} |" for name, n in ends.items()]
-    return "\n".join(lines)
-
-
-def _config(config_file: str, opts: List[str]) -> Any:
     from fastreid.config import get_cfg
+    from fastreid.modeling import build_model
 
     cfg = get_cfg()
     cfg.merge_from_file(config_file)
-    cfg.merge_from_list(opts)
-    cfg.MODEL.BACKBONE.PRETRAIN = False
-    cfg.MODEL.DEVICE = "cpu"
-    return cfg
+    cfg.merge_from_list([*opts, "MODEL.BACKBONE.PRETRAIN", False, "MODEL.DEVICE", "cpu"])
+    model = build_model(cfg)
+    height, width = cfg.INPUT.SIZE_TEST
+    parts = network_cost(model, (height, width))
+    rows = [(name, *map(float, part)) for name, part in parts.items()]
+    text = f"An image of {height} x {width}, in evaluation\n\n" + tabulate(
+        rows, ("part", "parameters", "multiply-adds"), "pipe", floatfmt=",.0f"
+    )
+    return f"{text}\n\n{search_table(model.search)}" if cfg.MODEL.SEARCH.ENABLED else text

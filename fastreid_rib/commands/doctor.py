@@ -5,13 +5,13 @@ import os
 import shutil
 import sys
 from importlib import util
-from typing import Callable, List, Optional, Sequence, Tuple
+from typing import Callable, Iterator, Optional, Sequence
 
 import fastreid_rib
 from fastreid_rib import compat
 from fastreid_rib.base.switches import disabled
 from fastreid_rib.base.version import __version__
-from fastreid_rib.commands.finding import Finding
+from fastreid_rib.commands.examination import Finding, examine
 
 
 def main(config_file: Optional[str] = None, opts: Sequence[str] = ()) -> int:
@@ -23,9 +23,7 @@ def main(config_file: Optional[str] = None, opts: Sequence[str] = ()) -> int:
     """
     findings = [finding for check in CHECKS for finding in _run(check)]
     if config_file is not None and all(finding.status != "FAIL" for finding in findings):
-        from fastreid_rib.commands.examination import examine  # FastReID loads by now
-
-        findings += examine(config_file, opts)
+        findings += examine(config_file, opts)  # FastReID loads by now
     for finding in findings:
         print(f"{finding.status:4}  {finding.subject:18} {finding.text}")
     failed = [finding.subject for finding in findings if finding.status == "FAIL"]
@@ -34,92 +32,81 @@ def main(config_file: Optional[str] = None, opts: Sequence[str] = ()) -> int:
     return 1 if failed else 0
 
 
-def _run(check: Callable[[], List[Finding]]) -> List[Finding]:
+def _run(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     try:
-        return check()
+        yield from check()
     except Exception as error:  # a check that fails is a finding, not the end of the report
-        return [Finding("FAIL", check.__name__.strip("_"), f"{type(error).__name__}: {error}")]
+        yield Finding("FAIL", check.__name__, f"{type(error).__name__}: {error}")
 
 
-def plugin() -> List[Finding]:
+def plugin() -> Iterator[Finding]:
     """The plugin itself, and how it is activated."""
-    findings = [
-        Finding(
-            "ok", "fastreid-rib", f"{__version__} from {os.path.dirname(fastreid_rib.__file__)}"
-        )
-    ]
+    home = os.path.dirname(fastreid_rib.__file__)
+    yield Finding("ok", "fastreid-rib", f"{__version__} from {home}")
     off = disabled()
     if "all" in off:
         text = "FASTREID_RIB_DISABLE switches the plugin off: RIB in a config has no effect"
-        return [*findings, Finding("FAIL", "activation", text)]
-    if "register" in off:
+        yield Finding("FAIL", "activation", text)
+    elif "register" in off:
         text = "FASTREID_RIB_DISABLE=register: repairs only, RIB is not registered"
-        return [*findings, Finding("FAIL", "activation", text)]
-    pth = [p for p in sys.path if os.path.isfile(os.path.join(p, "fastreid_rib.pth"))]
-    if pth:
-        findings.append(Finding("ok", "activation", "at interpreter start (fastreid_rib.pth)"))
+        yield Finding("FAIL", "activation", text)
+    elif any(os.path.isfile(os.path.join(path, "fastreid_rib.pth")) for path in sys.path):
+        yield Finding("ok", "activation", "at interpreter start (fastreid_rib.pth)")
     else:
         text = "no .pth file (editable install?): write `import fastreid_rib` before `get_cfg()`"
-        findings.append(Finding("note", "activation", text))
-    return findings
+        yield Finding("note", "activation", text)
 
 
-def versions() -> List[Finding]:
+def versions() -> Iterator[Finding]:
     """Python, torch and NumPy."""
     import numpy
     import torch
 
-    findings = [
-        Finding("ok", "Python", sys.version.split()[0]),
-        Finding("ok", "torch", torch.__version__),
-        Finding("ok", "NumPy", numpy.__version__),
-    ]
+    yield Finding("ok", "Python", sys.version.split()[0])
+    yield Finding("ok", "torch", torch.__version__)
+    yield Finding("ok", "NumPy", numpy.__version__)
     if torch.cuda.is_available():
-        findings.append(Finding("ok", "CUDA", torch.cuda.get_device_name(0)))
+        yield Finding("ok", "CUDA", torch.cuda.get_device_name(0))
     else:
         text = "no GPU: write MODEL.DEVICE cpu and SOLVER.AMP.ENABLED False"
-        findings.append(Finding("note", "CUDA", text))
-    return findings
+        yield Finding("note", "CUDA", text)
 
 
-def kernels() -> List[Finding]:
+def kernels() -> Iterator[Finding]:
     """What computes the loss on each device of this machine, and why."""
     import torch
 
     from fastreid_rib.ops import backends
 
-    findings = []
     for kind in ("cuda", "cpu") if torch.cuda.is_available() else ("cpu",):
         text = backends.explain("auto", torch.device(kind))
-        status = "note" if text.startswith("torch") else "ok"
-        findings.append(Finding(status, f"loss on {kind}", text))
-    return findings
+        yield Finding("note" if text.startswith("torch") else "ok", f"loss on {kind}", text)
 
 
-def fastreid() -> List[Finding]:
+def fastreid() -> Iterator[Finding]:
     """FastReID: which one, whether it loads, what is repaired."""
     if util.find_spec("fastreid") is None:
         text = "not found: `pip install --no-deps fastreid==1.4.0`, or run inside its checkout"
-        return [Finding("FAIL", "fastreid", text)]
-    home = importlib.import_module("fastreid").__file__
-    findings = [Finding("ok", "fastreid", str(home))]
+        yield Finding("FAIL", "fastreid", text)
+        return
+    yield Finding("ok", "fastreid", str(importlib.import_module("fastreid").__file__))
     for module in ("fastreid.config", "fastreid.engine", "fastreid.evaluation"):
         try:
             importlib.import_module(module)
         except ImportError as error:
             text = f"does not load: {error}; what FastReID needs comes with fastreid-rib[fastreid]"
-            return [*findings, Finding("FAIL", module, text)]
-    active = compat.active()
-    off = disabled()
+            yield Finding("FAIL", module, text)
+            return
+    active, off = compat.active(), disabled()
     for repair in compat.REPAIRS:
+        text = f"{repair.name}: {repair.defect}"
         if repair.name in active:
-            findings.append(Finding("ok", "repaired", f"{repair.name}: {repair.defect}"))
+            yield Finding("ok", "repaired", text)
         elif repair.name in off and repair.present():
-            findings.append(Finding("note", "not repaired", f"{repair.name}: {repair.defect}"))
-    return findings
+            yield Finding("note", "not repaired", text)
 
 
-def learns() -> List[Finding]:
+def learns() -> Iterator[Finding]:
     """Whether one step of FastReID's optimizer changes a weight (it did not on torch 2)."""
     import torch
     from fastreid.config import get_cfg
@@ -134,48 +121,43 @@ def learns() -> List[Finding]:
         loss.backward()
         optimizer.step()
     if torch.equal(before, layer.weight.detach()):
-        return [Finding("FAIL", "optimizer", "FastReID's optimizer does not change the weights")]
-    return [Finding("ok", "optimizer", "a step changes the weights")]
+        yield Finding("FAIL", "optimizer", "FastReID's optimizer does not change the weights")
+    else:
+        yield Finding("ok", "optimizer", "a step changes the weights")
 
 
-def evaluator() -> List[Finding]:
+def evaluator() -> Iterator[Finding]:
     """The fast evaluator of FastReID, which it compiles on first use."""
     if util.find_spec("fastreid") is None:
-        return []
-    if util.find_spec("fastreid.evaluation.rank_cylib.rank_cy") is not None:
-        return [Finding("ok", "evaluator", "compiled")]
+        return
     missing = [name for name in ("Cython", "setuptools") if util.find_spec(name) is None]
     if not any(shutil.which(compiler) for compiler in ("cc", "gcc", "clang")):
         missing.append("a C compiler")
-    if missing:
+    if util.find_spec("fastreid.evaluation.rank_cylib.rank_cy") is not None:
+        yield Finding("ok", "evaluator", "compiled")
+    elif missing:
         text = f"pure Python, slow on large galleries; to compile it needs {', '.join(missing)}"
-        return [Finding("note", "evaluator", text)]
-    return [Finding("ok", "evaluator", "will be compiled at the first evaluation")]
+        yield Finding("note", "evaluator", text)
+    else:
+        yield Finding("ok", "evaluator", "will be compiled at the first evaluation")
 
 
-def data_root() -> List[Finding]:
+def data_root() -> Iterator[Finding]:
     """The folder that FastReID reads data sets from."""
-    root = os.environ.get("FASTREID_DATASETS", "datasets")
-    where = os.path.abspath(root)
-    if os.path.isdir(root):
-        found = ", ".join(sorted(os.listdir(root))) or "empty"
-        return [Finding("ok", "data root", f"{where}: {found}")]
+    where = os.path.abspath(os.environ.get("FASTREID_DATASETS", "datasets"))
+    if os.path.isdir(where):
+        found = ", ".join(sorted(os.listdir(where))) or "empty"
+        yield Finding("ok", "data root", f"{where}: {found}")
+        return
     parent = where
     while not os.path.exists(parent):
         parent = os.path.dirname(parent)
-    if not (os.path.isdir(parent) and os.access(parent, os.W_OK)):
+    if os.path.isdir(parent) and os.access(parent, os.W_OK):
+        text = f"{where} is not there (SyntheticReID makes it); FASTREID_DATASETS names another"
+        yield Finding("note", "data root", text)
+    else:
         text = f"{where} is not there and cannot be made: set FASTREID_DATASETS to your folder"
-        return [Finding("FAIL", "data root", text)]
-    text = f"{where} is not there (SyntheticReID makes it); FASTREID_DATASETS names another"
-    return [Finding("note", "data root", text)]
+        yield Finding("FAIL", "data root", text)
 
 
-CHECKS: Tuple[Callable[[], List[Finding]], ...] = (
-    plugin,
-    versions,
-    kernels,
-    fastreid,
-    learns,
-    evaluator,
-    data_root,
-)
+CHECKS = (plugin, versions, kernels, fastreid, learns, evaluator, data_root)

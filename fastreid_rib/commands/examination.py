@@ -7,15 +7,23 @@ the other, and all that they say is kept.
 import logging
 import os
 from collections import Counter
-from typing import Any, Callable, Iterator, List, Optional, Sequence
+from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Sequence
 
 from fastreid_rib.base.generators import generators_kept
 from fastreid_rib.base.safe_reads import checked, read_safely
-from fastreid_rib.commands.finding import Finding
 from fastreid_rib.compat.datasets import refuse_unanswerable
 from fastreid_rib.integration import config, own_keys
 
 _MUCH = 2**30  # bytes of a class table that is worth a word
+
+
+class Finding(NamedTuple):
+    """One line of the report of ``doctor``."""
+
+    status: str
+    """``ok``, ``note`` (works, but you may want to know) or ``FAIL`` (training cannot work)."""
+    subject: str
+    text: str
 
 
 def examine(config_file: str, opts: Sequence[str] = ()) -> List[Finding]:
@@ -156,14 +164,8 @@ def _test_set(name: str) -> Iterator[Finding]:
 
 def _schedule(cfg: Any, training: Optional[Any]) -> Iterator[Finding]:
     epochs = cfg.SOLVER.MAX_EPOCH
-    if config.names_rib(cfg):
-        first = max(1, cfg.MODEL.LOSSES.RIB.WARMUP_EPOCHS)
-        if first >= epochs:
-            text = (
-                f"RIB would start at epoch {first}, and SOLVER.MAX_EPOCH is {epochs}: it would not "
-                "train. Raise that, or lower MODEL.LOSSES.RIB.WARMUP_EPOCHS"
-            )
-            yield Finding("note", "RIB", text)
+    if config.late_rib(cfg):
+        yield Finding("note", "RIB", config.late_rib(cfg))
     if cfg.SOLVER.SCHED == "MultiStepLR" and min(cfg.SOLVER.STEPS, default=0) >= epochs:
         text = f"SOLVER.STEPS {tuple(cfg.SOLVER.STEPS)} are beyond {epochs} epochs: it never falls"
         yield Finding("note", "learning rate", text)

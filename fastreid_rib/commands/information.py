@@ -9,6 +9,7 @@ import random
 from typing import Any, Dict, List, NamedTuple, Optional
 
 import torch
+from tabulate import tabulate
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -148,10 +149,8 @@ def measures(images: Images, settings: RIBSettings) -> Dict[str, float]:
 
 def table(plane: Dict[int, Dict[str, float]]) -> str:
     """The measures in Markdown, an epoch a line."""
-    lines = [f"| epoch | {' | '.join(COLUMNS)} |", "| --- " * (len(COLUMNS) + 1) + "|"]
-    for epoch, of in plane.items():
-        lines.append(f"| {epoch} | " + " | ".join(f"{of[name]:.4f}" for name in COLUMNS) + " |")
-    return "\n".join(lines)
+    rows = [(epoch, *of.values()) for epoch, of in plane.items()]
+    return tabulate(rows, ("epoch", *COLUMNS), "pipe", floatfmt=".4f")
 
 
 def draw(plane: Dict[int, Dict[str, float]], path: str) -> None:

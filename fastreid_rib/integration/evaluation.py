@@ -15,6 +15,7 @@ query a line; where it names queries of a data set, it counts.
 """
 
 import contextlib
+import functools
 import logging
 import os
 from collections import OrderedDict
@@ -120,46 +121,30 @@ def _told_by(dataset: str) -> Optional[FrozenSet[str]]:
     return None if own is None else frozenset(own)
 
 
-class PartsEvaluator:
-    """An evaluator of FastReID, which also ranks the occluded and the free queries apart.
+def evaluate_parts(evaluate: Callable[[], Any], occluded: np.ndarray) -> Any:
+    """What an evaluator of FastReID finds, and the same of occluded and free queries apart.
 
     Args:
-        evaluator: a ``ReidEvaluator``, on the process that evaluates.
+        evaluate: of a ``ReidEvaluator``, on the process that evaluates.
         occluded: (queries,) bool, in the order of the test loader.
+
+    Returns:
+        What FastReID returns, and after it "occluded/Rank-1" and the others in percent. A part of
+        whose queries none has a right answer in the gallery is left out, with a warning.
     """
-
-    def __init__(self, evaluator: Any, occluded: np.ndarray) -> None:
-        self._evaluator = evaluator
-        self._masks = dict(zip(PARTS, (occluded, ~occluded)))
-
-    def reset(self) -> None:
-        """As FastReID's."""
-        self._evaluator.reset()
-
-    def process(self, inputs: Any, outputs: Any) -> None:
-        """As FastReID's."""
-        self._evaluator.process(inputs, outputs)
-
-    def evaluate(self) -> Dict[str, float]:
-        """As FastReID's.
-
-        Returns:
-            What FastReID returns, and after it "occluded/Rank-1" and the others in percent. A part
-            of whose queries none has a right answer in the gallery is left out, with a warning.
-        """
-        with _ranked() as rankings:
-            results = self._evaluator.evaluate()
-        ((dist, q_pids, g_pids, q_camids, g_camids),) = rankings
-        answered = _answered(q_pids, g_pids, q_camids, g_camids)
-        for part, mask in self._masks.items():
-            if not answered[mask].any():
-                logger.warning("No %s query has a right answer in the gallery.", part)
-                continue
-            # FastReID's ranking drops the queries that have no answer itself
-            rows = dist[mask], q_pids[mask], g_pids, q_camids[mask], g_camids
-            for metric, value in _accuracy(*rows).items():
-                results[f"{part}/{metric}"] = value
-        return results
+    with _ranked() as rankings:
+        results = evaluate()
+    ((dist, q_pids, g_pids, q_camids, g_camids),) = rankings
+    answered = _answered(q_pids, g_pids, q_camids, g_camids)
+    for part, mask in zip(PARTS, (occluded, ~occluded)):
+        if not answered[mask].any():
+            logger.warning("No %s query has a right answer in the gallery.", part)
+            continue
+        # FastReID's ranking drops the queries that have no answer itself
+        rows = dist[mask], q_pids[mask], g_pids, q_camids[mask], g_camids
+        for metric, value in _accuracy(*rows).items():
+            results[f"{part}/{metric}"] = value
+    return results
 
 
 @contextlib.contextmanager
@@ -210,24 +195,20 @@ def extend_trainer(defaults: Any) -> None:
         items = getattr(loader.dataset, "img_items", [])  # a trainer's own loader may have none
         queries = [item[0] for item in items[: evaluator._num_query]]
         occluded = which_are_occluded(cfg, dataset_name, queries)
-        return loader, evaluator if occluded is None else PartsEvaluator(evaluator, occluded)
+        if occluded is not None:
+            evaluator.evaluate = functools.partial(evaluate_parts, evaluator.evaluate, occluded)
+        return loader, evaluator
 
     def print_csv_format(stock: Callable[..., None], results: Any) -> None:
         rows: Dict[str, Any] = {part: OrderedDict() for part in ("", *PARTS)}
+        dataset = results.pop("dataset")  # as FastReID does: it is no result
         for key, value in results.items():
             part, _, metric = key.rpartition("/")
-            if part in PARTS:
-                rows[part][metric] = value
-            else:
-                rows[""][key] = value
-        whole = rows.pop("")
-        if len(whole) == len(results):
-            return stock(results)
-        stock(whole)
-        dataset = results.pop("dataset")  # as FastReID does: it is no result
+            row, name = (part, metric) if part in PARTS else ("", key)
+            rows[row][name] = value
         for part, row in rows.items():
-            if row:
-                stock(OrderedDict(row, dataset=f"{dataset} {part}"))
+            if row or not part:
+                stock(OrderedDict(row, dataset=f"{dataset} {part}".rstrip()))
 
     wrap(defaults.DefaultTrainer, "build_evaluator", build_evaluator)
     wrap(testing, "print_csv_format", print_csv_format)

@@ -8,7 +8,7 @@ pytest.importorskip("fvcore")
 
 
 def rows(text):
-    cells = re.findall(r"^\| ([a-z ]+) \| ([\d,]+) \| ([\d,.]+) \|$", text, re.MULTILINE)
+    cells = re.findall(r"^\| ([a-z ]+?) +\| +([\d,]+) \| +([\d,.]+) \|$", text, re.MULTILINE)
     return {name: (int(a.replace(",", "")), float(b.replace(",", ""))) for name, a, b in cells}
 
 

@@ -85,7 +85,7 @@ def test_a_config_for_gpus(found):
     [
         (
             {"MODEL.LOSSES.NAME": ("RIB",), "MODEL.LOSSES.RIB.WARMUP_EPOCHS": 3},
-            "RIB: RIB would start at epoch 3, and SOLVER.MAX_EPOCH is 3",
+            "RIB: RIB would start at epoch 3, but SOLVER.MAX_EPOCH is 3",
         ),
         ({"SOLVER.STEPS": [30, 55]}, "SOLVER.STEPS (30, 55) are beyond 3 epochs"),
         ({"SOLVER.WARMUP_ITERS": 1000}, "SOLVER.BASE_LR is never reached"),

@@ -81,7 +81,7 @@ def test_the_plane_of_a_run(trained, capsys):
     cfg, folder = trained
     assert main(["information", str(folder)]) == 0
     printed = capsys.readouterr().out
-    lines = re.findall(r"^\| (\d+) \| (.*) \|$", printed, re.M)
+    lines = re.findall(r"^\| +(\d+) \| (.*) \|$", printed, re.M)
     assert [epoch for epoch, _ in lines] == ["0", "1"]
     first, last = ([float(number) for number in numbers.split(" | ")] for _, numbers in lines)
     assert first != last

@@ -166,13 +166,13 @@ def evaluate(make_cfg, monkeypatch):
             lambda *args, metric="", **kwargs: jaccard if metric == "jaccard" else dist,
         )
         evaluator = ReidEvaluator(make_cfg(changes), len(dist))
-        if occluded is not None:
-            evaluator = evaluation.PartsEvaluator(evaluator, occluded)
         evaluator.reset()
         targets, cameras = torch.tensor(pids + G_PIDS), torch.tensor(Q_CAMS + G_CAMS)
         inputs = {"targets": targets, "camids": cameras}
         evaluator.process(inputs, torch.ones(len(targets), 2))
-        return evaluator.evaluate()
+        if occluded is None:
+            return evaluator.evaluate()
+        return evaluation.evaluate_parts(evaluator.evaluate, occluded)
 
     return run
 
@@ -226,14 +226,10 @@ def test_the_parts_make_up_the_whole(seed, identities, cython):
     if not answered.any():
         return
 
-    class Inner:
-        def evaluate(self):
-            return evaluation._accuracy(*ranking)
-
     occluded = rng.rand(12) < 0.5
     with pytest.MonkeyPatch.context() as patch:
         rank_by(patch, cython)
-        results = evaluation.PartsEvaluator(Inner(), occluded).evaluate()
+        results = evaluation.evaluate_parts(lambda: evaluation._accuracy(*ranking), occluded)
     for metric in METRICS:
         total = sum(
             results[f"{part}/{metric}"] * (mask & answered).sum()
@@ -429,7 +425,7 @@ def test_a_trainer_s_own_class_is_asked(make_cfg):
 
     assert Trainer.build_evaluator.__self__ is Trainer
     _, evaluator = Trainer.build_evaluator(make_cfg(), "SyntheticReIDTiny")
-    assert evaluator._masks["occluded"].tolist() == queries()[1][1:]
+    assert evaluator.evaluate.args[1].tolist() == queries()[1][1:]
 
 
 def test_training_writes_the_parts_and_keeps_the_best_by_the_whole(make_cfg, run_script, tmp_path):
