@@ -8,7 +8,7 @@ import pytest
 from fastreid_rib import RIBLoss, RIBSettings
 from fastreid_rib.integration import config
 from fastreid_rib.settings import AttentionSettings, SettingError
-from fastreid_rib.settings.declaration import above, check, declared, defaults, setting
+from fastreid_rib.settings.declaration import above, declared, defaults, setting
 from fastreid_rib.settings.rib import RIBKeys
 from fastreid_rib.settings.run import RunKeys
 
@@ -69,14 +69,6 @@ def test_of_two_that_do_not_go_together_each_side_is_named_its_way():
     with pytest.raises(SettingError) as error:
         RunKeys(seed=-2)
     assert error.value.of_keys("").startswith("SEED must be -1 (no seed) or 0 .. 4294901759, but")
-
-
-def test_a_setting_by_itself():
-    check(AttentionSettings, norm="layer", reduction=1)
-    with pytest.raises(SettingError, match="reduction must be >= 1, got 0"):
-        check(AttentionSettings, norm="layer", reduction=0)
-    with pytest.raises(KeyError):
-        check(AttentionSettings, nothing=1)
 
 
 def test_rib_takes_settings_and_changes_to_them():

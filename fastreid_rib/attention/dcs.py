@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from fastreid_rib.attention.inputs import at_least_float32, check_channels
 from fastreid_rib.attention.self_attention import SelfAttention, constant_linear
 from fastreid_rib.settings.attention import AttentionSettings
-from fastreid_rib.settings.declaration import check
 
 # Keeps the noise finite: torch.rand gives 0 once in 2^24 draws.
 _LEAST_CHANCE = 1e-7
@@ -60,8 +59,7 @@ class DCSMask(nn.Module):
     ) -> None:
         super().__init__()
         check_channels(channels)
-        check(
-            AttentionSettings,
+        AttentionSettings(
             temperature=temperature,
             final_temperature=final_temperature,
             mask_bias=mask_bias,

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from fastreid_rib.attention import inputs
 from fastreid_rib.settings.attention import AttentionSettings
-from fastreid_rib.settings.declaration import check
 
 
 class ChannelGate(nn.Module):
@@ -27,7 +26,7 @@ class ChannelGate(nn.Module):
     def __init__(self, channels: int, start: str) -> None:
         super().__init__()
         inputs.check_channels(channels)
-        check(AttentionSettings, start=start)
+        AttentionSettings(start=start)  # checks it
         self.channels = channels
         self.start = start
 
@@ -156,7 +155,7 @@ class ECA(ChannelGate):
         norm: str = AttentionSettings.norm,
     ) -> None:
         super().__init__(channels, start)
-        check(AttentionSettings, kernel_size=kernel_size)
+        AttentionSettings(kernel_size=kernel_size)  # checks it
         # As in the authors' code: truncated, and made odd upwards.
         size = kernel_size or int((math.log2(channels) + 1) / 2) | 1
         self.norm = inputs.build_norm(norm, channels)

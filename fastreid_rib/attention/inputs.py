@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastreid_rib.settings.attention import AttentionSettings
-from fastreid_rib.settings.declaration import check
 
 
 def check_channels(channels: int) -> None:
@@ -52,7 +51,7 @@ def build_norm(norm: str, features: int) -> nn.Module:
     Raises:
         ValueError: none of these.
     """
-    check(AttentionSettings, norm=norm)
+    AttentionSettings(norm=norm)  # checks it
     if norm == "batch":
         return _BatchNorm(features, affine=False)  # the next layer can do what weights would
     return nn.LayerNorm(features, elementwise_affine=False) if norm == "layer" else nn.Identity()

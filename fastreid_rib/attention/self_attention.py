@@ -13,7 +13,6 @@ from torch.utils.checkpoint import checkpoint
 
 from fastreid_rib.attention import inputs
 from fastreid_rib.settings.attention import AttentionSettings
-from fastreid_rib.settings.declaration import check
 
 # The least norm that a token is divided by. A mask can leave a token empty; its gradient is then
 # multiplied by at most a thousand (times the number), and not by the 1e12 of torch's default.
@@ -83,7 +82,7 @@ class SelfAttention(nn.Module):
     ) -> None:
         super().__init__()
         inputs.check_channels(channels)
-        check(AttentionSettings, scale=scale, cosine_factor=cosine_factor)
+        AttentionSettings(scale=scale, cosine_factor=cosine_factor)  # checks them
         if not 0 <= width <= channels:
             raise ValueError(f"width must be in 0..{channels}, the channels (0: all), got {width}")
         self.channels = channels

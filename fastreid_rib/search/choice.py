@@ -46,17 +46,16 @@ class WidthChoice(nn.Module):
         noise = noise.to(self.logits.device, non_blocking=True)
         self._drawn = torch.softmax((self.logits + noise) / temperature, dim=0)
 
-    def most_probable(self) -> Tensor:
-        """(H,) the one-hot gates of the most probable width; the widest of equals."""
-        best = torch.argmax(self.logits.detach())
-        return torch.zeros_like(self.options).scatter_(0, best[None], 1.0)
-
     @property
     def gates(self) -> Tensor:
-        """(H,) float32: what was drawn last in training mode, else the most probable width."""
+        """(H,) float32: what was drawn last in training mode.
+
+        Else the one-hot of the most probable width, the widest of equals.
+        """
         if self.training and self._drawn is not None:
             return self._drawn
-        return self.most_probable()
+        best = torch.argmax(self.logits.detach())
+        return torch.zeros_like(self.options).scatter_(0, best[None], 1.0)
 
     def probabilities(self) -> Tensor:
         """(H,) softmax of the logits, detached."""

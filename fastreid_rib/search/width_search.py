@@ -52,9 +52,8 @@ class WidthSearch(nn.Module):
         super().__init__()
         least = cost.narrowest / cost.widest
         if settings.target < least:
-            raise SettingError(
-                "target", f">= {least:.3f} (the narrowest network)", settings.target, ()
-            )
+            expected = f">= {least:.3f} (the narrowest network)"
+            raise SettingError("target", expected, settings.target)
         all_choices(cost)  # what cannot be derived in the end is not begun
         self.cost, self.settings = cost, settings
         self.target = settings.target * cost.widest
@@ -117,22 +116,16 @@ class WidthSearch(nn.Module):
         others = 1.0 - self.settings.weights_share
         return self._warm or _whole(self._step * others) == _whole((self._step - 1) * others)
 
-    def effective_widths(self) -> Dict[str, Tensor]:
-        """Scalars; in training mode of the gates that were drawn last, with their gradient."""
-        return {group: choice.effective_width() for group, choice in self._groups().items()}
-
-    def expected_cost(self) -> Tensor:
-        """Multiply-adds an image at the effective widths, a scalar."""
-        gates = {group: choice.gates for group, choice in self._groups().items()}
-        return self.cost.expected(self.effective_widths(), gates)
-
     def cost_loss(self) -> Tensor:
         """``cost_scale * |log(cost / target)|``, a scalar.
 
         Of the log alone the target would be a constant without influence: its gradient is that of
         log(cost), whatever is aimed at. The absolute value draws from both sides.
         """
-        return self.settings.cost_scale * torch.log(self.expected_cost() / self.target).abs()
+        widths = {group: choice.effective_width() for group, choice in self._groups().items()}
+        gates = {group: choice.gates for group, choice in self._groups().items()}
+        cost = self.cost.expected(widths, gates)
+        return self.settings.cost_scale * torch.log(cost / self.target).abs()
 
     def probabilities(self) -> Dict[str, List[float]]:
         """Of each group's widths."""

@@ -12,6 +12,7 @@ documentation all read these fields.
 
 import dataclasses
 import math
+import re
 from typing import (
     Any,
     Callable,
@@ -108,12 +109,11 @@ class SettingError(ValueError):
         name: of the field.
         expected: what follows "must be", with the names of other fields in braces.
         value: what came.
-        names: of all fields.
     """
 
-    def __init__(self, name: str, expected: str, value: Any, names: Tuple[str, ...]) -> None:
-        super().__init__(name, expected, value, names)
-        self.name, self.expected, self.value, self.names = name, expected, value, names
+    def __init__(self, name: str, expected: str, value: Any) -> None:
+        super().__init__(name, expected, value)
+        self.name, self.expected, self.value = name, expected, value
 
     def of_keys(self, node: str) -> str:
         """The message where the settings are keys of a config.
@@ -121,14 +121,13 @@ class SettingError(ValueError):
         Args:
             node: where the keys are, such as "MODEL.LOSSES.RIB"; "": at the top.
         """
-        expected = self.expected.format(**{name: name.upper() for name in self.names})
+        expected = re.sub(r"{(\w+)}", lambda name: name[1].upper(), self.expected)
         path = f"{node}.{self.name.upper()}".lstrip(".")
         return f"{path} must be {expected}, but is {self.value!r}."
 
     def __str__(self) -> str:
         """The message where the settings are arguments."""
-        expected = self.expected.format(**{name: name for name in self.names})
-        return f"{self.name} must be {expected}, got {self.value!r}"
+        return f"{self.name} must be {re.sub(r'[{}]', '', self.expected)}, got {self.value!r}"
 
 
 S = TypeVar("S", bound="Settings")
@@ -146,19 +145,15 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        for name, expected, value in self._problems():
-            raise SettingError(name, expected, value, tuple(declared(type(self))))
+        for name, of in declared(type(self)).items():
+            if not of.range.holds(getattr(self, name)):
+                raise SettingError(name, of.range.text, getattr(self, name))
+        for name, expected in self.conflicts():
+            raise SettingError(name, expected, getattr(self, name))
 
     def conflicts(self) -> Iterator[Tuple[str, str]]:
         """Settings that do not go together: a name, and what it must be beside the others."""
         return iter(())
-
-    def _problems(self) -> Iterator[Tuple[str, str, Any]]:
-        for name, of in declared(type(self)).items():
-            if not of.range.holds(getattr(self, name)):
-                yield name, of.range.text, getattr(self, name)
-        for name, expected in self.conflicts():
-            yield name, expected, getattr(self, name)
 
 
 def declared(settings: Type[Settings]) -> Dict[str, Setting]:
@@ -196,19 +191,3 @@ def from_keys(settings: Type[S], node: Mapping[str, Any], path: str) -> S:
         return settings(**{key.lower(): node[key] for key in keys_of(settings)})
     except SettingError as error:
         raise ValueError(error.of_keys(path)) from None
-
-
-def check(settings: Type[Settings], **values: Any) -> None:
-    """Checks some settings each by itself, for what takes only those.
-
-    Args:
-        settings: the class that declares them.
-        values: by name.
-
-    Raises:
-        SettingError: a value is out of its range.
-    """
-    known = declared(settings)
-    for name, value in values.items():
-        if not known[name].range.holds(value):
-            raise SettingError(name, known[name].range.text, value, tuple(known))
