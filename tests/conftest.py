@@ -38,6 +38,12 @@ TINY = {
 """A ResNet-18 on the tiny synthetic data: an epoch takes a second, a checkpoint 130 MB."""
 
 
+@pytest.fixture(scope="session")
+def tiny():
+    """The keys of the tiny config, for fixtures that outlive a test."""
+    return TINY
+
+
 @pytest.fixture
 def make_cfg(tmp_path):
     """Makes the tiny config with keys changed: ``make_cfg({"SEED": 1})``."""

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from fastreid_rib.integration import config
-from fastreid_rib.settings.rib import RIBSettings
+from fastreid_rib.settings import AttentionSettings, RIBSettings
 
 
 def test_defaults_are_in_fastreid_s_config(make_cfg):
@@ -16,59 +16,86 @@ def test_defaults_are_in_fastreid_s_config(make_cfg):
     config.check(cfg)
 
 
-@pytest.mark.parametrize(
-    "key, value, expected",
-    [
-        ("SCALE", 0.0, "take it out of MODEL.LOSSES.NAME"),
-        ("SCALE", float("nan"), "> 0"),
-        ("BETA", -1.0, "> 0"),
-        ("BETA", float("inf"), "> 0"),
-        ("GAMMA", -0.5, ">= 0"),
-        ("RELEVANCE", "half", "one of full, paper"),
-        ("FORM", "rows", "one of clusters, embedding"),
-        ("SMOOTHING", 1.0, ">= 0 and < 1"),
-        ("NUM_CLUSTERS", -1, "0: as many as identities"),
-        ("WARMUP_EPOCHS", -1, ">= 0"),
-        ("BANK_SIZE", 0, "> 0"),
-        ("EMBEDDING", "behind", "one of after, before"),
-        ("BACKEND", "gpu", "one of auto, cuda, cpu, torch"),
-    ],
-)
-def test_a_value_out_of_range_names_the_key(make_cfg, key, value, expected):
-    changes = {"MODEL.LOSSES.NAME": ("CrossEntropy", "RIB"), f"MODEL.LOSSES.RIB.{key}": value}
-    with pytest.raises(ValueError) as error:
-        config.check(make_cfg(changes))
-    assert f"MODEL.LOSSES.RIB.{key}" in str(error.value)
-    assert expected in str(error.value)
-    assert repr(value) in str(error.value)
+RIB = {"MODEL.LOSSES.NAME": ("CrossEntropy", "RIB")}
+DCS = {"MODEL.ATTENTION.NAME": "DCS"}
+INF, NAN = float("inf"), float("nan")
+
+
+def test_a_value_out_of_range_names_the_key(make_cfg):
+    for node, key, value, expected in (
+        ("LOSSES.RIB", "SCALE", 0.0, "take it out of MODEL.LOSSES.NAME"),
+        ("LOSSES.RIB", "SCALE", NAN, "> 0"),
+        ("LOSSES.RIB", "BETA", -1.0, "> 0"),
+        ("LOSSES.RIB", "BETA", INF, "> 0"),
+        ("LOSSES.RIB", "GAMMA", -0.5, ">= 0"),
+        ("LOSSES.RIB", "RELEVANCE", "half", "one of full, paper"),
+        ("LOSSES.RIB", "FORM", "rows", "one of clusters, embedding"),
+        ("LOSSES.RIB", "SMOOTHING", 1.0, ">= 0 and < 1"),
+        ("LOSSES.RIB", "NUM_CLUSTERS", -1, "0: as many as identities"),
+        ("LOSSES.RIB", "WARMUP_EPOCHS", -1, ">= 0"),
+        ("LOSSES.RIB", "BANK_SIZE", 0, "> 0"),
+        ("LOSSES.RIB", "EMBEDDING", "behind", "one of after, before"),
+        ("LOSSES.RIB", "BACKEND", "gpu", "one of auto, cuda, cpu, torch"),
+        ("ATTENTION", "NAME", "dcs", "one of DCS, SelfAttention, SE, ECA, CBAM"),
+        ("ATTENTION", "PLACEMENT", (), 'such as ("layer3", "head")'),
+        ("ATTENTION", "PLACEMENT", ("head", "head"), "without repetitions"),
+        ("ATTENTION", "PLACEMENT", (3,), "a tuple of places"),
+        ("ATTENTION", "WIDTH", -1, "0: all channels"),
+        ("ATTENTION", "TEMPERATURE", 0.0, "> 0"),
+        ("ATTENTION", "FINAL_TEMPERATURE", NAN, "> 0"),
+        ("ATTENTION", "MASK_BIAS", 30.0, "between -20 and 20"),
+        ("ATTENTION", "SCALE", "sqr", "one of cosine, sqrt"),
+        ("ATTENTION", "COSINE_FACTOR", 0.0, "> 0"),
+        ("ATTENTION", "NORM", "bn", "one of batch, layer, none"),
+        ("ATTENTION", "LR_FACTOR", 0.0, "> 0"),
+        ("ATTENTION", "REDUCTION", 0, ">= 1"),
+        ("ATTENTION", "KERNEL_SIZE", 4, "odd"),
+        ("ATTENTION", "START", "zero", "one of identity, published"),
+    ):
+        with pytest.raises(ValueError) as error:
+            config.check(make_cfg({**RIB, **DCS, f"MODEL.{node}.{key}": value}))
+        message = str(error.value)
+        assert message.startswith(f"MODEL.{node}.{key} must be"), message
+        assert expected in message and repr(value) in message
+
+
+def test_seed_out_of_range(make_cfg):
+    for seed in (-2, 2**32):
+        with pytest.raises(ValueError, match="SEED must be"):
+            config.check(make_cfg({"SEED": seed}))
 
 
 def test_gamma_has_no_upper_limit_with_the_marginal(make_cfg):
-    changes = {"MODEL.LOSSES.NAME": ("CrossEntropy", "RIB"), "MODEL.LOSSES.RIB.GAMMA": 1.5}
+    changes = {**RIB, "MODEL.LOSSES.RIB.GAMMA": 1.5}
     config.check(make_cfg(changes))
     with pytest.raises(ValueError, match="GAMMA must be between 0 and 1"):
         config.check(make_cfg({**changes, "MODEL.LOSSES.RIB.RELEVANCE": "paper"}))
 
 
-@pytest.mark.parametrize("key", [name.upper() for name in RIBSettings.gone])
-def test_a_key_that_is_gone_is_refused_with_what_to_write(make_cfg, tmp_path, key):
-    expected = f"RIB.{key} was renamed to nothing, it is gone; .* Note: (Leave it out|Write )"
-    with pytest.raises(KeyError, match=expected):
-        make_cfg({f"MODEL.LOSSES.RIB.{key}": 0})
+def test_what_is_gone_is_refused_with_what_to_write(make_cfg, tmp_path):
     file = tmp_path / "config.yml"
-    file.write_text(yaml.safe_dump({"MODEL": {"LOSSES": {"RIB": {key: 0}}}}))
-    with pytest.raises(KeyError, match=expected):
-        make_cfg().merge_from_file(str(file))
+    for node, settings in (("LOSSES.RIB", RIBSettings), ("ATTENTION", AttentionSettings)):
+        for name, instead in settings.gone.items():
+            key = f"MODEL.{node}.{name.upper()}"
+            said = f"{key} was renamed to nothing, it is gone; .* Note: {instead.split('`')[0]}"
+            with pytest.raises(KeyError, match=said):
+                make_cfg({key: 0})
+            nested = {name.upper(): 0}
+            for part in reversed(f"MODEL.{node}".split(".")):
+                nested = {part: nested}
+            file.write_text(yaml.safe_dump(nested))
+            with pytest.raises(KeyError, match=said):
+                make_cfg().merge_from_file(str(file))
+    for changes in (
+        {"MODEL.ATTENTION.NAME": "CAM"},
+        {"MODEL.HEADS.NAME": "ChannelAttentionHead", "MODEL.ATTENTION.CHANNEL": "CAM"},
+    ):
+        with pytest.raises(ValueError, match="but is 'CAM'. CAM is gone: write SE, ECA or CBAM"):
+            config.check(make_cfg(changes))
 
 
 def test_keys_of_rib_are_not_checked_where_rib_is_not_named(make_cfg):
     config.check(make_cfg({"MODEL.LOSSES.RIB.SCALE": -1.0}))
-
-
-@pytest.mark.parametrize("seed", [-2, 2**32])
-def test_seed_out_of_range(make_cfg, seed):
-    with pytest.raises(ValueError, match="SEED must be"):
-        config.check(make_cfg({"SEED": seed}))
 
 
 def test_short_names_stand_for_fastreid_s(make_cfg):
@@ -85,16 +112,17 @@ def test_short_names_stand_for_fastreid_s(make_cfg):
     assert not config.names_rib(make_cfg())
 
 
-@pytest.mark.parametrize(
-    "written, meant",
-    [("CrossEntropyLos", "CrossEntropyLoss"), ("rib", "RIB"), ("triplet", "Triplet")],
-)
-def test_an_unknown_loss_stops_with_a_guess(make_cfg, written, meant):
-    with pytest.raises(KeyError) as error:
-        config.loss_names(make_cfg({"MODEL.LOSSES.NAME": ("CrossEntropy", written)}))
-    assert f"'{written}'" in str(error.value)
-    assert f"Did you mean '{meant}'?" in str(error.value)
-    assert "TripletLoss" in str(error.value)
+def test_an_unknown_loss_stops_with_a_guess(make_cfg):
+    for written, meant in (
+        ("CrossEntropyLos", "CrossEntropyLoss"),
+        ("rib", "RIB"),
+        ("triplet", "Triplet"),
+    ):
+        with pytest.raises(KeyError) as error:
+            config.loss_names(make_cfg({"MODEL.LOSSES.NAME": ("CrossEntropy", written)}))
+        assert f"'{written}'" in str(error.value)
+        assert f"Did you mean '{meant}'?" in str(error.value)
+        assert "TripletLoss" in str(error.value)
 
 
 def test_mgn_has_no_circle_loss(make_cfg):
@@ -113,19 +141,21 @@ def test_other_projects_keep_their_names(make_cfg):
 
 def test_dumps_hold_plugin_keys_only_where_they_differ(make_cfg):
     plain = yaml.safe_load(make_cfg(base={}).dump())
-    assert "SEED" not in plain
-    assert "RIB" not in plain["MODEL"]["LOSSES"]
-    cfg = make_cfg({"SEED": 3, "MODEL.LOSSES.RIB.BETA": 7.0}, base={})
+    assert "SEED" not in plain and "OCCLUDED" not in plain["TEST"]
+    assert "RIB" not in plain["MODEL"]["LOSSES"] and "ATTENTION" not in plain["MODEL"]
+    changes = {"SEED": 3, "MODEL.LOSSES.RIB.BETA": 7.0, **DCS, "MODEL.ATTENTION.WIDTH": 64}
+    cfg = make_cfg(changes, base={})
     cfg.freeze()
     changed = yaml.safe_load(cfg.dump())
     assert changed["SEED"] == 3
     assert changed["MODEL"]["LOSSES"]["RIB"] == {"BETA": 7.0}
+    assert changed["MODEL"]["ATTENTION"] == {"NAME": "DCS", "WIDTH": 64}
     assert cfg.SEED == 3 and cfg.MODEL.LOSSES.RIB.GAMMA == 0.0, "dump changed the config"
 
 
 def test_a_dump_loads_without_the_plugin_and_back(make_cfg, run_script, tmp_path):
     path = tmp_path / "config.yaml"
-    path.write_text(make_cfg({"MODEL.LOSSES.NAME": ("CrossEntropy", "RIB"), "SEED": -1}).dump())
+    path.write_text(make_cfg({**RIB, "SEED": -1}).dump())
     code = (
         "from fastreid.config import get_cfg\n"
         f"cfg = get_cfg(); cfg.merge_from_file({str(path)!r})\n"
@@ -137,9 +167,6 @@ def test_a_dump_loads_without_the_plugin_and_back(make_cfg, run_script, tmp_path
     again = make_cfg(base={})
     again.merge_from_file(str(path))
     assert config.names_rib(again)
-
-
-DCS = {"MODEL.ATTENTION.NAME": "DCS"}
 
 
 def test_no_attention_by_default(make_cfg):
@@ -169,60 +196,7 @@ def test_the_attention_that_a_config_asks_for(make_cfg):
     assert config.asked_attention(make_cfg(changes)).name == "CBAM"
 
 
-@pytest.mark.parametrize(
-    "key, value, expected",
-    [
-        ("NAME", "dcs", "one of DCS, SelfAttention, SE, ECA, CBAM"),
-        ("PLACEMENT", (), 'such as ("layer3", "head")'),
-        ("PLACEMENT", ("head", "head"), "without repetitions"),
-        ("PLACEMENT", (3,), "a tuple of places"),
-        ("WIDTH", -1, "0: all channels"),
-        ("TEMPERATURE", 0.0, "> 0"),
-        ("FINAL_TEMPERATURE", float("nan"), "> 0"),
-        ("MASK_BIAS", 30.0, "between -20 and 20"),
-        ("SCALE", "sqr", "one of cosine, sqrt"),
-        ("COSINE_FACTOR", 0.0, "> 0"),
-        ("NORM", "bn", "one of batch, layer, none"),
-        ("LR_FACTOR", 0.0, "> 0"),
-        ("REDUCTION", 0, ">= 1"),
-        ("KERNEL_SIZE", 4, "odd"),
-        ("START", "zero", "one of identity, published"),
-    ],
-)
-def test_a_key_of_attention_out_of_range(make_cfg, key, value, expected):
-    with pytest.raises(ValueError) as error:
-        config.check(make_cfg({**DCS, f"MODEL.ATTENTION.{key}": value}))
-    assert f"MODEL.ATTENTION.{key} must be" in str(error.value)
-    assert expected in str(error.value) and repr(value) in str(error.value)
-
-
-def test_what_is_gone_of_attention_is_refused(make_cfg, tmp_path):
-    cfg, file = make_cfg(), tmp_path / "old.yml"
-    for key, value, instead in (
-        ("RANK", 16, "write WIDTH"),
-        ("GROUPS", 4, "write WIDTH"),
-        ("DEPTHWISE", True, "Leave it out"),
-    ):
-        with pytest.raises(KeyError, match=f"MODEL.ATTENTION.{key} .*it is gone.*{instead}"):
-            cfg.merge_from_list([f"MODEL.ATTENTION.{key}", value])
-        file.write_text(yaml.safe_dump({"MODEL": {"ATTENTION": {key: value}}}))
-        with pytest.raises(KeyError, match=f"MODEL.ATTENTION.{key} .*it is gone.*{instead}"):
-            cfg.merge_from_file(str(file))
-    for changes in (
-        {"MODEL.ATTENTION.NAME": "CAM"},
-        {"MODEL.HEADS.NAME": "ChannelAttentionHead", "MODEL.ATTENTION.CHANNEL": "CAM"},
-    ):
-        with pytest.raises(ValueError, match="but is 'CAM'. CAM is gone: write SE, ECA or CBAM"):
-            config.check(make_cfg(changes))
-
-
 def test_the_channel_head_holds_a_channel_attention(make_cfg):
     changes = {"MODEL.HEADS.NAME": "ChannelAttentionHead", "MODEL.ATTENTION.CHANNEL": "DCS"}
     with pytest.raises(ValueError, match="MODEL.ATTENTION.CHANNEL must be one of SE, ECA"):
         config.check(make_cfg(changes))
-
-
-def test_dumps_hold_keys_of_attention_only_where_they_differ(make_cfg):
-    assert "ATTENTION" not in yaml.safe_load(make_cfg(base={}).dump())["MODEL"]
-    changed = yaml.safe_load(make_cfg({**DCS, "MODEL.ATTENTION.WIDTH": 64}, base={}).dump())
-    assert changed["MODEL"]["ATTENTION"] == {"NAME": "DCS", "WIDTH": 64}

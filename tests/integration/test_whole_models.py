@@ -58,8 +58,8 @@ COPIES = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_copy_trains_on_as_the_model_does(make_cfg, tmp_path, name):
-    model = build_model(make_cfg(MODELS[name]))
+def test_a_copy_trains_on_as_the_model_does(make_small_cfg, tmp_path, name):
+    model = build_model(make_small_cfg(MODELS[name]))
     trained(model, (0, 1, 2))  # statistics, and gradients that hang on the model
     state = copy.deepcopy(model.state_dict())
     others = {how: make(model, tmp_path) for how, make in COPIES.items()}
@@ -76,8 +76,8 @@ def test_a_copy_trains_on_as_the_model_does(make_cfg, tmp_path, name):
     assert next(model.parameters()).abs().sum() > 0
 
 
-def test_it_is_read_where_nothing_was_built_yet(make_cfg, tmp_path, run_script):
-    model = build_model(make_cfg(RIB)).eval()
+def test_it_is_read_where_nothing_was_built_yet(make_small_cfg, tmp_path, run_script):
+    model = build_model(make_small_cfg(RIB)).eval()
     path = str(tmp_path / "model.pth")
     torch.save(model, path)
     images = batch()["images"]

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from fastreid.modeling import build_model
+from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from fastreid.utils.events import EventStorage
 
 from fastreid_rib.integration.rib.embedding import embedding_and_labels
@@ -45,10 +46,10 @@ def trained(cfg):
     "head, pool",
     [({}, "GlobalAvgPool"), ({"MODEL.HEADS.NAME": "DCSHead"}, "GeneralizedMeanPooling")],
 )
-def test_before_is_the_map_pooled_and_after_the_heads_embedding(make_cfg, head, pool):
+def test_before_is_the_map_pooled_and_after_the_heads_embedding(make_small_cfg, head, pool):
     attention = {"MODEL.ATTENTION.WIDTH": 8, **head} if head else DCS
     changes = {**RIB, **attention, "MODEL.HEADS.POOL_LAYER": pool}
-    model = trained(make_cfg({**changes, **BEFORE}))
+    model = trained(make_small_cfg({**changes, **BEFORE}))
     losses, seen = step(model)
     assert torch.equal(seen["rib"], model.heads.pool_layer(seen["map"])[..., 0, 0])
     assert not torch.allclose(seen["rib"], seen["outputs"]["features"])
@@ -62,24 +63,22 @@ def test_before_is_the_map_pooled_and_after_the_heads_embedding(make_cfg, head, 
     step(model)
     assert step(model, epoch=1)[0]["loss_rib"].item() != 0
 
-    model = trained(make_cfg(changes))
+    model = trained(make_small_cfg(changes))
     _, seen = step(model)
     assert torch.equal(seen["rib"], seen["outputs"]["features"])
     of_attention = [model.heads.attention.project.weight]
     assert torch.autograd.grad(seen["rib"].sum(), of_attention)[0].abs().sum() > 0
 
 
-@pytest.mark.parametrize(
-    "changes", [{}, {**DCS, "MODEL.ATTENTION.PLACEMENT": ("layer2",)}], ids=["none", "layer2"]
-)
-def test_without_attention_at_the_head_both_are_one(make_cfg, changes):
-    _, seen = step(build_model(make_cfg({**RIB, **changes, **BEFORE})))
-    assert torch.equal(seen["rib"], seen["outputs"]["features"])
+def test_without_attention_at_the_head_both_are_one(make_small_cfg):
+    for changes in ({}, {**DCS, "MODEL.ATTENTION.PLACEMENT": ("conv3",)}):
+        _, seen = step(build_model(make_small_cfg({**RIB, **changes, **BEFORE})))
+        assert torch.equal(seen["rib"], seen["outputs"]["features"])
 
 
-def test_what_comes_out_is_the_same(make_cfg):
+def test_what_comes_out_is_the_same(make_small_cfg):
     """In evaluation and for the other losses nothing depends on where RIB looks."""
-    models = [trained(make_cfg({**RIB, **DCS, **keys})) for keys in ({}, BEFORE)]
+    models = [trained(make_small_cfg({**RIB, **DCS, **keys})) for keys in ({}, BEFORE)]
     states = [model.state_dict() for model in models]
     assert states[0].keys() == states[1].keys()
     torch.manual_seed(1)
@@ -93,11 +92,11 @@ def test_what_comes_out_is_the_same(make_cfg):
     assert torch.equal(ours, theirs)
 
 
-def test_a_copy_looks_at_its_own_map(make_cfg):
-    model = trained(make_cfg({**RIB, **DCS, **BEFORE}))
+def test_a_copy_looks_at_its_own_map(make_small_cfg):
+    model = trained(make_small_cfg({**RIB, **DCS, **BEFORE}))
     step(model)
     twin = copy.deepcopy(model)
-    torch.nn.init.zeros_(twin.backbone.layer4[-1].bn2.weight)
+    torch.nn.init.zeros_(twin.backbone.conv5.bn.weight)
     _, seen = step(twin)
     assert torch.equal(seen["rib"], twin.heads.pool_layer(seen["map"])[..., 0, 0])
     with torch.no_grad():  # PreciseBN: a training pass that trains nothing
@@ -105,27 +104,18 @@ def test_a_copy_looks_at_its_own_map(make_cfg):
     assert losses["loss_rib"].item() == 0
 
 
-def test_where_it_cannot_be_taken(make_cfg):
-    mgn = {
-        "MODEL.META_ARCHITECTURE": "MGN",
-        "MODEL.BACKBONE.DEPTH": "50x",
-        "MODEL.BACKBONE.FEAT_DIM": 2048,
-        "MODEL.HEADS.EMBEDDING_DIM": 16,
-    }
-    with pytest.raises(ValueError, match="in MGN.*Write 'after'"):
-        build_model(make_cfg({**RIB, **DCS, **BEFORE, **mgn}))
-
-
-def test_a_head_without_a_pooling(make_cfg, monkeypatch):
-    from fastreid.modeling.heads import REID_HEADS_REGISTRY
-
+def test_where_it_cannot_be_taken(make_small_cfg, monkeypatch):
     class Poolless(torch.nn.Module):
         def __init__(self, cfg):
             super().__init__()
 
     monkeypatch.setitem(REID_HEADS_REGISTRY._obj_map, "Poolless", Poolless)
-    with pytest.raises(ValueError, match="Poolless has no `pool_layer`"):
-        build_model(make_cfg({**RIB, **DCS, **BEFORE, "MODEL.HEADS.NAME": "Poolless"}))
+    for changes, message in (
+        ({"MODEL.META_ARCHITECTURE": "MGN"}, "in MGN.*Write 'after'"),
+        ({"MODEL.HEADS.NAME": "Poolless"}, "Poolless has no `pool_layer`"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build_model(make_small_cfg({**RIB, **DCS, **BEFORE, **changes}))
 
 
 def test_embedding_and_labels_by_hand():

@@ -31,16 +31,20 @@ def step(model, epoch, seed=0, storage=None):
         return model(batch(seed))
 
 
-@pytest.mark.parametrize("name", ["Baseline", "MoCo"])
-def test_loss_rib_joins_the_losses(make_cfg, name):
-    model = build_model(make_cfg({**RIB, "MODEL.META_ARCHITECTURE": name}))
-    assert isinstance(model, {"Baseline": Baseline, "MoCo": MoCo}[name])
-    assert type(model).__name__ == name
+@pytest.mark.parametrize("architecture", [Baseline, MoCo])
+def test_loss_rib_joins_the_losses(make_small_cfg, architecture):
+    name = architecture.__name__
+    model = build_model(make_small_cfg({**RIB, "MODEL.META_ARCHITECTURE": name}))
+    assert isinstance(model, architecture) and type(model).__name__ == name
     losses = step(model, epoch=0)
     stock = {"loss_cls"} | ({"loss_mb"} if name == "MoCo" else set())
     assert set(losses) == stock | {"loss_rib"}
     assert losses["loss_rib"].item() == 0.0 and losses["loss_rib"].requires_grad
-    losses = step(model, epoch=1, seed=1)
+    storage = EventStorage()
+    losses = step(model, epoch=1, seed=1, storage=storage)
+    assert set(losses) == stock | {"loss_rib"}, "the report is in the objective"
+    reported = {name for name in storage.latest() if name.startswith("rib/")}
+    assert {"rib/mutual_information", "rib/klb", "rib/bound"} <= reported
     assert losses["loss_rib"].item() != 0
     losses["loss_rib"].backward()
     gradients = [p.grad for p in model.backbone.parameters()]
@@ -48,75 +52,70 @@ def test_loss_rib_joins_the_losses(make_cfg, name):
     assert any(g.abs().sum() > 0 for g in gradients)
 
 
-def test_scale_multiplies_the_bound(make_cfg):
+def test_scale_multiplies_the_bound(make_small_cfg):
     values = []
     for scale in (1.0, 2.5):
         torch.manual_seed(0)
-        model = build_model(make_cfg({**RIB, "MODEL.LOSSES.RIB.SCALE": scale}))
+        model = build_model(make_small_cfg({**RIB, "MODEL.LOSSES.RIB.SCALE": scale}))
         step(model, epoch=0)
         values.append(step(model, epoch=1)["loss_rib"].item())
     assert values[1] == pytest.approx(2.5 * values[0], rel=1e-5)
 
 
-@pytest.mark.parametrize("backend", ["auto", "torch"])
-def test_the_backend_is_the_config_s(make_cfg, backend):
-    model = build_model(make_cfg({**RIB, "MODEL.LOSSES.RIB.BACKEND": backend}))
-    assert model.rib.backend == backend
-    step(model, epoch=0)
-    assert step(model, epoch=1)["loss_rib"].item() != 0
+def test_the_backend_is_the_config_s(make_small_cfg):
+    for backend in ("auto", "torch"):
+        model = build_model(make_small_cfg({**RIB, "MODEL.LOSSES.RIB.BACKEND": backend}))
+        assert model.rib.backend == backend
+        step(model, epoch=0)
+        assert step(model, epoch=1)["loss_rib"].item() != 0
 
 
-def test_a_backend_that_cannot_work_is_told_when_the_model_is_built(make_cfg, monkeypatch):
+def test_a_backend_that_cannot_work_is_told_when_the_model_is_built(make_small_cfg, monkeypatch):
     with pytest.raises(ValueError, match="backend 'cuda' works on cuda tensors"):
-        build_model(make_cfg({**RIB, "MODEL.LOSSES.RIB.BACKEND": "cuda"}))
+        build_model(make_small_cfg({**RIB, "MODEL.LOSSES.RIB.BACKEND": "cuda"}))
 
     def load(kind):
         raise native.Unavailable("the cpu kernels are not built; build them")
 
     monkeypatch.setattr(native, "load", load)
     with pytest.raises(native.Unavailable, match="build them"):
-        build_model(make_cfg({**RIB, "MODEL.LOSSES.RIB.BACKEND": "cpu"}))
+        build_model(make_small_cfg({**RIB, "MODEL.LOSSES.RIB.BACKEND": "cpu"}))
 
 
-def test_rib_alone_trains(make_cfg):
-    model = build_model(make_cfg({"MODEL.LOSSES.NAME": ("RIB",)}))
-    losses = step(model, epoch=0)
-    assert list(losses) == ["loss_rib"]
+def test_rib_alone_trains_and_the_config_is_left_as_written(make_small_cfg):
+    cfg = make_small_cfg({"MODEL.LOSSES.NAME": ("RIB",)})
+    cfg.freeze()
+    losses = step(build_model(cfg), epoch=0)
+    assert list(losses) == ["loss_rib"] and cfg.MODEL.LOSSES.NAME == ("RIB",)
     sum(losses.values()).backward()
 
 
-def test_a_config_without_rib_gets_fastreid_s_own_class(make_cfg):
-    model = build_model(make_cfg({"MODEL.LOSSES.NAME": ("CrossEntropy", "Triplet")}))
+def test_a_config_without_rib_gets_fastreid_s_own_class(make_small_cfg):
+    model = build_model(make_small_cfg({"MODEL.LOSSES.NAME": ("CrossEntropy", "Triplet")}))
     assert type(model) is Baseline
     assert not [key for key in model.state_dict() if "rib" in key]
     assert set(step(model, epoch=1)) == {"loss_cls", "loss_triplet"}
 
 
-def test_the_config_is_left_as_written(make_cfg):
-    cfg = make_cfg(RIB)
-    cfg.freeze()
-    build_model(cfg)
-    assert cfg.MODEL.LOSSES.NAME == ("CrossEntropy", "RIB")
-
-
-def test_the_embedding_follows_neck_feat(make_cfg):
-    for neck, dim in (("before", 512), ("after", 32)):
+def test_the_embedding_follows_neck_feat(make_small_cfg):
+    for neck, dim in (("before", 128), ("after", 32)):
         changes = {"MODEL.HEADS.NECK_FEAT": neck, "MODEL.HEADS.EMBEDDING_DIM": 32}
-        model = build_model(make_cfg({**RIB, **changes}))
+        model = build_model(make_small_cfg({**RIB, **changes}))
         step(model, epoch=0)
         step(model, epoch=1)
         assert model.rib.centroids.shape == (8, dim)
 
 
-def test_mgn_uses_the_embedding_that_it_retrieves_with(make_cfg):
+def test_mgn_uses_the_embedding_that_it_retrieves_with(make_small_cfg):
     changes = {
         "MODEL.META_ARCHITECTURE": "MGN",
+        "MODEL.BACKBONE.NAME": "build_resnet_backbone",
         "MODEL.BACKBONE.DEPTH": "50x",
         "MODEL.BACKBONE.FEAT_DIM": 2048,
         "MODEL.HEADS.EMBEDDING_DIM": 16,
         "MODEL.HEADS.NECK_FEAT": "after",
     }
-    model = build_model(make_cfg({**RIB, **changes}))
+    model = build_model(make_small_cfg({**RIB, **changes}))
     assert isinstance(model, MGN)
     assert step(model, epoch=0)["loss_rib"].item() == 0.0
     losses = step(model, epoch=1)
@@ -130,8 +129,8 @@ def test_mgn_uses_the_embedding_that_it_retrieves_with(make_cfg):
         assert all(p.grad is not None for p in branch.parameters())
 
 
-def test_distiller_student_takes_rib(make_cfg, distill):
-    model = build_model(make_cfg({**RIB, **distill(RIB)}))
+def test_distiller_student_takes_rib(make_small_cfg, distill):
+    model = build_model(make_small_cfg({**RIB, **distill(RIB)}))
     assert isinstance(model, Distiller)
     step(model, epoch=0)
     losses = step(model, epoch=1)
@@ -142,49 +141,34 @@ def test_distiller_student_takes_rib(make_cfg, distill):
     )
 
 
-def test_the_report_goes_to_the_event_storage_and_not_into_the_objective(make_cfg):
-    model = build_model(make_cfg(RIB))
+def test_passes_without_gradient_do_not_enter(make_small_cfg):
+    model = build_model(make_small_cfg(RIB))
     step(model, epoch=0)
-    storage = EventStorage()
-    losses = step(model, epoch=1, storage=storage)
-    assert set(losses) == {"loss_cls", "loss_rib"}
-    reported = {name: value for name, (value, _) in storage.latest().items() if name[:4] == "rib/"}
-    assert {"rib/mutual_information", "rib/klb", "rib/bound"} <= set(reported)
-
-
-def test_precise_bn_does_not_enter(make_cfg):
-    model = build_model(make_cfg(RIB))
-    step(model, epoch=0)
+    step(model, epoch=1)
+    with torch.no_grad(), EventStorage():
+        assert model(batch())["loss_rib"].item() == 0.0
     statistics = copy.deepcopy(model.rib.state_dict())
-    running = model.backbone.bn1.running_mean.clone()
+    norm = next(m for m in model.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    running = norm.running_mean.clone()
     # FastReID runs it over another data set, whose labels it marks by negative ones.
     other = [dict(batch(seed), targets=torch.full((8,), -1)) for seed in (3, 4)]
     PreciseBN(model, other, num_iter=2).update_stats()
-    assert not torch.equal(model.backbone.bn1.running_mean, running), "it did not run"
+    assert not torch.equal(norm.running_mean, running), "it did not run"
     after = model.rib.state_dict()
     assert statistics.keys() == after.keys() and statistics
     assert all(torch.equal(statistics[key], after[key]) for key in after)
 
 
-def test_passes_without_gradient_report_a_zero(make_cfg):
-    model = build_model(make_cfg(RIB))
-    step(model, epoch=0)
-    step(model, epoch=1)
-    with torch.no_grad(), EventStorage():
-        losses = model(batch())
-    assert losses["loss_rib"].item() == 0.0
-
-
-def test_evaluation_without_the_number_of_classes_builds_no_statistics(make_cfg):
-    model = build_model(make_cfg({**RIB, "MODEL.HEADS.NUM_CLASSES": 0}))
+def test_evaluation_without_the_number_of_classes_builds_no_statistics(make_small_cfg):
+    model = build_model(make_small_cfg({**RIB, "MODEL.HEADS.NUM_CLASSES": 0}))
     assert model.rib is None
     model.eval()
     with torch.no_grad():
-        assert model(batch()).shape == (8, 512)
+        assert model(batch()).shape == (8, 128)
 
 
-def test_a_loop_without_epochs_is_told_what_to_do(make_cfg):
-    model = build_model(make_cfg(RIB)).train()
+def test_a_loop_without_epochs_is_told_what_to_do(make_small_cfg):
+    model = build_model(make_small_cfg(RIB)).train()
     with EventStorage(), pytest.raises(RuntimeError, match="start_epoch"):
         model(batch())
     model.rib.start_epoch(0)
@@ -216,67 +200,59 @@ class MaskedArchitecture(Baseline):
         return loss_dict
 
 
-@pytest.fixture
-def registered():
-    for architecture in (DeafArchitecture, DoubledArchitecture, MaskedArchitecture):
-        META_ARCH_REGISTRY.register(architecture)
-    yield
-    for architecture in (DeafArchitecture, DoubledArchitecture, MaskedArchitecture):
-        del META_ARCH_REGISTRY._obj_map[architecture.__name__]
+OTHERS = {
+    kind.__name__: kind for kind in (DeafArchitecture, DoubledArchitecture, MaskedArchitecture)
+}
 
 
-def test_other_projects_architectures(make_cfg, registered):
+@pytest.fixture(autouse=True)
+def registered(monkeypatch):
+    for name, architecture in OTHERS.items():
+        monkeypatch.setitem(META_ARCH_REGISTRY._obj_map, name, architecture)
+
+
+def test_other_projects_architectures(make_small_cfg):
     names = {"MODEL.LOSSES.NAME": ("CrossEntropyLoss", "RIB")}
-    model = build_model(make_cfg({**names, "MODEL.META_ARCHITECTURE": "MaskedArchitecture"}))
+    model = build_model(make_small_cfg({**names, "MODEL.META_ARCHITECTURE": "MaskedArchitecture"}))
     assert set(step(model, epoch=0)) == {"loss_cls", "loss_own", "loss_rib"}
-    model = build_model(make_cfg({**names, "MODEL.META_ARCHITECTURE": "DeafArchitecture"}))
+    model = build_model(make_small_cfg({**names, "MODEL.META_ARCHITECTURE": "DeafArchitecture"}))
     with pytest.raises(RuntimeError, match="DeafArchitecture never gives it an embedding"):
         step(model, epoch=0)
 
 
-def test_an_architecture_that_is_no_class(make_cfg):
+def test_an_architecture_that_is_no_class(make_small_cfg, monkeypatch):
     def function_architecture(cfg):
         return torch.nn.Identity()
 
-    META_ARCH_REGISTRY.register(function_architecture)
-    try:
-        cfg = make_cfg({**RIB, "MODEL.META_ARCHITECTURE": "function_architecture"})
-        with pytest.raises(TypeError, match="function_architecture"):
-            build_model(cfg)
-        cfg.MODEL.LOSSES.NAME = ("Anything",)
-        assert isinstance(build_model(cfg), torch.nn.Identity)
-    finally:
-        del META_ARCH_REGISTRY._obj_map["function_architecture"]
+    name = "function_architecture"
+    monkeypatch.setitem(META_ARCH_REGISTRY._obj_map, name, function_architecture)
+    cfg = make_small_cfg({**RIB, "MODEL.META_ARCHITECTURE": name})
+    with pytest.raises(TypeError, match=name):
+        build_model(cfg)
+    cfg.MODEL.LOSSES.NAME = ("Anything",)
+    assert isinstance(build_model(cfg), torch.nn.Identity)
 
 
-@pytest.mark.parametrize(
-    ("changes", "batch", "crossed"),
-    [
-        ({}, {"camids": torch.arange(8) % 2}, True),
-        ({"MODEL.LOSSES.RIB.CROSS_CAMERA": False}, {"camids": torch.arange(8) % 2}, False),
-        ({}, {}, False),
-        ({}, {"camids": torch.zeros(8).long()}, False),
-        ({}, {"camids": ["a"] * 8}, False),
-        ({}, {"camids": torch.arange(4)}, False),
-    ],
-)
-def test_cameras_come_with_the_batch(make_cfg, changes, batch, crossed):
-    model = build_model(make_cfg({**RIB, **changes})).train()
-    labels = torch.arange(8) // 4
-    with EventStorage() as storage:
+def test_cameras_come_with_the_batch(make_small_cfg):
+    two, doubled = torch.arange(8) % 2, {"MODEL.META_ARCHITECTURE": "DoubledArchitecture"}
+    for changes, cameras, crossed in (
+        ({}, two, True),
+        ({"MODEL.LOSSES.RIB.CROSS_CAMERA": False}, two, False),
+        ({}, None, False),
+        ({}, torch.zeros(8).long(), False),
+        ({}, ["a"] * 8, False),
+        ({}, torch.arange(4), False),
+        (doubled, two, False),  # which puts another batch together
+    ):
+        model = build_model(make_small_cfg({**RIB, **changes})).train()
+        images = dict(batch(), targets=torch.arange(8) // 4)
+        if cameras is not None:
+            images["camids"] = cameras
         for epoch in range(3):
-            storage.epoch = epoch
-            images = torch.rand(8, 3, 64, 32) * 255
-            losses = model({"images": images, "targets": labels, **batch})
+            with EventStorage() as storage:
+                storage.epoch = epoch
+                losses = model(dict(images, images=images["images"].clone()))
             assert torch.isfinite(losses["loss_rib"])
-    assert (model.rib.camera_rows is not None) == crossed
-    assert model._rib_cameras is None
-
-
-def test_an_architecture_that_puts_another_batch_together(make_cfg, registered):
-    model = build_model(make_cfg({**RIB, "MODEL.META_ARCHITECTURE": "DoubledArchitecture"})).train()
-    with EventStorage() as storage:
-        for epoch in range(3):
-            storage.epoch = epoch
-            model({**batch(), "camids": torch.arange(len(batch()["targets"])) // 2 % 2})
-    assert model.rib.centroids is not None and model.rib.camera_rows is None
+        assert model.rib.centroids is not None
+        assert (model.rib.camera_rows is not None) == crossed, (changes, cameras)
+        assert model._rib_cameras is None

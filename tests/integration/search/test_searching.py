@@ -20,23 +20,6 @@ SEARCH = {
 }
 
 
-TINY = {
-    **SEARCH,
-    "MODEL.DEVICE": "cpu",
-    "MODEL.BACKBONE.FEAT_DIM": 512,
-    "MODEL.HEADS.WITH_BNNECK": True,
-    "INPUT.SIZE_TRAIN": [64, 32],
-    "INPUT.SIZE_TEST": [64, 32],
-    "DATASETS.NAMES": ("SyntheticReIDTiny",),
-    "DATASETS.TESTS": ("SyntheticReIDTiny",),
-    "DATALOADER.SAMPLER_TRAIN": "NaiveIdentitySampler",
-    "DATALOADER.NUM_WORKERS": 0,
-    "SOLVER.IMS_PER_BATCH": 16,
-    "SOLVER.WARMUP_ITERS": 0,
-    "SEED": 0,
-}
-
-
 class Watched(DefaultTrainer):
     """Notes for each step what it moved: weights, logits."""
 
@@ -49,11 +32,12 @@ class Watched(DefaultTrainer):
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory):
+def searched(tmp_path_factory, tiny):
     """A finished search: its trainer and its folder."""
     folder = tmp_path_factory.mktemp("search")
     cfg = get_cfg()
-    settings = {**TINY, "OUTPUT_DIR": str(folder), "SOLVER.MAX_EPOCH": 4, "TEST.EVAL_PERIOD": 4}
+    settings = {**tiny, **SEARCH, "OUTPUT_DIR": str(folder)}
+    settings.update({"SOLVER.MAX_EPOCH": 4, "TEST.EVAL_PERIOD": 4, "SOLVER.CHECKPOINT_PERIOD": 4})
     cfg.merge_from_list([item for pair in settings.items() for item in pair])
     trainer = Watched(cfg)
     trainer.moved = []
@@ -129,12 +113,10 @@ def test_a_search_that_fails_derives_nothing(make_cfg, logs):
     assert (logs / "search.jsonl").exists() and not (logs / "searched.yml").exists()
 
 
-def test_the_checkpoint_of_another_space(make_cfg, logs):
-    trainer = DefaultTrainer(make_cfg({**SEARCH, "SOLVER.MAX_EPOCH": 1, "TEST.EVAL_PERIOD": 1}))
-    trainer.train()
+def test_the_checkpoint_of_another_space(make_cfg, searched):
     other = ((28, 24), (40, 32), (128, 120), (216, 208))
     changes = {**SEARCH, "MODEL.SEARCH.OPTIONS": other, "MODEL.SEARCH.TARGET": 0.95}
-    again = DefaultTrainer(make_cfg(changes))
+    again = DefaultTrainer(make_cfg({**changes, "OUTPUT_DIR": str(searched[1])}))
     with pytest.raises(ValueError, match=r"search\.choices\.stage1\.logits is \(4,\) there and"):
         again.resume_or_load(resume=True)
 
