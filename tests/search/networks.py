@@ -1,10 +1,12 @@
 """A small network with two groups of channels, and its space."""
 
+import torch
 from torch import nn
 
 from fastreid_rib.search import Channels, Layer, Space
 
 GROUPS = {"front": (8, 6, 3), "back": (12, 8, 5, 4)}
+IMAGES = torch.randn(4, 3, 16, 8, generator=torch.Generator().manual_seed(0))
 
 
 class Block(nn.Module):
@@ -63,8 +65,6 @@ def space(groups=GROUPS):
 
 def trained(network, steps=3):
     """Running statistics and weights as after some steps."""
-    import torch
-
     with torch.no_grad():
         for _ in range(steps):
             network.train()(torch.randn(8, 3, 16, 8))

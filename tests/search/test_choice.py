@@ -71,18 +71,6 @@ def test_entropy_falls_from_log_of_the_options_to_zero():
     assert float(choice.entropy()) == pytest.approx(0.0, abs=1e-6)
 
 
-def test_masks_pass_gradients_to_the_logits():
-    choice = WidthChoice((4, 2))
-    layer = nn.Conv2d(3, 4, 1)
-    mask_after(layer, choice, Channels("group"))
-    choice.draw(torch.zeros(2), 1.0)
-    output = layer(torch.ones(2, 3, 5, 5))
-    torch.testing.assert_close(choice.mask(), torch.tensor([1.0, 1.0, 0.5, 0.5]))
-    output.sum().backward()
-    assert choice.logits.grad.abs().sum() > 0
-    assert layer.bfloat16()(torch.ones(2, 3, 5, 5).bfloat16()).dtype == torch.bfloat16
-
-
 class Pair(nn.Module):
     def __init__(self):
         super().__init__()
@@ -93,13 +81,15 @@ class Pair(nn.Module):
         return self.layer(x)
 
 
-def test_a_copy_has_masks_of_its_own():
-    pair = Pair()
+def test_masks_pass_gradients_and_a_copy_has_its_own():
+    pair, ones = Pair(), torch.ones(2, 3, 5, 5)
     pair.choice.draw(torch.zeros(2), 1.0)
-    pair(torch.ones(1, 3, 2, 2)).sum().backward()
+    torch.testing.assert_close(pair.choice.mask(), torch.tensor([1.0, 1.0, 0.5, 0.5]))
+    pair(ones).sum().backward()
+    assert pair.choice.logits.grad.abs().sum() > 0
     other = copy.deepcopy(pair)
     assert set(other.state_dict()) == {"layer.weight", "layer.bias", "choice.logits"}
     with torch.no_grad():
         other.choice.logits[1] = 9.0
-    x = torch.ones(1, 3, 2, 2)
-    assert other.eval()(x)[:, 2:].eq(0).all() and pair.eval()(x)[:, 2:].ne(0).any()
+    assert other.eval()(ones)[:, 2:].eq(0).all() and pair.eval()(ones)[:, 2:].ne(0).any()
+    assert other.layer.bfloat16()(ones.bfloat16()).dtype == torch.bfloat16

@@ -35,12 +35,8 @@ def test_by_hand():
 def test_many_networks_at_once():
     cost = Cost(Network(), space(), IMAGES, extra={"front": (30.0, 20.0, 10.0)}, constant=5.0)
     widths = {"front": torch.tensor([8.0, 3.0]), "back": torch.tensor([5.0, 12.0])}
-    found = cost.of(widths)
-    one_by_one = [
-        cost.of({"front": 8, "back": 5}),
-        cost.of({"front": 3, "back": 12}),
-    ]
-    assert found.tolist() == one_by_one
+    one_by_one = [cost.of({"front": 8, "back": 5}), cost.of({"front": 3, "back": 12})]
+    assert cost.of(widths).tolist() == one_by_one
     plain = Cost(Network(), space(), IMAGES)
     assert one_by_one[1] == plain.of({"front": 3, "back": 12}) + 10 + 5
 
@@ -58,10 +54,8 @@ def test_expected_costs_have_gradients_and_meet_those_of_choices():
 
 
 def test_what_is_counted_apart_and_an_extra_that_does_not_fit():
-    whole, part = (
-        Cost(Network(), space(), IMAGES),
-        Cost(Network(), space(), IMAGES, apart=("last",)),
-    )
+    whole = Cost(Network(), space(), IMAGES)
+    part = Cost(Network(), space(), IMAGES, apart=("last",))
     assert whole.widest - part.widest == 12 * 7
     with pytest.raises(ValueError, match=r"extra\['front'\] needs a number for each"):
         Cost(Network(), space(), IMAGES, extra={"front": (1.0,)})

@@ -54,20 +54,15 @@ def run(network, search, rank, epochs=10, steps=40):
     return search
 
 
-def test_a_task_that_needs_width_gets_it_where_cost_does_not_count():
-    network, search = rank_search(cost_scale=0.0, target=1.0, weights_share=0.5)
-    assert run(network, search, rank=8).derive() == {"inside": 8}
-
-
-def test_where_cost_is_all_the_narrowest_is_chosen():
-    network, search = rank_search(cost_scale=100.0, target=2 / 8, weights_share=0.5)
-    assert run(network, search, rank=8).derive() == {"inside": 2}
-
-
-def test_the_target_counts():
-    network, search = rank_search(cost_scale=100.0, target=6 / 8, weights_share=0.5)
-    widths = run(network, search, rank=8, epochs=15).probabilities()["inside"]
-    assert max(range(4), key=widths.__getitem__) == 1
+def test_what_is_found():
+    half = {"weights_share": 0.5}
+    search = rank_search(cost_scale=0.0, target=1.0, **half)
+    assert run(*search, rank=8).derive() == {"inside": 8}, "cost does not count"
+    search = rank_search(cost_scale=100.0, target=2 / 8, **half)
+    assert run(*search, rank=8).derive() == {"inside": 2}, "cost is all"
+    search = rank_search(cost_scale=100.0, target=6 / 8, **half)
+    widths = run(*search, rank=8, epochs=15).probabilities()["inside"]
+    assert max(range(4), key=widths.__getitem__) == 1, "the target counts"
 
 
 def test_seeds_repeat_and_differ():
@@ -100,20 +95,16 @@ def test_weights_and_logits_take_turns():
     assert turns[16:].count(False) == 4 and turns[16:20] == [True, True, True, False]
 
 
-def test_steps_without_gradients_are_not_counted():
-    _, search = rank_search()
-    with torch.no_grad():
-        search.draw()
-    assert int(search.steps) == 0
-
-
-def test_gates_cool_geometrically():
+def test_gates_cool_geometrically_and_steps_without_gradients_are_not_counted():
     _, search = rank_search(temperature=4.0, final_temperature=0.25)
     temperatures = []
     for progress in (0.0, 0.5, 1.0):
         search.set_progress(progress)
         temperatures.append(search.temperature)
     assert temperatures == pytest.approx([4.0, 1.0, 0.25])
+    with torch.no_grad():
+        search.draw()
+    assert int(search.steps) == 0
 
 
 def test_the_cost_term():

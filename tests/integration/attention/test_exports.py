@@ -12,32 +12,17 @@ import warnings
 import pytest
 import torch
 from fastreid.modeling import build_model
+from placed import MGN_R50, VIT, chosen
 
 from fastreid_rib.attention import ATTENTIONS, build_attention
 
-OSNET = {
-    "MODEL.BACKBONE.NAME": "build_osnet_backbone",
-    "MODEL.BACKBONE.DEPTH": "x0_25",
-    "MODEL.BACKBONE.FEAT_DIM": 128,
-}
-VIT = {
-    "MODEL.BACKBONE.NAME": "build_vit_backbone",
-    "MODEL.BACKBONE.DEPTH": "small",
-    "MODEL.BACKBONE.FEAT_DIM": 768,
-    "MODEL.HEADS.POOL_LAYER": "Identity",
-    "MODEL.ATTENTION.MASK_BIAS": 1.0,
-}
-MGN = {
-    "MODEL.META_ARCHITECTURE": "MGN",
-    "MODEL.BACKBONE.DEPTH": "50x",
-    "MODEL.BACKBONE.FEAT_DIM": 2048,
-    "MODEL.HEADS.EMBEDDING_DIM": 32,
-}
+OSNET = chosen(("osnet", "x0_25"))
+MASKED_VIT = {**VIT, "MODEL.HEADS.POOL_LAYER": "Identity", "MODEL.ATTENTION.MASK_BIAS": 1.0}
 MODELS = {
     "head": ("DCS", OSNET),
     "conv3": ("SE", OSNET),
-    "blocks": ("DCS", VIT),
-    "layer2": ("SE", MGN),
+    "blocks": ("DCS", MASKED_VIT),
+    "layer2": ("SE", MGN_R50),
 }
 """By place: an attention and a model that has the place."""
 
@@ -126,7 +111,7 @@ def test_a_model_with_it(make_cfg, place, form):
     cfg = make_cfg({**changes, **keys})
     torch.manual_seed(0)
     model = build_model(cfg)
-    if changes is VIT:
+    if changes is MASKED_VIT:
         model.backbone.blocks = model.backbone.blocks[:2]  # a quarter of 228 MB
     size = {"blocks": cfg.INPUT.SIZE_TRAIN, "layer2": (96, 32)}.get(place, (64, 32))
     images = torch.rand(2, 3, *size) * 255

@@ -1,9 +1,13 @@
 """DCSHead and ChannelAttentionHead: the attention at the head under another name."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from fastreid.engine import DefaultTrainer
 from fastreid.modeling import build_model
 from fastreid.modeling.heads import REID_HEADS_REGISTRY, EmbeddingHead, build_heads
+from placed import MGN_R50
 
 from fastreid_rib.attention import ECA, SE, DCSAttention
 from fastreid_rib.integration.attention.heads import ChannelAttentionHead, DCSHead
@@ -11,30 +15,24 @@ from fastreid_rib.integration.attention.heads import ChannelAttentionHead, DCSHe
 NARROW = {"MODEL.ATTENTION.WIDTH": 8}
 
 
-def image(size=4):
-    images = torch.rand(size, 3, 64, 32, generator=torch.Generator().manual_seed(0)) * 255
-    return {"images": images, "targets": torch.arange(size) // 2}
-
-
 @pytest.mark.parametrize(
-    "head, name, changes",
+    "head, name, kind, changes",
     [
-        (DCSHead, "DCS", {}),
-        (ChannelAttentionHead, "SE", {}),
-        (ChannelAttentionHead, "ECA", {"MODEL.ATTENTION.CHANNEL": "ECA"}),
+        (DCSHead, "DCS", DCSAttention, {}),
+        (ChannelAttentionHead, "SE", SE, {}),
+        (ChannelAttentionHead, "ECA", ECA, {"MODEL.ATTENTION.CHANNEL": "ECA"}),
     ],
 )
-def test_a_head_is_the_placement_under_another_name(make_cfg, head, name, changes):
+def test_a_head_is_the_placement_under_another_name(make_small_cfg, head, name, kind, changes):
     by_head = {**NARROW, **changes, "MODEL.HEADS.NAME": head.__name__}
     by_key = {**NARROW, "MODEL.ATTENTION.NAME": name, "MODEL.ATTENTION.PLACEMENT": ("head",)}
     models = []
     for keys in (by_head, by_key):
         torch.manual_seed(0)
-        models.append(build_model(make_cfg(keys)))
+        models.append(build_model(make_small_cfg(keys)))
     ours, theirs = models
     assert type(ours.heads) is head and type(theirs.heads) is EmbeddingHead
-    kinds = {"DCS": DCSAttention, "SE": SE, "ECA": ECA}
-    assert type(ours.heads.attention) is type(theirs.heads.attention) is kinds[name]
+    assert type(ours.heads.attention) is type(theirs.heads.attention) is kind
     states = [model.state_dict() for model in models]
     assert list(states[0]) == list(states[1])
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
@@ -44,7 +42,7 @@ def test_a_head_is_the_placement_under_another_name(make_cfg, head, name, change
             for parameter in model.heads.attention.parameters():
                 parameter.fill_(0.05)
     with torch.no_grad():
-        maps = torch.rand(2, 512, 4, 2)
+        maps = torch.rand(2, 128, 4, 2)
         assert torch.equal(ours.heads(maps), theirs.heads(maps))
         attended = EmbeddingHead.forward(ours.heads, ours.heads.attention(maps))
         assert torch.equal(ours.heads(maps), attended)
@@ -84,39 +82,32 @@ def test_other_heads_take_attention_by_the_key(make_cfg):
 
 
 def test_mgn_with_dcs_head_attends_once_a_branch(make_cfg):
-    changes = {
-        **NARROW,
-        "MODEL.META_ARCHITECTURE": "MGN",
-        "MODEL.BACKBONE.DEPTH": "50x",
-        "MODEL.BACKBONE.FEAT_DIM": 2048,
-        "MODEL.HEADS.NAME": "DCSHead",
-        "MODEL.HEADS.EMBEDDING_DIM": 16,
-    }
-    cfg = make_cfg(changes)
+    cfg = make_cfg({**MGN_R50, **NARROW, "MODEL.HEADS.NAME": "DCSHead"})
     model = build_model(cfg)
     names = [name for name, module in model.named_modules() if isinstance(module, DCSAttention)]
     assert names == ["b1.attention", "b2.attention", "b3.attention"]
     assert cfg.MODEL.HEADS.NAME == "DCSHead", "the config was changed"
 
 
-def test_training_as_users_do(make_cfg, run_script, tmp_path):
-    changes = {
-        **NARROW,
-        "MODEL.HEADS.NAME": "DCSHead",
-        "MODEL.LOSSES.NAME": ("CrossEntropy", "Triplet", "RIB"),
-        "MODEL.LOSSES.RIB.WARMUP_EPOCHS": 1,
-        "SOLVER.MAX_EPOCH": 2,
-        "TEST.EVAL_PERIOD": 2,
-        "OUTPUT_DIR": str(tmp_path / "out"),
-    }
-    cfg = make_cfg(changes)
-    (tmp_path / "config.yml").write_text(cfg.dump())
-    result = run_script("train_as_users_do.py", "--config-file", tmp_path / "config.yml")
-    assert "Attention DCS: heads.attention" in result.stdout
-    state = torch.load(tmp_path / "out" / "model_final.pth", map_location="cpu")["model"]
-    untrained = build_model(cfg).state_dict()
-    learnt = {key for key in state if "attention" in key}
-    assert learnt == {key for key in untrained if "attention" in key}
+def test_training_by_fastreid_s_trainer(make_small_cfg, caplog):
+    cfg = make_small_cfg(
+        {
+            **NARROW,
+            "MODEL.HEADS.NAME": "DCSHead",
+            "MODEL.LOSSES.NAME": ("CrossEntropy", "Triplet", "RIB"),
+            "MODEL.LOSSES.RIB.WARMUP_EPOCHS": 1,
+            "SOLVER.MAX_EPOCH": 2,
+            "TEST.EVAL_PERIOD": 2,
+        }
+    )
+    Path(cfg.OUTPUT_DIR).mkdir()
+    with caplog.at_level("INFO"):
+        DefaultTrainer(cfg).train()
+    assert "Attention DCS: heads.attention" in caplog.text
+    path = Path(cfg.OUTPUT_DIR) / "model_final.pth"
+    state = torch.load(path, **({"weights_only": False} if hasattr(torch, "compile") else {}))
+    learnt = {key: value for key, value in state["model"].items() if "attention" in key}
+    assert learnt.keys() == {key for key in build_model(cfg).state_dict() if "attention" in key}
     # Both started at zero; the mask's weights get a gradient once the projection is not zero.
-    assert state["heads.attention.project.weight"].abs().sum() > 0
-    assert state["heads.attention.mask.logits.weight"].abs().sum() > 0
+    assert learnt["heads.attention.project.weight"].abs().sum() > 0
+    assert learnt["heads.attention.mask.logits.weight"].abs().sum() > 0

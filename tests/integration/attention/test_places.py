@@ -98,12 +98,12 @@ def test_fastreid_s_own_attention_with_rib(make_cfg, changes, part):
         assert any(reached) == (epoch == 1)
 
 
-@pytest.mark.parametrize("name", ["SelfAttention", "SE", "ECA", "CBAM"])
-def test_every_attention(make_cfg, name):
-    cfg = make_cfg({**GROUPS, **WITH_RIB, **attend("layer3", "head", name=name)})
-    model = build_model(cfg)
-    assert list(attentions(model)) == ["backbone.layer3.1.attention", "heads.attention"]
-    check(model, cfg)
+def test_every_attention(make_cfg):
+    for name in ("SelfAttention", "SE", "ECA", "CBAM"):
+        cfg = make_cfg({**GROUPS, **WITH_RIB, **attend("layer3", "head", name=name)})
+        model = build_model(cfg)
+        assert list(attentions(model)) == ["backbone.layer3.1.attention", "heads.attention"]
+        check(model, cfg)
 
 
 def test_settings_that_do_not_fit_a_place(make_cfg):
@@ -113,16 +113,17 @@ def test_settings_that_do_not_fit_a_place(make_cfg):
         build_model(make_cfg(attend("head", WIDTH=513)))
 
 
-@pytest.mark.parametrize(
-    "plain, attention",
-    [({}, attend("layer2", "layer3", "head")), (VIT, attend("blocks", MASK_BIAS=1.0))],
-)
-def test_seeded_models_start_alike_with_and_without_attention(make_cfg, plain, attention):
-    stock, ours = [], []
-    for changes, states in ((plain, stock), ({**plain, **attention}, ours)):
-        torch.manual_seed(3)
-        states.append(build_model(make_cfg(changes)).state_dict())
-    assert all(torch.equal(ours[0][key], value) for key, value in stock[0].items())
+def test_seeded_models_start_alike_with_and_without_attention(make_cfg):
+    for plain, attention in (
+        ({}, attend("layer2", "layer3", "head")),
+        (VIT, attend("blocks", MASK_BIAS=1.0)),
+    ):
+        states = []
+        for changes in (plain, {**plain, **attention}):
+            torch.manual_seed(3)
+            states.append(build_model(make_cfg(changes)).state_dict())
+        stock, ours = states
+        assert all(torch.equal(ours[key], value) for key, value in stock.items())
 
 
 def test_each_attention_has_an_initialisation_of_its_own(make_cfg):
@@ -188,19 +189,16 @@ def test_vit_masks_queries_and_keys_in_every_block(make_cfg):
     check(model, cfg)
 
 
-@pytest.mark.parametrize(
-    "changes, message",
-    [
+def test_vit_has_no_map(make_cfg):
+    for changes, message in (
         (attend("head"), r"class token.*\(\"blocks\",\)"),
         ({"MODEL.HEADS.NAME": "ChannelAttentionHead"}, r"class token.*\(\"blocks\",\)"),
         (attend("layer3"), "'layer3'.*VisionTransformer.*It has blocks"),
         (attend("blocks", name="SE"), "SE is for maps"),
         (attend("blocks", MASK_BIAS=0.0), "MASK_BIAS is 0, .*VisionTransformer would start"),
-    ],
-)
-def test_vit_has_no_map(make_cfg, changes, message):
-    with pytest.raises(ValueError, match=message):
-        build_model(make_cfg({**VIT, **changes}))
+    ):
+        with pytest.raises(ValueError, match=message):
+            build_model(make_cfg({**VIT, **changes}))
 
 
 def test_the_temperature_follows_the_epochs(make_cfg):
