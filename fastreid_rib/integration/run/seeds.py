@@ -90,8 +90,9 @@ def extend_data_loader(data_utils: Any) -> None:
 
     def batches(stock: Callable[..., Any], generator: Any, *args: Any, **kwargs: Any) -> Any:
         if seeded() and isinstance(generator, dataloader._SingleProcessDataLoaderIter):
-            generator.is_alive = lambda: False  # all that FastReID asks of its thread
-            return generator
+            iterator: Any = generator
+            iterator.is_alive = lambda: False  # all that FastReID asks of its thread
+            return iterator
         return stock(generator, *args, **kwargs)
 
     wrap(data_utils, "BackgroundGenerator", batches)
