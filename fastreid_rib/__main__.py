@@ -1,21 +1,26 @@
 """``python -m fastreid_rib doctor``, ``build-kernels``, ``export``, ``cost``, ``information``."""
 
 import argparse
+import importlib
 import sys
-from typing import List, Optional
+from typing import Any, List, Optional
 
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Runs one command and returns its exit status."""
+    arguments = vars(_parser().parse_args(argv))
+    command = arguments.pop("command").replace("-", "_")
+    return importlib.import_module(f"fastreid_rib.commands.{command}").main(**arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    """A command is a module of ``commands``; its arguments are those of the module's ``main``."""
     parser = argparse.ArgumentParser(prog="python -m fastreid_rib", description="fastreid-rib")
     commands = parser.add_subparsers(dest="command", required=True)
     examining = commands.add_parser(
         "doctor", help="what is installed, repaired, missing; what would stop or spoil a training"
     )
-    examining.add_argument(
-        "--config-file", "--config", metavar="FILE", help="of a training that is to be looked at"
-    )
-    examining.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="of it")
+    _add_config(examining, help="of a training that is to be looked at")
     kernels = commands.add_parser(
         "build-kernels",
         help="compile the kernels of the loss on this machine",
@@ -44,20 +49,19 @@ def main(argv: Optional[List[str]] = None) -> int:
         "and stays: such a model needs the plugin.",
     )
     exporting.add_argument("checkpoint", help="a checkpoint, as in logs/model_final.pth")
+    trained = "the config it was trained with (default: config.yaml beside the checkpoint)"
+    _add_config(exporting, help=trained, opts=False)
     exporting.add_argument(
-        "--config-file",
-        "--config",
-        metavar="FILE",
-        help="the config it was trained with (default: config.yaml beside the checkpoint)",
-    )
-    exporting.add_argument(
-        "--output", metavar="FOLDER", required=True, help="where both go; nothing is overwritten"
+        "--output",
+        dest="folder",
+        metavar="FOLDER",
+        required=True,
+        help="where both go; nothing is overwritten",
     )
     costing = commands.add_parser(
         "cost", help="parameters and multiply-adds of the network that a config asks for"
     )
-    costing.add_argument("--config-file", "--config", metavar="FILE", required=True)
-    costing.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="of it")
+    _add_config(costing, required=True)
     informing = commands.add_parser(
         "information",
         help="draw the information plane of a training, epoch by epoch, from its checkpoints",
@@ -65,38 +69,15 @@ def main(argv: Optional[List[str]] = None) -> int:
         "bounds. SOLVER.CHECKPOINT_PERIOD says how many checkpoints a training writes.",
     )
     informing.add_argument("folder", metavar="RUN_FOLDER", help="of the training, as in logs")
-    informing.add_argument(
-        "--config-file",
-        "--config",
-        metavar="FILE",
-        help="the config it was trained with (default: config.yaml in the folder)",
-    )
-    informing.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="of it")
-    arguments = parser.parse_args(argv)
+    trained = "the config it was trained with (default: config.yaml in the folder)"
+    _add_config(informing, help=trained)
+    return parser
 
-    if arguments.command == "build-kernels":
-        from fastreid_rib.commands import build_kernels
 
-        return build_kernels.main(arguments.kind, arguments.arch, arguments.into)
-
-    if arguments.command == "export":
-        from fastreid_rib.commands import export
-
-        return export.main(arguments.checkpoint, arguments.output, arguments.config_file)
-
-    if arguments.command == "cost":
-        from fastreid_rib.commands import cost
-
-        return cost.main(arguments.config_file, arguments.opts)
-
-    if arguments.command == "information":
-        from fastreid_rib.commands import information
-
-        return information.main(arguments.folder, arguments.config_file, arguments.opts)
-
-    from fastreid_rib.commands import doctor
-
-    return doctor.main(arguments.config_file, arguments.opts)
+def _add_config(parser: argparse.ArgumentParser, opts: bool = True, **settings: Any) -> None:
+    parser.add_argument("--config-file", "--config", metavar="FILE", **settings)
+    if opts:
+        parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="of it")
 
 
 if __name__ == "__main__":

@@ -2,16 +2,15 @@
 
 As a script: trains with each, the checks of the plugin left out, and says what came of it as JSON.
 
-    keys_at_edges.py REPORT [each]
+    keys_at_edges.py REPORT
 
-Rows that train share a training where they can; with `each` none does.
+Rows that train share a training where they can.
 """
 
 import importlib
 import json
+import multiprocessing
 import os
-import select
-import signal
 import sys
 import tempfile
 import time
@@ -242,85 +241,80 @@ rows("TEST.PRECISE_BN.NUM_ITER", TRAINS, 1, 50, also=PRECISE)
 rows("TEST.PRECISE_BN.NUM_ITER", TRAINS, 0)
 
 
-def together(wanted):
-    """The numbers of rows that can share a training: of the same network, no key in two ways."""
+def together():
+    """The numbers of rows that train and can share a training: of one network, no key twice."""
     groups = []
-    for number, (key, value, _, also) in enumerate(ROWS):
-        if not wanted(ROWS[number]):
+    for number, (key, value, outcome, also) in enumerate(ROWS):
+        if outcome != TRAINS:
             continue
-        own = {**also, key: value}
-        if key in ("INPUT.SIZE_TRAIN", "MODEL.PIXEL_STD"):  # what it does is up to the others
-            groups.append({"network": None, "settings": own, "rows": [number]})
-            continue
-        network = {k: v for k, v in also.items() if not k.startswith(("INPUT.", "TEST."))}
+        own, network = {**also, key: value}, None
+        if key not in ("INPUT.SIZE_TRAIN", "MODEL.PIXEL_STD"):  # what these do is up to the others
+            network = {k: v for k, v in also.items() if not k.startswith(("INPUT.", "TEST."))}
         for group in groups:
             # Few enough that one of them which fails does not cost much.
-            if (
-                len(group["rows"]) < 12
-                and group["network"] == network
-                and all(group["settings"].get(k, v) == v for k, v in own.items())
-            ):
-                group["settings"].update(own)
-                group["rows"].append(number)
+            fits = network is not None and group["network"] == network and len(group["rows"]) < 12
+            if fits and all(group["settings"].get(k, v) == v for k, v in own.items()):
                 break
         else:
-            groups.append({"network": network, "settings": own, "rows": [number]})
-    return [group["rows"] for group in groups]
+            group = {"network": network, "settings": {}, "rows": []}
+            groups.append(group)
+        group["settings"].update(own)
+        group["rows"].append(number)
+    return groups
 
 
-def config(row, folder):
+def config(settings, folder):
     from fastreid.config import get_cfg
 
-    key, value, _, also = row
-    settings = {**BASE, **also, key: value, "OUTPUT_DIR": folder}
+    settings = {**BASE, **settings, "OUTPUT_DIR": folder}
     cfg = get_cfg()
     cfg.merge_from_list([item for pair in settings.items() for item in pair])
     return cfg
 
 
-def train(row, folder):
-    """Trains and evaluates, without the plugin's checks."""
+def train(settings, answers):
+    """Trains and evaluates, without the plugin's checks; sends "" or the error."""
     from fastreid.engine import DefaultTrainer
     from fastreid.utils.checkpoint import Checkpointer
 
     from fastreid_rib.integration import own_keys
     from fastreid_rib.integration.run import seeds
 
+    silent = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 1)
+    os.dup2(silent, 2)
     own_keys.check_network = own_keys.check_identities = lambda *args: None
     Checkpointer.save = lambda *args, **kwargs: None
-    seeds.seed(0)
-    trainer = DefaultTrainer(config(row, folder))
-    trainer.resume_or_load(resume=False)
-    trainer.train()
+    answer = ""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            seeds.seed(0)
+            trainer = DefaultTrainer(config(settings, folder))
+            trainer.resume_or_load(resume=False)
+            trainer.train()
+    except BaseException as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        answer = f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"
+    answers.send(answer[:2000])
 
 
-def outcome(row, patience=120):
-    """What came of a row: "" or the error. In a process of its own, which may hang or die."""
-    ours, theirs = os.pipe()
-    pid = os.fork()
-    if not pid:
-        answer = ""
-        silent = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silent, 1)
-        os.dup2(silent, 2)
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                train(row, folder)
-        except BaseException as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            answer = f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"
-        os.write(theirs, (answer[:2000] or " ").encode())
-        os._exit(0)
-    os.close(theirs)
-    heard = select.select([ours], [], [], patience)[0]
-    answer = os.read(ours, 4000).decode() if heard else "hangs"
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    os.close(ours)
-    return answer.strip() if answer else "dies"
+def outcome(settings, patience=120):
+    """What came of a training: "" or the error. In a process of its own, which may hang or die."""
+    process = multiprocessing.get_context("fork")
+    ours, theirs = process.Pipe(duplex=False)
+    child = process.Process(target=train, args=(settings, theirs))
+    child.start()
+    theirs.close()
+    try:
+        answer = ours.recv().strip() if ours.poll(patience) else "hangs"
+    except EOFError:
+        answer = "dies"
+    child.kill()
+    child.join()
+    return answer
 
 
-def main(path, each):
+def main(path):
     import fastreid_rib  # noqa: F401  arms the hook
 
     # isort: split
@@ -332,27 +326,22 @@ def main(path, each):
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     report = [None] * len(ROWS)
-    if not each:
-        for numbers in together(lambda row: row[2] == TRAINS):
-            settings = {}
-            for number in numbers:
-                key, value, _, also = ROWS[number]
-                settings.update({**also, key: value})
-            key, value = settings.popitem()
-            answer = outcome((key, value, TRAINS, settings))
-            print(*numbers, "->", answer[:200], flush=True)
-            if answer == "":  # or they are tried one by one
-                for number in numbers:
-                    report[number] = ""
-    for number, row in enumerate(ROWS):
+    for group in together():
+        answer = outcome(group["settings"])
+        print(*group["rows"], "->", answer[:200], flush=True)
+        for number in group["rows"] if answer == "" else ():  # or they are tried one by one
+            report[number] = ""
+    for number, (key, value, _, also) in enumerate(ROWS):
         if report[number] is None:
             started = time.perf_counter()
-            report[number] = outcome(row)
+            report[number] = outcome({**also, key: value})
             seconds = time.perf_counter() - started
-            print(number, f"{seconds:.1f}", *row, "->", report[number][:200], flush=True)
+            print(
+                number, f"{seconds:.1f}", key, value, also, "->", report[number][:200], flush=True
+            )
     with open(path, "w") as file:
         json.dump(report, file)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], each="each" in sys.argv)
+    main(sys.argv[1])

@@ -55,7 +55,7 @@ def test_the_list_is_what_happens(tmp_path):
 
 def mistaken(row, folder):
     """What is wrong with the answer of the checks to a row; "" if nothing is."""
-    cfg, message = config(row, str(folder)), ""
+    cfg, message = config({**row[3], row[0]: row[1]}, str(folder)), ""
     try:
         own_keys.check(cfg)
         if row[0].startswith(NETWORK):

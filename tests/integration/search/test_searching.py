@@ -1,5 +1,6 @@
 """A search under FastReID's own trainer: turns, outputs, processes."""
 
+import io
 import json
 import re
 
@@ -7,6 +8,9 @@ import pytest
 import torch
 from fastreid.config import get_cfg
 from fastreid.engine import DefaultTrainer
+from fastreid.engine.train_loop import AMPTrainer
+from fastreid.modeling import build_model
+from fastreid.solver import build_optimizer
 
 from fastreid_rib.integration.search.trainer import scale_turns
 
@@ -132,10 +136,6 @@ def test_two_processes_agree_in_every_choice(run_script, make_cfg, logs, tmp_pat
 def test_a_derived_network_as_onnx(make_cfg):
     pytest.importorskip("onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
-    import io
-
-    from fastreid.modeling import build_model
-
     changes = {**SEARCH, "MODEL.SEARCH.ENABLED": False, "MODEL.SEARCH.WIDTHS": (20, 32, 96, 136)}
     model = build_model(make_cfg(changes)).eval()
     images, file = torch.rand(2, 3, 64, 32) * 255, io.BytesIO()
@@ -152,23 +152,19 @@ class Searched:
     """A supernet with its optimizer and a scaler, as mixed precision steps them; on the CPU."""
 
     def __init__(self, cfg):
-        from fastreid.modeling import build_model
-        from fastreid.solver import build_optimizer
-
         self.model = build_model(cfg)
         self.optimizer, _ = build_optimizer(cfg, self.model)
         self.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
         scale_turns(self.scaler)
-        self.search = self.model.search
+        self.search = self.model.search.train()
+        self.search.set_progress(1.0)  # after the warm-up
         self.logits = list(self.search.parameters())
 
-    def draw(self, for_weights):
-        """Draws until it is their turn."""
+    def backward(self, for_weights):
+        """Draws until it is their turn, and takes the gradients."""
         self.search.draw()
         while self.search.step_is_for_weights() != for_weights:
             self.search.draw()
-
-    def backward(self):
         self.optimizer.zero_grad()
         loss = self.search.cost_loss() + self.model.backbone.stem[0].weight.sum()
         self.scaler.scale(loss).backward()
@@ -180,18 +176,14 @@ class Searched:
 
 @pytest.fixture
 def mixed(make_cfg):
-    """A search in mixed precision, after its warm-up."""
+    """A search in mixed precision."""
     if not hasattr(getattr(torch, "amp", None), "GradScaler"):
         pytest.skip("this torch scales gradients on GPUs only")
-    made = Searched(make_cfg({**SEARCH, "MODEL.HEADS.NUM_CLASSES": 4}))
-    made.search.set_progress(1.0)
-    made.search.train()
-    return made
+    return Searched(make_cfg({**SEARCH, "MODEL.HEADS.NUM_CLASSES": 4}))
 
 
 def test_mixed_precision_unscales_the_gradients_of_the_logits(mixed):
-    mixed.draw(for_weights=False)
-    mixed.backward()
+    mixed.backward(for_weights=False)
     scaled = [value.grad.clone() for value in mixed.logits]
     before = [value.detach().clone() for value in mixed.logits]
     mixed.step()
@@ -201,16 +193,14 @@ def test_mixed_precision_unscales_the_gradients_of_the_logits(mixed):
 
 
 def test_mixed_precision_leaves_out_a_step_of_the_logits_that_is_not_finite(mixed):
-    mixed.draw(for_weights=False)
-    mixed.backward()
+    mixed.backward(for_weights=False)
     mixed.logits[1].grad[0] = float("inf")
     before = [value.detach().clone() for value in mixed.logits]
     mixed.step()
     assert all(torch.equal(value, old) for value, old in zip(mixed.logits, before))
     assert mixed.scaler.get_scale() == 512
     # A step of the weights does not look at what is dropped.
-    mixed.draw(for_weights=True)
-    mixed.backward()
+    mixed.backward(for_weights=True)
     mixed.logits[1].grad[0] = float("inf")
     weight = mixed.model.backbone.stem[0].weight
     old = weight.detach().clone()
@@ -220,8 +210,6 @@ def test_mixed_precision_leaves_out_a_step_of_the_logits_that_is_not_finite(mixe
 
 
 def test_a_trainer_in_mixed_precision_scales_in_turns(mixed):
-    from fastreid.engine.train_loop import AMPTrainer
-
     # On the CPU FastReID's trainer is refused; it looks at where the model is, and builds nothing.
     model, scaler = torch.nn.Linear(1, 1, device="meta"), torch.amp.GradScaler("cpu")
     AMPTrainer(model, [], mixed.optimizer, None, scaler)
@@ -232,7 +220,7 @@ def test_a_trainer_in_mixed_precision_scales_in_turns(mixed):
 
 
 def test_autocast_does_not_change_the_cost(mixed):
-    mixed.draw(for_weights=False)
+    mixed.search.draw()
     plain = mixed.search.cost_loss()
     with torch.autocast("cpu", torch.bfloat16):
         lower = mixed.search.cost_loss()
