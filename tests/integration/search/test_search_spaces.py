@@ -143,7 +143,8 @@ def test_pretrained_weights_keep_their_best_channels(make_cfg, pretrained, kind)
     assert not torch.equal(searched.get_submodule(norm).weight, scales)
     images = torch.randn(2, 3, 64, 32)
     with torch.no_grad():
-        torch.testing.assert_close(searched(images), whole(images), rtol=1e-3, atol=1e-4)
+        expected = whole(images)
+        assert (searched(images) - expected).abs().max() < 1e-4 * expected.abs().max()
     scratch = []
     for enabled in (False, True):
         torch.manual_seed(0)
