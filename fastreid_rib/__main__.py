@@ -33,8 +33,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     kernels.add_argument(
         "--arch",
-        help="for which GPUs: native, all, or numbers as in 75,80 "
-        "(default: native; all, if there is no GPU)",
+        help="for which GPUs: native (those of this machine), numbers as in 75,80, or all (the "
+        "default: one of each generation)",
     )
     kernels.add_argument(
         "--into",

@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 from typing import List, Optional
 
+import torch
+
 from fastreid_rib.base import cache
 from fastreid_rib.ops import build, native
 
@@ -14,8 +16,8 @@ def main(kind: Optional[str] = None, arch: Optional[str] = None, into: Optional[
 
     Args:
         kind: "cpu", "cuda" or "all"; None: each for which there is a compiler.
-        arch: architectures of GPUs: "native" (those of this machine), "all", or numbers as in
-            "75,80"; None: native, or all if this machine has no GPU.
+        arch: architectures of GPUs: "native" (those of this machine), numbers as in "75,80", or
+            "all", also None: one of each generation that nvcc knows.
         into: "package" or "cache"; None: the package if it can be written, else the user's cache.
 
     Returns:
@@ -49,15 +51,16 @@ def _build(kind: str, arch: Optional[str], folder: Path, asked_for: bool) -> str
 
 
 def _architectures(arch: Optional[str]) -> Optional[List[int]]:
-    if arch == "all":
+    if arch in (None, "all"):
         return None
-    if arch in (None, "native"):
-        found = build.native_architectures()
-        if arch and not found:
+    if arch == "native":
+        gpus = map(torch.cuda.get_device_capability, range(torch.cuda.device_count()))
+        found = [10 * major + minor for major, minor in gpus]
+        if not found:
             raise build.BuildError(
-                "nvidia-smi finds no GPU here; name the architectures, as in --arch 80,90"
+                "torch sees no GPU here; name the architectures, as in --arch 80,90"
             )
-        return found or None
+        return found
     if not re.fullmatch(r"\d+(,\d+)*", str(arch)):
         raise build.BuildError(f"--arch takes native, all, or numbers as in 75,80; got {arch!r}")
     return [int(number) for number in str(arch).split(",")]

@@ -73,14 +73,15 @@ def versions() -> Iterator[Finding]:
 
 
 def kernels() -> Iterator[Finding]:
-    """What computes the loss on each device of this machine, and why."""
+    """What computes the loss on each device of this machine, and why; the kernels are tried."""
     import torch
 
     from fastreid_rib.ops import backends
 
-    for kind in ("cuda", "cpu") if torch.cuda.is_available() else ("cpu",):
-        text = backends.explain("auto", torch.device(kind))
-        yield Finding("note" if text.startswith("torch") else "ok", f"loss on {kind}", text)
+    for device in (*(f"cuda:{index}" for index in range(torch.cuda.device_count())), "cpu"):
+        text = backends.explain("auto", torch.device(device))
+        status = "note" if text.startswith("torch") else "ok"
+        yield Finding(status, f"loss on {device}", text)
 
 
 def fastreid() -> Iterator[Finding]:

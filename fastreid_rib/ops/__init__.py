@@ -1,9 +1,10 @@
 """Tensor operations: no modules, no state, no toolkit."""
 
-from fastreid_rib.ops.bound import Clusters, Objective, bound
+from fastreid_rib.ops.assignment import add_soft_assignments_
+from fastreid_rib.ops.bound import bound
 from fastreid_rib.ops.layout import aligned_rows
 from fastreid_rib.ops.reference import rib_loss_reference
-from fastreid_rib.ops.sums import add_soft_assignments_
+from fastreid_rib.ops.rows import Clusters, Objective
 
 __all__ = [
     "Clusters",

@@ -1,10 +1,12 @@
-"""Soft assignment of embeddings to clusters."""
+"""Soft assignment of embeddings to clusters, and its sums by identity."""
 
 import torch
 from torch import Tensor
 
+from fastreid_rib.ops import backends
 from fastreid_rib.ops.layout import empty_rows
 from fastreid_rib.ops.modes import full_precision
+from fastreid_rib.ops.rows import compiled_table, plain_table
 
 
 def half_squared_norms(centroids: Tensor) -> Tensor:
@@ -56,3 +58,56 @@ def log_soft_assignment(embeddings: Tensor, centroids: Tensor, beta: float) -> T
 def soft_assignment(embeddings: Tensor, centroids: Tensor, beta: float) -> Tensor:
     """``phi(F_i, a) = softmax_a(-beta |F_i - C_a|^2)``: (n, K), rows sum to one."""
     return assignment_logits(embeddings, centroids, beta).softmax(dim=1)
+
+
+@torch.no_grad()
+def add_soft_assignments_(
+    table: Tensor,
+    embeddings: Tensor,
+    centroids: Tensor,
+    labels: Tensor,
+    beta: float,
+    backend: str = "auto",
+) -> Tensor:
+    """Adds each image's soft assignment to the row of its identity, in place. Not differentiable.
+
+    The images of an identity are added in their order, so every run gives the same bits. Equivalent
+    plain PyTorch::
+
+        log_phi = (-beta * torch.cdist(embeddings, centroids).square()).log_softmax(1)
+        table.index_add_(0, labels, log_phi.exp())
+        return (log_phi.exp() * log_phi).sum(1)
+
+    Args:
+        table: (C, K), float32 (float64 for float64 embeddings); changed in place.
+        embeddings: (n, D), floating point, L2-normalised.
+        centroids: (K, D), floating point.
+        labels: (n,), int64; images with a label outside 0..C-1 are left out.
+        beta: sharpness of the soft assignment, > 0.
+        backend: "auto", "cuda", "cpu" or "torch", see ``backends.choose``.
+
+    Returns:
+        (n,), dtype of ``table``: ``sum_a phi_ia log phi_ia`` in nats, <= 0; 0 for one left out.
+
+    Raises:
+        ValueError: the table does not fit, or a backend cannot take these tensors.
+        native.Unavailable: a backend that was asked for by name cannot be used.
+    """
+    dtype = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
+    if table.dim() != 2 or table.shape[1] != len(centroids) or table.dtype != dtype:
+        raise ValueError(
+            f"table must be (C, {len(centroids)}) {dtype}, a column for each centroid, got "
+            f"{tuple(table.shape)} {table.dtype}"
+        )
+    if table.stride(1) != 1:
+        raise ValueError("the rows of table must be contiguous; write table.contiguous()")
+    kind = backends.choose(backend, embeddings.device, dtype)
+    embeddings, centroids = embeddings.to(dtype), centroids.to(dtype)
+    products, half_norms = centroid_products(embeddings, centroids), half_squared_norms(centroids)
+    return backends.run(
+        kind,
+        embeddings.device,
+        backend == "auto",
+        lambda: compiled_table(kind, table, products, half_norms, labels, beta),
+        lambda: plain_table(table, products, half_norms, labels, beta),
+    )

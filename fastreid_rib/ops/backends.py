@@ -1,22 +1,24 @@
 """Which implementation of the kernels is used: the CUDA library, the CPU library, or PyTorch."""
 
-import contextlib
 import logging
-from typing import Any, Callable, ContextManager, Dict
+from typing import Callable, Dict
 
 import torch
 from torch import Tensor
 
-from fastreid_rib.ops import native
+from fastreid_rib.ops import native, proof
 from fastreid_rib.settings.rib import BACKENDS
 
 logger = logging.getLogger(__name__)
 
-_given_up: Dict[str, str] = {}  # kind of library -> why this process does without it
+KINDS = ("cuda", "cpu")
+"""Of compiled libraries, and of the devices that they work on."""
+
+_given_up: Dict[torch.device, str] = {}  # device -> why this process does without kernels there
 
 
 def choose(backend: str, device: torch.device, dtype: torch.dtype = torch.float32) -> str:
-    """Settles what a call will use.
+    """Settles what a call will use; kernels prove themselves at their first use on a device.
 
     Args:
         backend: one of :data:`BACKENDS`.
@@ -28,44 +30,50 @@ def choose(backend: str, device: torch.device, dtype: torch.dtype = torch.float3
 
     Raises:
         ValueError: not a backend, or one that was asked for by name and cannot take such tensors.
-        native.Unavailable: a library was asked for by name and cannot be used; says why, and what
-            to do. With "auto" the log says so, once.
+        native.Unavailable: a library was asked for by name and cannot be used, or computes other
+            numbers than PyTorch; says why, and what to do. With "auto" the log says so, once.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     if backend == "torch":
         return "torch"
-    if backend != "auto":
-        if backend != device.type:
-            raise ValueError(
-                f"backend '{backend}' works on {backend} tensors, got tensors on {device}; write "
-                "'auto', which follows the device"
-            )
-        if dtype == torch.float64:
-            raise ValueError(
-                f"backend '{backend}' computes in float32, got float64 embeddings; write 'auto' or "
-                "'torch', which compute them in float64"
-            )
-        native.load(backend)
-        return backend
-    kind = device.type
-    if kind not in ("cuda", "cpu") or dtype == torch.float64 or kind in _given_up:
-        return "torch"
+    kind, device = device.type, _numbered(device)
+    if backend == "auto":
+        if kind not in KINDS or dtype == torch.float64 or device in _given_up:
+            return "torch"
+    elif backend != kind:
+        raise ValueError(
+            f"backend '{backend}' works on {backend} tensors, got tensors on {device}; write "
+            "'auto', which follows the device"
+        )
+    elif dtype == torch.float64:
+        raise ValueError(
+            f"backend '{backend}' computes in float32, got float64 embeddings; write 'auto' or "
+            "'torch', which compute them in float64"
+        )
     try:
-        native.load(kind)
+        proof.require(kind, device)
     except native.Unavailable as error:
-        give_up(kind, error)
+        if backend != "auto":
+            raise
+        if not isinstance(error, proof.Postponed):
+            give_up(device, error)
         return "torch"
     return kind
 
 
 def run(
-    kind: str, may_fall_back: bool, kernels: Callable[[], Tensor], plain: Callable[[], Tensor]
+    kind: str,
+    device: torch.device,
+    may_fall_back: bool,
+    kernels: Callable[[], Tensor],
+    plain: Callable[[], Tensor],
 ) -> Tensor:
     """What the kernels of a kind give, or plain PyTorch.
 
     Args:
         kind: "cuda", "cpu" or "torch", from :func:`choose`.
+        device: where the tensors are.
         may_fall_back: compute in PyTorch, now and from now on, if the kernels fail to launch.
         kernels: calls them.
         plain: the same in PyTorch; a launch that failed has changed nothing.
@@ -79,36 +87,20 @@ def run(
         except native.Unavailable as error:
             if not may_fall_back:
                 raise
-            give_up(kind, error)
+            give_up(device, error)
     return plain()
 
 
-def placed(arguments: Any, device: torch.device) -> ContextManager[None]:
-    """Fills in where a library works; the context keeps torch's current device as it is.
+def give_up(device: torch.device, error: native.Unavailable) -> None:
+    """Lets ``auto`` do without kernels on a device from now on, and says why, once.
 
     Args:
-        arguments: of a function of ``csrc/rib.h``.
-        device: of the tensors that they point to.
+        device: a GPU with its number.
+        error: what became of them.
     """
-    if device.type == "cuda":
-        # What is queued on this stream keeps the memory in use, so the tensors may go meanwhile.
-        arguments.stream = torch.cuda.current_stream(device).cuda_stream
-        arguments.device = torch.cuda.current_device() if device.index is None else device.index
-        return torch.cuda.device(device)
-    arguments.threads, arguments.parallel = torch.get_num_threads(), native.gomp_parallel()
-    return contextlib.nullcontext()
-
-
-def give_up(kind: str, error: native.Unavailable) -> None:
-    """Lets ``auto`` do without a library from now on, and says why.
-
-    Args:
-        kind: "cuda" or "cpu".
-        error: what became of it.
-    """
-    if kind not in _given_up:
-        _given_up[kind] = str(error)
-        logger.warning("RIB runs in plain PyTorch on this %s device: %s", kind, error)
+    if device not in _given_up:
+        _given_up[device] = str(error)
+        logger.warning("RIB runs in plain PyTorch on this %s device: %s", device, error)
 
 
 def explain(backend: str, device: torch.device) -> str:
@@ -120,14 +112,22 @@ def explain(backend: str, device: torch.device) -> str:
     """
     if backend == "torch":
         return "torch (asked for)"
-    if backend == "auto" and device.type not in ("cuda", "cpu"):
+    device = _numbered(device)
+    if backend == "auto" and device.type not in KINDS:
         return f"torch: there are no kernels for {device.type}"
+    if backend == "auto" and device in _given_up:
+        return f"torch: {_given_up[device]}"
     try:
         # By name, so that the reason is not lost in the log.
         kind = choose(device.type if backend == "auto" else backend, device)
     except (native.Unavailable, ValueError) as error:
         return f"torch: {error}" if backend == "auto" else f"none: {error}"
-    if kind in _given_up:
-        return f"torch: {_given_up[kind]}"
-    library = native.load(kind)
-    return f"{kind} ({library.description}; {library.path})"
+    library, compared = native.load(kind), proof.require(kind, device)
+    differences = ", ".join(f"{one.kernel} within {one.difference:.1g}" for one in compared)
+    return f"{kind} ({library.description}; {library.path}; equals PyTorch: {differences})"
+
+
+def _numbered(device: torch.device) -> torch.device:
+    if device.type == "cuda" and device.index is None and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return device

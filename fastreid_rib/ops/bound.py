@@ -4,46 +4,17 @@ Legend: n images, D dimensions, K clusters, C identities; F embedding, phi soft 
 mean soft assignment of identity y at the last refresh.
 """
 
-from typing import Any, NamedTuple, Optional, Tuple
+from typing import Any, Optional, Tuple
 
 import torch
 from torch import Tensor
 
-from fastreid_rib.ops import backends, native
+from fastreid_rib.ops import backends
 from fastreid_rib.ops.assignment import centroid_products, half_squared_norms
-from fastreid_rib.ops.layout import empty_rows, pitch, with_contiguous_rows
+from fastreid_rib.ops.layout import empty_rows
 from fastreid_rib.ops.modes import full_precision, is_compiling
+from fastreid_rib.ops.rows import Clusters, Objective, compiled_bound, plain_bound
 from fastreid_rib.settings.rib import FORMS
-
-_DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # enum rib_dtype of rib.h
-
-
-class Clusters(NamedTuple):
-    """What images are compared with: constants, which get no gradient."""
-
-    centroids: Tensor
-    """(K, D), floating point."""
-    log_q: Tensor
-    """(C, K), float32, float16 or bfloat16, read as it is stored: natural logarithms of Q(a|y).
-    Rows that begin at aligned addresses are read faster: ``ops.aligned_rows`` makes such a copy."""
-    log_p: Optional[Tensor] = None
-    """(K,), floating point: natural logarithms of the clusters' marginal P(a); ``log Q - log P``
-    must be below 80 (the form "embedding" sums its exponentials). None: P = 1."""
-    half_norms: Optional[Tensor] = None
-    """(K,): ``|C_a|^2 / 2``, if it is at hand (it changes once an epoch)."""
-
-
-class Objective(NamedTuple):
-    """Which bound, and what computes it."""
-
-    beta: float
-    """Sharpness of the soft assignment, > 0."""
-    gamma: float = 0.0
-    """Weight of the compression, >= 0."""
-    form: str = "clusters"
-    """"clusters" or "embedding": whose information about the identity is bounded."""
-    backend: str = "auto"
-    """"auto", "cuda", "cpu" or "torch", see ``backends.choose``."""
 
 
 def bound(
@@ -95,34 +66,29 @@ def bound(
             was asked for by name and cannot take these tensors.
         native.Unavailable: a backend that was asked for by name cannot be used.
     """
-    # At a small batch each call into torch shows, so here and below there are none that do nothing.
     dtype = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
     centroids, log_q, log_p, half_norms = clusters
     beta, gamma, form, backend = objective
-    if embeddings.dtype != dtype:
-        embeddings = embeddings.to(dtype)
-    if centroids.dtype != dtype:
-        centroids = centroids.to(dtype)
-    if half_norms is None:
-        half_norms = half_squared_norms(centroids.detach())
-    if half_norms.dtype != dtype:
-        half_norms = half_norms.to(dtype)
+    embeddings, centroids = _as(dtype, embeddings), _as(dtype, centroids)
+    half_norms = half_squared_norms(centroids.detach()) if half_norms is None else half_norms
     if form not in FORMS:
         raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
-    if log_p is not None:
-        # The kernels read K numbers of it, whatever its length.
-        if log_p.shape != (len(centroids),):
-            raise ValueError(
-                f"log_p must be ({len(centroids)},), a number for each centroid, got "
-                f"{tuple(log_p.shape)}"
-            )
-        if log_p.dtype != dtype:
-            log_p = log_p.to(dtype)
+    # The kernels read K numbers of it, whatever its length.
+    if log_p is not None and log_p.shape != (len(centroids),):
+        raise ValueError(
+            f"log_p must be ({len(centroids)},), a number for each centroid, got "
+            f"{tuple(log_p.shape)}"
+        )
     operation = _custom_op if _traced(embeddings) else _Bound.apply
     return operation(
-        embeddings, labels, centroids, log_q, log_p, half_norms,
+        embeddings, labels, centroids, log_q, _as(dtype, log_p), _as(dtype, half_norms),
         float(beta), float(gamma), form, backend,
     )  # fmt: skip
+
+
+def _as(dtype: torch.dtype, tensor: Any) -> Any:
+    # At a small batch each call into torch shows, so there are none that do nothing.
+    return tensor if tensor is None or tensor.dtype == dtype else tensor.to(dtype)
 
 
 def bound_rows_(
@@ -146,74 +112,11 @@ def bound_rows_(
     """
     return backends.run(
         kind,
+        products.device,
         objective.backend == "auto",
-        lambda: _native_bound(products, labels, clusters, objective, kind),
-        lambda: _torch_bound(products, labels, clusters, objective),
+        lambda: compiled_bound(kind, products, labels, clusters, objective),
+        lambda: plain_bound(products, labels, clusters, objective),
     )
-
-
-def _torch_bound(
-    products: Tensor, labels: Tensor, clusters: Clusters, objective: Objective
-) -> Tensor:
-    _, log_q, log_p, half_norms = clusters
-    beta, gamma, form, _ = objective
-    assert half_norms is not None
-    of_label = log_q.index_select(0, labels.clamp(0, len(log_q) - 1)).to(products.dtype)
-    log_phi = products.sub_(half_norms).mul_(2 * beta).log_softmax(dim=1)
-    phi = log_phi.exp()
-    # log phi and log Q over the marginal P, which is 1 where there is none.
-    if log_p is not None:
-        of_label = of_label - log_p
-    score = torch.zeros_like(products)
-    if gamma:
-        score = gamma * (log_phi if log_p is None else log_phi - log_p)
-    if form == "clusters":
-        score = score - of_label
-    loss = (phi * score).sum(dim=1)
-    slope = score.sub(loss[:, None])
-    if form == "embedding":
-        joint = log_phi + of_label
-        log_likelihood = joint.logsumexp(dim=1)
-        # d / d logits of the likelihood: the posterior less the assignment, over phi here.
-        slope = slope + (1 - (of_label - log_likelihood[:, None]).exp())
-        loss = loss - log_likelihood
-    ignored, unknown = labels < 0, labels >= len(log_q)
-    torch.mul(phi, slope, out=products)
-    # Filled, not multiplied by a mask: the row of an ignored image may be NaN.
-    products.masked_fill_((ignored | unknown)[:, None], 0)
-    return loss.masked_fill_(ignored, 0).masked_fill_(unknown, float("nan"))
-
-
-def _native_bound(
-    products: Tensor, labels: Tensor, clusters: Clusters, objective: Objective, kind: str
-) -> Tensor:
-    _, log_q, log_p, half_norms = clusters
-    assert half_norms is not None
-    log_q = with_contiguous_rows(log_q if log_q.dtype in _DTYPES else log_q.float())
-    labels, half_norms = labels.contiguous(), half_norms.contiguous()
-    log_p = None if log_p is None else log_p.contiguous()
-    loss = products.new_empty(len(products))
-    arguments = native.BoundArgs(
-        products=products.data_ptr(),
-        half_norms=half_norms.data_ptr(),
-        log_q=log_q.data_ptr(),
-        log_p=None if log_p is None else log_p.data_ptr(),
-        labels=labels.data_ptr(),
-        loss=loss.data_ptr(),
-        n=len(products),
-        K=products.shape[1],
-        C=len(log_q),
-        products_pitch=pitch(products),
-        log_q_pitch=pitch(log_q),
-        scale=2 * objective.beta,
-        gamma=objective.gamma,
-        log_q_dtype=_DTYPES[log_q.dtype],
-        form=FORMS.index(objective.form),
-        variant=-1,
-    )
-    with backends.placed(arguments, products.device):
-        native.load(kind).bound(arguments)
-    return loss
 
 
 def _forward(embeddings: Tensor, labels: Tensor, *constants: Any) -> Tuple[Tensor, Tensor]:

@@ -11,44 +11,27 @@ Environment:
 import contextlib
 import hashlib
 import os
-import re
 import shutil
 import struct
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Iterator, List, Optional, Sequence, Set
+from typing import Iterator, List, Optional, Sequence
 
 KINDS = ("cpu", "cuda")
 SOURCES = Path(__file__).resolve().parent / "csrc"
-ARCHITECTURES = (60, 70, 75, 80, 86, 89, 90, 100, 120)
-"""Of GPUs, as nvcc numbers them: what is built if nobody names others and nvcc knows them."""
 
 _FLAGS = {
     # No -march: the source picks the instruction set at run time. No -fopenmp: threads are torch's.
     # Without -fno-trapping-math the compiler vectorises exp badly.
-    "cpu": [
-        "-O3",
-        "-std=c++17",
-        "-shared",
-        "-fPIC",
-        "-fvisibility=hidden",
-        "-fopenmp-simd",
-        "-fno-math-errno",
-        "-fno-trapping-math",
-    ],
-    "cuda": [
-        "-O3",
-        "-std=c++17",
-        "-shared",
-        "-cudart",
-        "static",
-        "--threads",
-        "0",
-        "-Xcompiler",
-        "-fPIC,-fvisibility=hidden",
-    ],
+    "cpu": (
+        "-O3 -std=c++17 -shared -fPIC -fvisibility=hidden -fopenmp-simd -fno-math-errno "
+        "-fno-trapping-math"
+    ).split(),
+    "cuda": (
+        "-O3 -std=c++17 -shared -cudart static --threads 0 -Xcompiler -fPIC,-fvisibility=hidden"
+    ).split(),
 }
 _SOURCE = {"cpu": "rib_cpu.cpp", "cuda": "rib_cuda.cu"}
 
@@ -83,7 +66,8 @@ def build(kind: str, folder: Path, architectures: Optional[Sequence[int]] = None
     Args:
         kind: "cpu" or "cuda".
         folder: where it goes; is there.
-        architectures: of GPUs, as nvcc numbers them; None: those of :data:`ARCHITECTURES`.
+        architectures: of GPUs, as nvcc numbers them; None: one of each generation that nvcc knows
+            (CUDA 11.5 and newer).
 
     Returns:
         Whether it was built now.
@@ -109,7 +93,7 @@ def build(kind: str, folder: Path, architectures: Optional[Sequence[int]] = None
 
 
 def compile_library(kind: str, path: Path) -> None:
-    """Compiles a library for every architecture into ``path``, whose folder is there.
+    """Compiles a library for every generation of GPUs into ``path``, whose folder is there.
 
     Raises:
         BuildError: there is no compiler, or it failed.
@@ -146,34 +130,6 @@ def compiler(kind: str) -> str:
     )
 
 
-def known_architectures(nvcc: str) -> Set[int]:
-    """The architectures that a CUDA compiler has code for.
-
-    Raises:
-        BuildError: it does not say (CUDA older than 11).
-    """
-    return {int(code) for code in re.findall(r"sm_(\d+)\b", _run([nvcc, "--list-gpu-code"]))}
-
-
-def native_architectures() -> List[int]:
-    """What to build for the GPUs of this machine; empty if it has none.
-
-    A GPU runs the code of an older architecture with the same first digit, and PTX of any older;
-    so one that nvcc is too old to know gets the newest before it.
-
-    Raises:
-        BuildError: there is no nvcc, or a GPU is too old for it.
-    """
-    query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
-    try:
-        output = _run(query)
-    except BuildError:
-        return []
-    gpus = {int(major + minor) for major, minor in re.findall(r"(\d+)\.(\d)", output)}
-    known = known_architectures(compiler("cuda"))
-    return sorted({max((one for one in known if one <= gpu), default=gpu) for gpu in gpus})
-
-
 def is_complete(path: Path) -> bool:
     """Whether an ELF file is as long as its header says; the loader dies of SIGBUS on a shorter.
 
@@ -192,33 +148,19 @@ def _command(kind: str, architectures: Optional[Sequence[int]]) -> List[str]:
     """The compiler and its arguments, without the names of files."""
     command = [compiler(kind), *_FLAGS[kind]]
     if kind == "cuda":
-        command += _gencode(command[0], architectures)
+        command += _targets(architectures)
         if os.environ.get("CXX"):
             command += ["-ccbin", compiler("cpu")]
     return command
 
 
-def _gencode(nvcc: str, architectures: Optional[Sequence[int]]) -> List[str]:
-    """Code for each architecture, PTX of the newest for the GPUs to come, and a word about both."""
-    known = known_architectures(nvcc)
-    wanted = sorted(set(ARCHITECTURES) & known if architectures is None else set(architectures))
-    release = re.findall(r"release (\d+\.\d+)", _run([nvcc, "--version"]))
-    version = release[0] if release else "of unknown version"
-    unknown = [str(architecture) for architecture in wanted if architecture not in known]
-    if unknown or not wanted:
-        raise BuildError(
-            f"{nvcc} (CUDA {version}) cannot build for {', '.join(unknown) or 'any of ours'}: it "
-            f"knows {', '.join(map(str, sorted(known)))}. Name one of these, or set NVCC to "
-            "the nvcc of another CUDA toolkit"
-        )
-    gencode = [f"-gencode=arch=compute_{one},code=sm_{one}" for one in wanted]
-    newest = wanted[-1]
-    codes = " ".join(f"sm_{one}" for one in wanted)
-    return [
-        *gencode,
-        f"-gencode=arch=compute_{newest},code=compute_{newest}",
-        f'-DRIB_DESCRIPTION="CUDA {version}, {codes}, PTX {newest}"',
-    ]
+def _targets(architectures: Optional[Sequence[int]]) -> List[str]:
+    """Code for each architecture, and PTX of the newest for the GPUs to come."""
+    if architectures is None:
+        return ["-arch=all-major"]
+    wanted = sorted(set(architectures))
+    codes = [(one, f"sm_{one}") for one in wanted] + [(wanted[-1], f"compute_{wanted[-1]}")]
+    return [f"-gencode=arch=compute_{one},code={code}" for one, code in codes]
 
 
 def _build_id(command: Sequence[str]) -> bytes:

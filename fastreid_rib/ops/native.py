@@ -125,10 +125,11 @@ def load(kind: str) -> Library:
     """
     if kind not in ("cuda", "cpu"):
         raise ValueError(f"kind must be 'cuda' or 'cpu', got {kind!r}")
-    with _loading:
-        if kind not in _loaded:
-            _loaded[kind] = _find(kind)
-        return _loaded[kind]
+    if kind not in _loaded:
+        with _loading:
+            if kind not in _loaded:
+                _loaded[kind] = _find(kind)
+    return _loaded[kind]
 
 
 def cache_folder() -> Path:

@@ -13,6 +13,10 @@ from fastreid_rib.ops import build, native
 # The C interface without kernels: every call returns its n.
 STANDIN = """
 #include "rib.h"
+#ifndef ABI
+#define ABI RIB_ABI_VERSION
+#define DESCRIPTION "a stand-in"
+#endif
 extern "C" {
 RIB_API int rib_abi(void) { return ABI; }
 RIB_API int rib_bound(const rib_bound_args *args) { return static_cast<int>(args->n); }
@@ -50,6 +54,7 @@ def standin(tmp_path, gxx):
         path.chmod(0o755)
         return path
 
+    compile_standin.source = STANDIN
     return compile_standin
 
 
@@ -73,26 +78,18 @@ class Tools:
         """The real one, that takes less time over it; ``before`` is done first."""
         return self.add("g++", f'PATH="{self.real_path}"\n{before}\nexec {self._gxx} "$@" -O0')
 
-    def add_nvcc(self, release, codes):
-        """One that answers as that of a CUDA toolkit does, and gives out a library of no use."""
+    def add_nvcc(self, release):
+        """One that gives out a library of no use."""
         library = self._standin(self.folder / "of_nvcc.so", description="of nvcc")
-        listed = " ".join(f"sm_{code}" for code in codes)
         return self.add(
             "nvcc",
             f"""
-            case "$1" in
-                --version) echo "Cuda compilation tools, release {release}, V{release}.99"; exit;;
-                --list-gpu-code) for code in {listed}; do echo $code; done; exit;;
-            esac
+            if [ "$1" = --version ]; then echo "release {release}"; exit; fi
             PATH="{self.real_path}"
             while [ "$1" != -o ]; do shift; done
             exec cp {library} "$2"
             """,
         )
-
-    def add_nvidia_smi(self, *capabilities):
-        lines = "; ".join(f"echo {capability}" for capability in capabilities)
-        return self.add("nvidia-smi", lines)
 
     def calls(self, name):
         """The arguments of each compilation so far."""

@@ -1,19 +1,31 @@
 """Which implementation is taken, and what is said where one cannot be."""
 
 import logging
+import threading
 
 import pytest
 import torch
 
+from fastreid_rib.commands import doctor
 from fastreid_rib.losses import RIBLoss, rib_loss
-from fastreid_rib.ops import Clusters, Objective, backends, bound, native
+from fastreid_rib.ops import (
+    Clusters,
+    Objective,
+    add_soft_assignments_,
+    backends,
+    bound,
+    native,
+    proof,
+)
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
 
 @pytest.fixture(autouse=True)
-def nothing_given_up(monkeypatch):
+def first_use(monkeypatch):
+    """As in a process that has not used the kernels."""
     monkeypatch.setattr(backends, "_given_up", {})
+    monkeypatch.setattr(proof, "_made", {})
 
 
 @pytest.fixture
@@ -24,6 +36,27 @@ def no_libraries(monkeypatch):
     monkeypatch.setattr(native, "load", load)
 
 
+def wrong(arguments):
+    """Arguments of a kernel that is a little off: 0.1 % of a factor that it has to apply."""
+    arguments.scale *= 1.001
+
+
+def nothing_is_added(arguments):
+    arguments.n = 0
+
+
+@pytest.fixture
+def spoil(monkeypatch):
+    """``spoil("bound", wrong)``: from then on the loaded library computes something else."""
+    library = native.load("cpu")
+
+    def spoil(kernel, change):
+        right = getattr(library, kernel)
+        monkeypatch.setattr(library, kernel, lambda args: (change(args), right(args))[1])
+
+    return spoil
+
+
 def problem():
     generator = torch.Generator().manual_seed(0)
     embeddings = torch.randn(6, 4, generator=generator)
@@ -32,64 +65,56 @@ def problem():
     return embeddings, torch.tensor([0, 1, 2, 2, 1, -1]), Clusters(centroids, log_q)
 
 
-def test_auto_takes_the_library_for_the_device():
-    assert backends.choose("auto", CPU) == "cpu"
-    assert backends.choose("cpu", CPU) == "cpu"
-    assert backends.choose("torch", CPU) == "torch"
+def test_the_library_for_the_device_is_taken_or_torch(caplog):
+    with caplog.at_level(logging.WARNING):
+        assert backends.choose("auto", CPU) == backends.choose("cpu", CPU) == "cpu"
+        assert backends.choose("torch", CPU) == "torch"
+        assert backends.choose("auto", CPU, torch.float64) == "torch"
+        assert backends.choose("auto", torch.device("meta")) == "torch"
+    assert not caplog.records
+    explanation = backends.explain("auto", CPU)
+    assert explanation.startswith("cpu (") and "librib_cpu.so; equals PyTorch: bound within " in (
+        explanation
+    )
+    assert "no kernels" in backends.explain("auto", torch.device("meta"))
 
 
-def test_float64_and_other_devices_are_torch_s():
-    assert backends.choose("auto", CPU, torch.float64) == "torch"
-    assert backends.choose("auto", torch.device("meta")) == "torch"
-
-
-def test_an_unknown_backend_is_named():
-    with pytest.raises(ValueError, match="auto, cuda, cpu, torch, got 'gpu'"):
-        backends.choose("gpu", CPU)
+def test_a_backend_that_cannot_take_the_tensors_is_refused():
+    for backend, device, dtype, words in (
+        ("cuda", CPU, torch.float32, "write 'auto'"),
+        ("cpu", CUDA, torch.float32, "write 'auto'"),
+        ("cpu", CPU, torch.float64, "'auto' or 'torch'"),
+        ("gpu", CPU, torch.float32, "auto, cuda, cpu, torch, got 'gpu'"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            backends.choose(backend, device, dtype)
     with pytest.raises(ValueError, match="got 'gpu'"):
         RIBLoss(3, backend="gpu")
 
 
-@pytest.mark.parametrize(
-    ("backend", "device", "dtype", "remedy"),
-    [
-        ("cuda", CPU, torch.float32, "write 'auto'"),
-        ("cpu", CUDA, torch.float32, "write 'auto'"),
-        ("cpu", CPU, torch.float64, "'auto' or 'torch'"),
-    ],
-)
-def test_a_backend_that_cannot_take_the_tensors_is_refused(backend, device, dtype, remedy):
-    with pytest.raises(ValueError, match=remedy):
-        backends.choose(backend, device, dtype)
-
-
-def test_without_libraries_auto_says_so_once_and_goes_on(no_libraries, caplog):
-    arguments = problem()
+def test_without_libraries_auto_says_so_once_and_a_name_raises(no_libraries, caplog):
+    embeddings, labels, clusters = arguments = problem()
     with caplog.at_level(logging.WARNING):
-        first = bound(*arguments, Objective(5.0))[0]
-        second = bound(*arguments, Objective(5.0))[0]
-    said = [record.getMessage() for record in caplog.records]
-    assert said == [
+        losses = [bound(*arguments, Objective(5.0))[0] for _ in range(2)]
+    assert [record.getMessage() for record in caplog.records] == [
         "RIB runs in plain PyTorch on this cpu device: the cpu kernels are not built; build them"
     ]
-    assert torch.equal(first, second)
-    assert torch.equal(first, bound(*arguments, Objective(5.0, backend="torch"))[0])
-
-
-def test_without_libraries_a_name_raises_before_anything_is_computed(no_libraries):
-    embeddings, labels, clusters = problem()
-    embeddings.requires_grad_()
+    expected = bound(*arguments, Objective(5.0, backend="torch"))[0]
+    assert torch.equal(losses[0], expected) and torch.equal(losses[1], expected)
     with pytest.raises(native.Unavailable, match="not built; build them"):
-        rib_loss(embeddings, labels, *clusters[:2], beta=5.0, backend="cpu")
+        rib_loss(embeddings.requires_grad_(), labels, *clusters[:2], beta=5.0, backend="cpu")
+    assert backends.explain("torch", CPU) == "torch (asked for)"
+    assert backends.explain("auto", CPU).startswith("torch: the cpu kernels are not built")
+    assert backends.explain("cpu", CPU).startswith("none: the cpu kernels are not built")
 
 
 def test_a_launch_that_fails_falls_back_with_the_same_numbers(monkeypatch, caplog):
-    library = native.load("cpu")
+    assert backends.choose("auto", CPU) == "cpu"
 
     def fail(arguments):
         raise native.Unavailable("CUDA error 35, the driver is too old")
 
-    monkeypatch.setattr(library, "bound", fail)
+    monkeypatch.setattr(native.load("cpu"), "bound", fail)
     arguments = problem()
     with caplog.at_level(logging.WARNING):
         loss, gradient = bound(*arguments, Objective(5.0, 0.5))
@@ -102,15 +127,65 @@ def test_a_launch_that_fails_falls_back_with_the_same_numbers(monkeypatch, caplo
         bound(*arguments, Objective(5.0, backend="cpu"))
 
 
-def test_what_is_missing_is_explained(no_libraries):
-    assert backends.explain("torch", CPU) == "torch (asked for)"
-    assert backends.explain("auto", CPU).startswith("torch: the cpu kernels are not built")
-    assert backends.explain("cpu", CPU).startswith("none: the cpu kernels are not built")
+@pytest.mark.parametrize(
+    ("kernel", "change"), [("bound", wrong), ("table", wrong), ("table", nothing_is_added)]
+)
+def test_kernels_that_compute_wrongly_are_not_used(spoil, caplog, kernel, change):
+    spoil(kernel, change)
+    embeddings, labels, clusters = arguments = problem()
+    tables = [torch.zeros(3, 5) for _ in range(2)]
+    with caplog.at_level(logging.WARNING):
+        losses = [bound(*arguments, Objective(5.0, 0.7))[0] for _ in range(2)]
+        add_soft_assignments_(tables[0], embeddings, clusters.centroids, labels, 5.0)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith("RIB runs in plain PyTorch on this cpu device: the kernel ")
+    for words in (f"'{kernel}'", "librib_cpu.so", "on cpu", "differs from PyTorch by ", "build"):
+        assert words in said, words
+    expected = bound(*arguments, Objective(5.0, 0.7, backend="torch"))[0]
+    assert torch.equal(losses[0], expected) and torch.equal(losses[1], expected)
+    add_soft_assignments_(tables[1], embeddings, clusters.centroids, labels, 5.0, "torch")
+    assert torch.equal(*tables) and tables[0].sum() > 4
+    for _ in range(2):
+        with pytest.raises(native.Unavailable, match=f"'{kernel}' .* computes wrongly on cpu"):
+            bound(*arguments, Objective(5.0, backend="cpu"))
+    (finding,) = [one for one in doctor.kernels() if one.subject == "loss on cpu"]
+    assert finding.status == "note" and f"torch: the kernel '{kernel}'" in finding.text
 
 
-def test_what_is_in_use_is_explained():
-    explanation = backends.explain("auto", CPU)
-    assert explanation.startswith("cpu (") and "librib_cpu.so" in explanation
-    backends.give_up("cpu", native.Unavailable("error -1"))
-    assert backends.explain("auto", CPU) == "torch: error -1"
-    assert "no kernels" in backends.explain("auto", torch.device("meta"))
+def test_kernels_are_compared_once_whatever_mode_the_caller_is_in(monkeypatch):
+    compared = []
+    right = proof.compare
+    monkeypatch.setattr(proof, "compare", lambda *which: compared.append(which) or right(*which))
+    state = torch.get_rng_state()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        threads = [threading.Thread(target=backends.choose, args=("cpu", CPU)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        backends.choose("auto", CPU)
+    for thread in threads:
+        thread.join()
+    assert compared == [("cpu", CPU)] and torch.equal(torch.get_rng_state(), state)
+    difference = [one.difference / one.allowed for one in proof.require("cpu", CPU)]
+    assert max(difference) < 0.25
+
+
+def test_it_waits_where_nothing_can_be_compared(monkeypatch, caplog):
+    monkeypatch.setattr(native, "load", lambda kind: None)
+    monkeypatch.setattr(proof, "compare", None)
+    for available, words in ((False, "sees no GPU"), (True, "captured: do a step before")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: available)  # noqa: B023
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        with caplog.at_level(logging.WARNING):
+            assert backends.choose("auto", CUDA) == "torch"
+        with pytest.raises(proof.Postponed, match=words):
+            backends.choose("cuda", CUDA)
+    assert not caplog.records and not backends._given_up and not proof._made
+
+
+def test_a_gpu_that_breaks_off_is_told_with_the_way_around(monkeypatch):
+    def broken(*which):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(proof, "compare", broken)
+    with pytest.raises(native.Unavailable, match="illegal memory access .* backend 'torch'"):
+        backends.choose("cpu", CPU)

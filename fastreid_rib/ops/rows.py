@@ -1,0 +1,178 @@
+"""The two operations on rows of products, each by compiled kernels and in plain PyTorch.
+
+Legend: n images, K clusters, C identities; ``products`` (n, K) are ``F_i . C_a``, rows contiguous,
+``half_norms`` (K,) are ``|C_a|^2 / 2``; what these make of each other is written in ``csrc/rib.h``.
+"""
+
+import contextlib
+from typing import Any, ContextManager, NamedTuple, Optional
+
+import torch
+from torch import Tensor
+
+from fastreid_rib.ops import native
+from fastreid_rib.ops.layout import pitch, with_contiguous_rows
+from fastreid_rib.ops.sums import group_sum
+from fastreid_rib.settings.rib import FORMS
+
+DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+"""Of log Q as the kernels read it, numbered as ``rib_dtype`` in rib.h."""
+
+
+class Clusters(NamedTuple):
+    """What images are compared with: constants, which get no gradient."""
+
+    centroids: Tensor
+    """(K, D), floating point."""
+    log_q: Tensor
+    """(C, K), float32, float16 or bfloat16, read as it is stored: natural logarithms of Q(a|y).
+    Rows that begin at aligned addresses are read faster: ``ops.aligned_rows`` makes such a copy."""
+    log_p: Optional[Tensor] = None
+    """(K,), floating point: natural logarithms of the clusters' marginal P(a); ``log Q - log P``
+    must be below 80 (the form "embedding" sums its exponentials). None: P = 1."""
+    half_norms: Optional[Tensor] = None
+    """(K,): ``|C_a|^2 / 2``, if it is at hand (it changes once an epoch)."""
+
+
+class Objective(NamedTuple):
+    """Which bound, and what computes it."""
+
+    beta: float
+    """Sharpness of the soft assignment, > 0."""
+    gamma: float = 0.0
+    """Weight of the compression, >= 0."""
+    form: str = "clusters"
+    """"clusters" or "embedding": whose information about the identity is bounded."""
+    backend: str = "auto"
+    """"auto", "cuda", "cpu" or "torch", see ``backends.choose``."""
+
+
+def plain_bound(
+    products: Tensor, labels: Tensor, clusters: Clusters, objective: Objective
+) -> Tensor:
+    """As :func:`compiled_bound`, for float64 as well."""
+    _, log_q, log_p, half_norms = clusters
+    beta, gamma, form, _ = objective
+    assert half_norms is not None
+    of_label = log_q.index_select(0, labels.clamp(0, len(log_q) - 1)).to(products.dtype)
+    log_phi = products.sub_(half_norms).mul_(2 * beta).log_softmax(dim=1)
+    phi = log_phi.exp()
+    # log phi and log Q over the marginal P, which is 1 where there is none.
+    if log_p is not None:
+        of_label = of_label - log_p
+    score = torch.zeros_like(products)
+    if gamma:
+        score = gamma * (log_phi if log_p is None else log_phi - log_p)
+    if form == "clusters":
+        score = score - of_label
+    loss = (phi * score).sum(dim=1)
+    slope = score.sub(loss[:, None])
+    if form == "embedding":
+        joint = log_phi + of_label
+        log_likelihood = joint.logsumexp(dim=1)
+        # d / d logits of the likelihood: the posterior less the assignment, over phi here.
+        slope = slope + (1 - (of_label - log_likelihood[:, None]).exp())
+        loss = loss - log_likelihood
+    ignored, unknown = labels < 0, labels >= len(log_q)
+    torch.mul(phi, slope, out=products)
+    # Filled, not multiplied by a mask: the row of an ignored image may be NaN.
+    products.masked_fill_((ignored | unknown)[:, None], 0)
+    return loss.masked_fill_(ignored, 0).masked_fill_(unknown, float("nan"))
+
+
+def compiled_bound(
+    kind: str, products: Tensor, labels: Tensor, clusters: Clusters, objective: Objective
+) -> Tensor:
+    """Turns float32 products into the gradient of the bound, in place; returns the bound, (n,).
+
+    Raises:
+        native.Unavailable: the kernels of this kind fail to launch; nothing has changed then.
+    """
+    _, log_q, log_p, half_norms = clusters
+    assert half_norms is not None
+    log_q = with_contiguous_rows(log_q if log_q.dtype in DTYPES else log_q.float())
+    labels, half_norms = labels.contiguous(), half_norms.contiguous()
+    log_p = None if log_p is None else log_p.contiguous()
+    loss = products.new_empty(len(products))
+    arguments = native.BoundArgs(
+        products=products.data_ptr(),
+        half_norms=half_norms.data_ptr(),
+        log_q=log_q.data_ptr(),
+        log_p=None if log_p is None else log_p.data_ptr(),
+        labels=labels.data_ptr(),
+        loss=loss.data_ptr(),
+        n=len(products),
+        K=products.shape[1],
+        C=len(log_q),
+        products_pitch=pitch(products),
+        log_q_pitch=pitch(log_q),
+        scale=2 * objective.beta,
+        gamma=objective.gamma,
+        log_q_dtype=DTYPES[log_q.dtype],
+        form=FORMS.index(objective.form),
+        variant=-1,
+    )
+    with placed(arguments, products.device):
+        native.load(kind).bound(arguments)
+    return loss
+
+
+def plain_table(
+    table: Tensor, products: Tensor, half_norms: Tensor, labels: Tensor, beta: float
+) -> Tensor:
+    """As :func:`compiled_table`, for float64 as well; overwrites the products."""
+    log_phi = products.sub_(half_norms).mul_(2 * beta).log_softmax(dim=1)
+    phi = log_phi.exp()
+    left_out = ((labels < 0) | (labels >= len(table)))[:, None]
+    table += group_sum(phi.masked_fill(left_out, 0), labels.clamp(0, len(table) - 1), len(table))
+    return (phi * log_phi).masked_fill_(left_out, 0).sum(dim=1)
+
+
+def compiled_table(
+    kind: str, table: Tensor, products: Tensor, half_norms: Tensor, labels: Tensor, beta: float
+) -> Tensor:
+    """Adds soft assignments to ``table`` (C, K), in place; returns the negentropies, (n,).
+
+    Raises:
+        native.Unavailable: the kernels of this kind fail to launch; nothing has changed then.
+    """
+    labels = labels.contiguous()
+    negentropy = products.new_empty(len(products))
+    arguments = native.TableArgs(
+        products=products.data_ptr(),
+        half_norms=half_norms.data_ptr(),
+        labels=labels.data_ptr(),
+        table=table.data_ptr(),
+        negentropy=negentropy.data_ptr(),
+        n=len(products),
+        K=products.shape[1],
+        C=len(table),
+        products_pitch=pitch(products),
+        table_pitch=pitch(table),
+        scale=2 * beta,
+    )
+    if kind == "cuda":  # the CPU library finds the images of an identity by itself
+        by_label = labels.sort(stable=True)
+        order = by_label.indices
+        identities = torch.arange(len(table) + 1, device=labels.device)
+        starts = torch.searchsorted(by_label.values, identities)
+        arguments.order, arguments.starts = order.data_ptr(), starts.data_ptr()
+    with placed(arguments, products.device):
+        native.load(kind).table(arguments)
+    return negentropy
+
+
+def placed(arguments: Any, device: torch.device) -> ContextManager[None]:
+    """Fills in where a library works; the context keeps torch's current device as it is.
+
+    Args:
+        arguments: of a function of ``csrc/rib.h``.
+        device: of the tensors that they point to.
+    """
+    if device.type == "cuda":
+        # What is queued on this stream keeps the memory in use, so the tensors may go meanwhile.
+        arguments.stream = torch.cuda.current_stream(device).cuda_stream
+        arguments.device = device.index
+        return torch.cuda.device(device)
+    arguments.threads, arguments.parallel = torch.get_num_threads(), native.gomp_parallel()
+    return contextlib.nullcontext()
