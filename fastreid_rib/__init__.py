@@ -13,7 +13,7 @@ TYPE_CHECKING = False  # typing takes longer to import than all the rest here
 if TYPE_CHECKING:
     from typing import Any
 
-    from fastreid_rib.base.version import __version__
+    from fastreid_rib.base import __version__
     from fastreid_rib.losses.functional import rib_loss
     from fastreid_rib.losses.rib_loss import RIBLoss
     from fastreid_rib.settings.rib import RIBSettings
@@ -27,9 +27,9 @@ def __getattr__(name: str) -> Any:
 
         return getattr(losses, name)
     if name == "__version__":
-        from fastreid_rib.base import version
+        from fastreid_rib import base
 
-        return version.__version__
+        return base.__version__
     raise AttributeError(f"module 'fastreid_rib' has no attribute {name!r}")
 
 

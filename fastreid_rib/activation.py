@@ -6,15 +6,16 @@ until a module of FastReID, or of a project beside it, is loaded; then the repai
 :mod:`fastreid_rib.compat` for that module act around its execution, and the registration for it, if
 any, right after.
 
-Only ``sys`` and the switches (:mod:`fastreid_rib.base.switches`: ``FASTREID_RIB_DISABLE``) may be
+Only ``sys``, ``os`` and the switches (:mod:`fastreid_rib.base`: ``FASTREID_RIB_DISABLE``) may be
 imported here: every interpreter start pays for this file.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 
-from fastreid_rib.base.switches import disabled
+from fastreid_rib.base import disabled
 
 TYPE_CHECKING = False  # typing takes longer to import than this whole module
 if TYPE_CHECKING:
@@ -53,10 +54,10 @@ REGISTRATIONS = {
     "fastreid.utils.checkpoint": ("integration.run.checkpoints:extend_checkpointer",),
 }
 
-BEGINNINGS = (
-    "fastreid.", "fastretri.", "partialreid.", "fastattr.", "fastface.", "fastclas", "predictor",
-)  # fmt: skip
-"""How the names of modules begin that concern us: FastReID's, its projects' and its demo's."""
+ROOTS = frozenset(
+    ("fastreid", "fastretri", "partialreid", "fastattr", "fastface", "fastclas", "predictor")
+)
+"""The packages that concern us: FastReID's, its projects' and the module of its demo."""
 
 
 def arm() -> None:
@@ -73,24 +74,36 @@ def arm() -> None:
                 _register(sys.modules[name])
 
 
-def _concerned() -> set[str]:
+def _concerns(name: str, origin: str | None) -> bool:
+    """Whether a module that is about to be loaded has repairs or registrations.
+
+    Args:
+        name: its full name.
+        origin: its file.
+    """
+    if (
+        name.partition(".")[0] == "predictor"
+    ):  # many projects have one: ours is demo/predictor.py of a checkout
+        folder, demo = os.path.split(os.path.dirname(os.path.abspath(origin or "")))
+        if demo != "demo" or not os.path.isdir(os.path.join(folder, "fastreid")):
+            return False
     from fastreid_rib import compat
 
-    return set(REGISTRATIONS).union(*(repair.modules for repair in compat.REPAIRS))
+    return name in REGISTRATIONS or any(name in repair.modules for repair in compat.REPAIRS)
 
 
 class _Finder:
     """Finds FastReID's modules as the other finders do, and wraps the loaders that concern us."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
-        if not fullname.startswith(BEGINNINGS) or fullname not in _concerned():
+        if fullname.partition(".")[0] not in ROOTS:
             return None
         for finder in sys.meta_path:
             if finder is self or not hasattr(finder, "find_spec"):
                 continue
             spec = finder.find_spec(fullname, path, target)
             if spec is not None:
-                if hasattr(spec.loader, "exec_module"):
+                if hasattr(spec.loader, "exec_module") and _concerns(fullname, spec.origin):
                     spec.loader = _Loader(spec.loader)  # type: ignore[assignment]
                 return spec
         return None

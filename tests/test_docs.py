@@ -51,22 +51,12 @@ def test_the_loss_and_each_attention_have_an_example():
             assert part in section, section
 
 
-# Their tables have a test's name in each row.
-LONG_ROWS = ("docs/guide/faults.md",)
-
-
 @pytest.mark.parametrize(
     "page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"], ids=name
 )
 def test_lines_are_short(page):
     lines = enumerate(page.read_text("utf-8").splitlines(), 1)
-    rows_may_be_long = name(page) in LONG_ROWS
-    long = [
-        number
-        for number, line in lines
-        if len(line) > 120 and not (rows_may_be_long and line.startswith("|"))
-    ]
-    assert long == []
+    assert [number for number, line in lines if len(line) > 120] == []
 
 
 def test_pages_that_are_named_elsewhere_exist():

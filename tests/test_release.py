@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from fastreid_rib.base.version import __version__
+from fastreid_rib.base import __version__
 
 ROOT = Path(__file__).parent.parent
 CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))

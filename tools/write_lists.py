@@ -8,8 +8,8 @@ Between ``<!-- NAME -->`` and ``<!-- end of NAME -->`` stands, in docs:
   ``fastreid_rib/settings``;
 - guide/attention.md, ``attentions``: every attention with the first sentence of its class, from
   the names in ``attention/__init__.py``, and a link to its section of understand/attention.md;
-- reference/repairs.md, ``repairs``: every repair with its defect, from the table in
-  ``compat/repairs.py``.
+- reference/repairs.md, ``repairs``: every repair with its defect, from its decorator in
+  ``compat/``.
 """
 
 import inspect
@@ -38,7 +38,10 @@ def list_of_attentions():
 def list_of_repairs():
     """A list of all repairs in Markdown: name, where the defect is, defect, what comes instead."""
     return "\n".join(
-        _entry(f"- **`{of.name}`**, {of.where}: {of.defect}. Instead: {of.instead}.")
+        _entry(
+            f"- **`{of.name}`**, {of.where}{', essential' if of.essential else ''}: {of.defect}. "
+            f"Instead: {of.instead}"
+        )
         for of in REPAIRS
     )
 

@@ -7,7 +7,9 @@ from types import ModuleType
 from typing import Any, Callable
 
 
-def replace(owner: Any, attribute: str, make: Callable[[Any], Any], key: str = "") -> None:
+def replace(
+    owner: Any, attribute: str, make: Callable[[Any], Any], key: str = "", everywhere: bool = True
+) -> None:
     """Puts ``make(stock)`` in the place of ``owner.attribute``; a second time does nothing.
 
     Args:
@@ -16,6 +18,7 @@ def replace(owner: Any, attribute: str, make: Callable[[Any], Any], key: str = "
         attribute: the name.
         make: builds the replacement from the object that stood there.
         key: what makes the second time recognisable; the full name of `make` if empty.
+        everywhere: whether other modules get it; False for a name that `owner` only imported.
     """
     declared = inspect.getattr_static(owner, attribute)
     # A class method is wrapped unbound: it must stay one of the class that it is called on.
@@ -30,7 +33,7 @@ def replace(owner: Any, attribute: str, make: Callable[[Any], Any], key: str = "
     new.__stock__, new.__repair__ = stock, key
     kind = type(declared) if isinstance(declared, (staticmethod, classmethod)) else None
     setattr(owner, attribute, kind(new) if kind else new)
-    if isinstance(owner, ModuleType):
+    if everywhere and isinstance(owner, ModuleType):
         for module in list(sys.modules.values()):
             if getattr(module, "__dict__", {}).get(attribute) is stock:
                 setattr(module, attribute, new)
@@ -52,16 +55,28 @@ def wrap(owner: Any, attribute: str, call: Callable[..., Any]) -> None:
     replace(owner, attribute, make, key=f"{call.__module__}.{call.__qualname__}")
 
 
+def own_class(thing: Any) -> Any:
+    """The class of this one object: methods that are put there change no other object.
+
+    Derived from what it was at the first call, and the same at every later one.
+    """
+    kind = type(thing)
+    if "__own__" not in vars(kind):
+        # The name stays: torch's profiler and FastReID's log show it.
+        thing.__class__ = type(kind.__name__, (kind,), {"__own__": True})
+    return type(thing)
+
+
 class Overlay(ModuleType):
-    """A module as one FastReID module sees it: `base` with some names replaced.
+    """A module (or what is used as one) as one FastReID module sees it, with names replaced.
 
     So ``np.bool`` can be given back to the one function that wants it, without changing NumPy for
     the rest of the process.
     """
 
-    def __init__(self, base: ModuleType, **names: Any) -> None:
+    def __init__(self, base: Any, **names: Any) -> None:
         """Shows `names` first and everything else of `base`."""
-        super().__init__(base.__name__, base.__doc__)
+        super().__init__(getattr(base, "__name__", ""), base.__doc__)
         self.__dict__.update(names, __stock__=base)
 
     def __getattr__(self, name: str) -> Any:
@@ -70,7 +85,7 @@ class Overlay(ModuleType):
 
 
 def overlay(module: ModuleType, attribute: str, **names: Any) -> None:
-    """Lets `module` alone see ``module.attribute`` (a module it imported) with `names` replaced."""
+    """Lets `module` alone see ``module.attribute``, which it imported, with `names` replaced."""
     base = getattr(module, attribute)
     if not isinstance(base, Overlay):
         setattr(module, attribute, Overlay(base, **names))

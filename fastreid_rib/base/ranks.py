@@ -1,6 +1,7 @@
 """The few collectives that RIB needs; with one process, or none set up, they do nothing."""
 
 from typing import Any, List, Optional, Sequence, Tuple
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -114,15 +115,13 @@ def copy_from_first(tensor: Tensor) -> Tensor:
     return tensor
 
 
-_made_for: Any = None
-_made: Any = None
+_host_groups: Any = WeakKeyDictionary()  # of a process group, while that is there
 
 
 def _host_group() -> Any:
     """A process group for tensors in main memory; None: the default one is."""
-    global _made_for, _made
     if dist.get_backend() == "gloo":
         return None
-    if _made_for is not dist.group.WORLD:  # none yet, or torch.distributed was set up anew
-        _made_for, _made = dist.group.WORLD, dist.new_group(backend="gloo")
-    return _made
+    if dist.group.WORLD not in _host_groups:
+        _host_groups[dist.group.WORLD] = dist.new_group(backend="gloo")
+    return _host_groups[dist.group.WORLD]

@@ -3,11 +3,12 @@
 Torch's loader (weights_only) refuses code in pickles from 2.6 on; before that `read_safely` does.
 """
 
-import contextlib
+import importlib
 import os
 import pickle
 import zipfile
-from typing import IO, Any, Callable, Iterator, List, Optional
+from types import FunctionType
+from typing import IO, Any, Callable, List, Optional
 
 from fastreid_rib.base.patching import Overlay
 
@@ -44,8 +45,7 @@ def read_safely(path: str) -> Any:
                 return torch.load(path, map_location="cpu", weights_only=True)
         # torch 1.13 has weights_only too, but knows neither NumPy's numbers nor the counter in the
         # state of a MultiStepLR: FastReID's own checkpoints would not load.
-        with _plain_pickle():
-            return torch.load(path, map_location="cpu", weights_only=False)
+        return _load_plainly(path)
     except pickle.UnpicklingError as error:
         if not _is_pickle(path) or os.path.getsize(path) < 8 or "truncated" in str(error):
             raise
@@ -66,23 +66,22 @@ class _PlainUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-@contextlib.contextmanager
-def _plain_pickle() -> Iterator[None]:
-    """Lets ``torch.load`` unpickle with `_PlainUnpickler`.
+def _load_plainly(path: str) -> Any:
+    """``torch.load`` with `_PlainUnpickler`, in this call alone.
 
-    It has an argument for that, which torch 1.13.1 takes and then ignores.
+    It has an argument for that, which torch 1.13.1 takes and then ignores: so a copy of it is
+    called, which sees another ``pickle`` than the rest of the process.
     """
     from torch import serialization
 
     def load(file: IO[bytes], **kwargs: Any) -> Any:
         return _PlainUnpickler(file, **kwargs).load()
 
-    stock = serialization.pickle
-    vars(serialization)["pickle"] = Overlay(stock, Unpickler=_PlainUnpickler, load=load)
-    try:
-        yield
-    finally:
-        vars(serialization)["pickle"] = stock
+    stock: Any = serialization.load
+    names = {**vars(serialization), "pickle": Overlay(pickle, Unpickler=_PlainUnpickler, load=load)}
+    copy = FunctionType(stock.__code__, names, stock.__name__, stock.__defaults__)
+    copy.__kwdefaults__ = stock.__kwdefaults__
+    return copy(path, map_location="cpu", weights_only=False)
 
 
 _PLAIN_NAMES = frozenset(
@@ -124,20 +123,13 @@ def _numpy_globals() -> List[Any]:
     rebuild: Any = [np.ndarray, np.dtype]
     dtypes = getattr(np, "dtypes", None)
     rebuild += [type(np.dtype(c)) for c in "?bBhHiIlLqQefd"] if dtypes else []
+    ours = importlib.import_module(
+        f"numpy.{'_core' if hasattr(np, '_core') else 'core'}.multiarray"
+    )
     for path in ("numpy.core.multiarray", "numpy._core.multiarray"):
         # Pickles of NumPy 1 and of NumPy 2 name the same two functions differently.
-        for name in ("scalar", "_reconstruct"):
-            rebuild.append((getattr(_multiarray(), name), f"{path}.{name}"))
+        rebuild += [(getattr(ours, name), f"{path}.{name}") for name in ("scalar", "_reconstruct")]
     return rebuild
-
-
-def _multiarray() -> Any:
-    import importlib
-
-    import numpy as np
-
-    core = "numpy._core" if hasattr(np, "_core") else "numpy.core"
-    return importlib.import_module(f"{core}.multiarray")
 
 
 def checked(path: str, read: Callable[[], Any]) -> Any:

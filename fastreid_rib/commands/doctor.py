@@ -3,14 +3,14 @@
 import importlib
 import os
 import shutil
+import subprocess
 import sys
 from importlib import util
 from typing import Callable, Iterator, Optional, Sequence
 
 import fastreid_rib
 from fastreid_rib import compat
-from fastreid_rib.base.switches import disabled
-from fastreid_rib.base.version import __version__
+from fastreid_rib.base import __version__, disabled
 from fastreid_rib.commands.examination import Finding, examine
 
 
@@ -50,11 +50,23 @@ def plugin() -> Iterator[Finding]:
     elif "register" in off:
         text = "FASTREID_RIB_DISABLE=register: repairs only, RIB is not registered"
         yield Finding("FAIL", "activation", text)
-    elif any(os.path.isfile(os.path.join(path, "fastreid_rib.pth")) for path in sys.path):
-        yield Finding("ok", "activation", "at interpreter start (fastreid_rib.pth)")
     else:
-        text = "no .pth file (editable install?): write `import fastreid_rib` before `get_cfg()`"
-        yield Finding("note", "activation", text)
+        yield _activation()
+
+
+def _activation() -> Finding:
+    """Whether a new interpreter, as a training starts one, knows RIB without an import."""
+    loaded = "import sys; sys.exit('fastreid_rib' not in sys.modules)"
+    if subprocess.run([sys.executable, "-c", loaded]).returncode == 0:
+        return Finding("ok", "activation", "at interpreter start (fastreid_rib.pth)")
+    there = any(os.path.isfile(os.path.join(p, "fastreid_rib.pth")) for p in sys.path)
+    why = "fastreid_rib.pth did not load" if there else "no .pth file (editable install?)"
+    text = (
+        f"{why}: write `import fastreid_rib` before `get_cfg()`. Without it a config with RIB "
+        "beside FastReID's long names of losses (CrossEntropyLoss) trains without RIB, and says "
+        "nothing"
+    )
+    return Finding("FAIL" if there else "note", "activation", text)
 
 
 def versions() -> Iterator[Finding]:

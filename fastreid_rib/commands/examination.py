@@ -9,7 +9,7 @@ import os
 from collections import Counter
 from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Sequence
 
-from fastreid_rib.base.generators import generators_kept
+from fastreid_rib.base.kept import generators_kept
 from fastreid_rib.base.safe_reads import checked, read_safely
 from fastreid_rib.compat.datasets import refuse_unanswerable
 from fastreid_rib.integration import config, own_keys

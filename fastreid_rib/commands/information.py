@@ -13,7 +13,7 @@ from tabulate import tabulate
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastreid_rib.base.evaluating import evaluated
+from fastreid_rib.base.kept import evaluated
 from fastreid_rib.base.safe_reads import checked, read_safely
 from fastreid_rib.base.whole_files import written_whole
 from fastreid_rib.integration import config

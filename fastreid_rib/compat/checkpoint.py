@@ -1,80 +1,74 @@
-"""Checkpoints: written whole or not at all, read without running code, errors with advice."""
+"""Checkpoints, and runs that go on from them (``--resume``): what FastReID forgets or gets wrong.
+
+Checkpoints are written whole or not at all, and read without running code.
+"""
 
 import errno
+import importlib
+import logging
 import os
 from types import ModuleType
-from typing import Any, Callable
+from typing import Any, Callable, Dict
 
-from fastreid_rib.base.patching import overlay, wrap
+from fastreid_rib.base.patching import overlay, replace, wrap
 from fastreid_rib.base.safe_reads import checked, loads_weights_only, read_safely, what_to_load
 from fastreid_rib.base.whole_files import written_whole
+from fastreid_rib.compat.repairs import Stock, repair
 
 
-def loads_code() -> bool:
-    """Whether this torch's ``torch.load`` calls whatever a file names, unless it is hindered."""
-    return not loads_weights_only()
+@repair(
+    "fastreid.utils.checkpoint:Checkpointer._load_file",
+    defect="checkpoints that hold NumPy numbers do not load",
+    where="torch >= 2.6",
+    present=loads_weights_only,
+)
+def checkpoint_scalars(stock: Stock, self: Any, f: str) -> Any:
+    """NumPy's numbers and arrays are allowed in addition; code stays refused."""
+    if os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
+        return stock(self, f)  # torch's own way to say that every file is trusted
+    return read_safely(f)
 
 
-def numpy_scalars(module: ModuleType) -> None:
-    """Checkpoints with NumPy numbers in them (a metric, an epoch) load, still without code.
-
-    Nothing but NumPy's own numbers and arrays is allowed in addition. A file that holds more is
-    refused as before, with an explanation.
-
-    Args:
-        module: ``fastreid.utils.checkpoint``.
-    """
-
-    def load(stock: Callable[..., Any], self: Any, f: str) -> Any:
-        if os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
-            return stock(self, f)  # torch's own way to say that every file is trusted
-        return read_safely(f)
-
-    wrap(module.Checkpointer, "_load_file", load)
+@repair(
+    "fastreid.utils.checkpoint:Checkpointer._load_file",
+    defect="loading a checkpoint runs whatever code somebody put into it",
+    where="torch < 2.5",
+    present=lambda: not loads_weights_only(),
+)
+def checkpoint_code(stock: Stock, self: Any, f: str) -> Any:
+    """Only tensors, NumPy's numbers and plain values load; a file that names more is refused."""
+    return read_safely(f)
 
 
-def no_code(module: ModuleType) -> None:
-    """Checkpoints are read without running code where torch alone would run it.
+@repair(
+    "fastreid.utils.checkpoint",
+    defect="a truncated, foreign or missing checkpoint ends in a traceback from deep inside torch",
+)
+def checkpoint_errors(module: ModuleType) -> None:
+    """The error names the file, what is wrong, and the newest whole checkpoint beside it."""
 
-    Args:
-        module: ``fastreid.utils.checkpoint``.
-    """
-
-    def without_code(stock: Callable[..., Any], self: Any, f: str) -> Any:
-        return read_safely(f)
-
-    wrap(module.Checkpointer, "_load_file", without_code)
-
-
-def told_errors(module: ModuleType) -> None:
-    """A checkpoint that cannot be read is named, and the newest beside it that can.
-
-    Args:
-        module: ``fastreid.utils.checkpoint``.
-    """
-
-    def load_file(stock: Callable[..., Any], self: Any, f: str) -> Any:
+    def load_file(stock: Stock, self: Any, f: str) -> Any:
         return checked(f, lambda: stock(self, f))
 
-    def load(stock: Callable[..., Any], self: Any, path: str, *args: Any, **kwargs: Any) -> Any:
+    def load(stock: Stock, self: Any, path: str, *args: Any, **kwargs: Any) -> Any:
         if path and "://" not in path and not os.path.isfile(path):
-            raise FileNotFoundError(
-                errno.ENOENT, f"There is no such checkpoint. {what_to_load(path)}", path
-            )
+            told = f"There is no such checkpoint. {what_to_load(path)}"
+            raise FileNotFoundError(errno.ENOENT, told, path)
         return stock(self, path, *args, **kwargs)
 
     wrap(module.Checkpointer, "_load_file", load_file)
     wrap(module.Checkpointer, "load", load)
 
 
-def whole_files(module: ModuleType) -> None:
-    """Checkpoints, and the file that names the last one, are written whole or not at all.
+@repair(
+    "fastreid.utils.checkpoint",
+    defect="a process that dies while it writes a checkpoint leaves half a file, over a good one "
+    "for model_best.pth",
+)
+def checkpoint_write(module: ModuleType) -> None:
+    """Written beside it, put on the disk, then renamed; an error says that the disk is full.
 
-    FastReID writes to the final name: whoever dies in between leaves half a file, over a good one
-    in the case of model_best.pth. ``torch.save`` reports a full disk as "unexpected pos".
-
-    Args:
-        module: ``fastreid.utils.checkpoint``.
+    In torch 1.13 a full disk aborted the process; later ones report it as "unexpected pos".
     """
     stock_open = module.PathManager.open
 
@@ -84,3 +78,183 @@ def whole_files(module: ModuleType) -> None:
         return stock_open(path, mode, *args, **kwargs)
 
     overlay(module, "PathManager", open=open_whole)
+
+
+@repair(
+    "fastreid.engine.hooks",
+    defect="a resumed run freezes MODEL.FREEZE_LAYERS for SOLVER.FREEZE_ITERS once more, in "
+    "silence",
+    essential=True,
+)
+def frozen_resume(module: ModuleType) -> None:
+    """The steps of the training count, not those of the process.
+
+    The optimizer counted in a closure that began at zero again.
+    """
+    build = importlib.import_module("fastreid.solver.build")
+
+    def make(stock: Stock) -> Stock:
+        def generate(optimizer: Any, *, freeze_iters: int = 0) -> Any:
+            name = stock(optimizer, freeze_iters=freeze_iters).__name__
+            return type(name, (optimizer,), {"step": _step(optimizer, freeze_iters), "taken": 0})
+
+        return generate
+
+    def before_train(stock: Stock, self: Any) -> None:
+        stock(self)
+        optimizer: Any = getattr(self.trainer, "optimizer", None)
+        if hasattr(optimizer, "taken"):
+            optimizer.taken = self.trainer.start_iter
+
+    replace(build, "_generate_optimizer_class_with_freeze_layer", make)
+    wrap(module.LayerFreeze, "before_train", before_train)
+
+
+def _step(optimizer: Any, freeze_iters: int) -> Callable[..., Any]:
+    def step(self: Any, closure: Any = None) -> Any:
+        if self.taken >= freeze_iters:
+            return optimizer.step(self, closure)
+        self.taken += 1
+        frozen = [group for group in self.param_groups if group["freeze_status"] == "freeze"]
+        hidden = [(p, p.grad) for group in frozen for p in group["params"]]
+        for parameter, _ in hidden:
+            parameter.grad = None  # optimizers pass over these
+        try:
+            return optimizer.step(self, closure)
+        finally:
+            for parameter, gradient in hidden:
+                parameter.grad = gradient
+
+    return step
+
+
+@repair(
+    "fastreid.engine.hooks:LayerFreeze.before_step",
+    defect="an evaluation within SOLVER.FREEZE_ITERS lets the batch norm of frozen layers learn",
+    essential=True,
+)
+def frozen_evaluation(stock: Stock, self: Any) -> None:
+    """Frozen layers stay in evaluation mode.
+
+    An evaluation puts the whole model back into training mode.
+    """
+    stock(self)
+    if self.is_frozen:
+        for name, layer in self.model.named_children():
+            if name in self.freeze_layers and layer.training:
+                layer.eval()
+
+
+@repair(
+    "fastreid.engine.hooks:PeriodicCheckpointer.before_train",
+    defect="a resumed run overwrites model_best.pth with a worse model",
+    essential=True,
+)
+def best_model(stock: Stock, self: Any) -> None:
+    """Its metric is read when the run goes on."""
+    stock(self)
+    path = os.path.join(self.checkpointer.save_dir, "model_best.pth")
+    if self.trainer.start_iter > 0 and os.path.isfile(path):
+        try:
+            self.best_metric = self.checkpointer._load_file(path).get("metric", -1)
+        except Exception as error:  # the run does not depend on it
+            logging.getLogger("fastreid").warning(
+                "How good %s is cannot be read; the next one takes its place. %s", path, error
+            )
+
+
+@repair(
+    "fastreid.engine.defaults:DefaultTrainer.train",
+    defect="--resume of a run that is finished ends in an AttributeError",
+)
+def finished_run(stock: Stock, self: Any) -> Any:
+    """A line says so; the model is evaluated once more, the results are returned."""
+    from fastreid.utils import comm
+
+    if self.start_epoch < self.max_epoch:
+        return stock(self)
+    logging.getLogger("fastreid").info(
+        "This training is finished: its checkpoint is of epoch %d, counted from 0, and "
+        "SOLVER.MAX_EPOCH is %d. It is evaluated once more. To train on, raise SOLVER.MAX_EPOCH; "
+        "to begin anew, leave --resume out.",
+        self.start_epoch - 1,
+        self.max_epoch,
+    )
+    results = self.test(self.cfg, self.model)
+    return results if comm.is_main_process() else None
+
+
+@repair(
+    "fastreid.engine.defaults:DefaultTrainer.__init__",
+    defect="checkpoints hold neither the scaler of SOLVER.AMP nor the teacher of KD.EMA, which "
+    "both begin anew in a resumed run",
+    essential=True,
+)
+def whole_state(stock: Stock, self: Any, *args: Any, **kwargs: Any) -> None:
+    """They are saved and loaded; a checkpoint without them is a warning."""
+    stock(self, *args, **kwargs)
+    parts: Dict[str, Any] = {"grad_scaler": self.grad_scaler}
+    if getattr(self.checkpointer.model, "ema_enabled", False):
+        parts["ema_teacher"] = self.checkpointer.model.model_ts[0]
+    for name, part in parts.items():
+        if part is not None:
+            self.checkpointer.checkpointables.setdefault(name, part)
+
+
+@repair(
+    "fastreid.utils.checkpoint",
+    defect="--resume with other identities, another network or optimizer fails at the first step, "
+    "deep inside the optimizer",
+)
+def another_training(module: ModuleType) -> None:
+    """ValueError that says what differs, and to write MODEL.WEIGHTS."""
+
+    def load(stock: Stock, self: Any, path: str, checkpointables: Any = None) -> Any:
+        wanted = self.checkpointables if checkpointables is None else checkpointables
+        if not path or "optimizer" not in wanted:
+            return stock(self, path, checkpointables)
+        optimizer = self.checkpointables["optimizer"]
+        settings = set(optimizer.param_groups[0])
+        self.resumed_from = path
+        try:
+            rest = stock(self, path, checkpointables)
+        except ValueError as error:
+            if "loaded state dict" not in str(error):  # torch's words about the optimizer
+                raise
+            raise _refusal(path, f"its optimizer is of other weights ({error})") from error
+        finally:
+            del self.resumed_from
+        lost = sorted(settings - set(optimizer.param_groups[0]))
+        if lost:
+            other = f"another one (SOLVER.OPT): {type(optimizer).__name__} needs {lost}"
+            raise _refusal(path, f"its optimizer is {other}")
+        for parameter, state in optimizer.state.items():
+            for value in state.values():  # torch compares none of the shapes
+                if getattr(value, "ndim", 0) == parameter.ndim and value.shape != parameter.shape:
+                    sizes = f"{tuple(value.shape)}, and this one {tuple(parameter.shape)}"
+                    raise _refusal(path, f"its optimizer has weights of {sizes}")
+        return rest
+
+    def load_model(stock: Stock, self: Any, checkpoint: Any) -> Any:
+        path = getattr(self, "resumed_from", None)
+        absent = [name for name in self.checkpointables if name not in checkpoint]
+        if path and absent:
+            names = ", ".join(absent)
+            self.logger.warning("%s does not hold %s, which therefore starts anew.", path, names)
+        incompatible = stock(self, checkpoint)
+        if path and incompatible is not None and incompatible.incorrect_shapes:
+            name, there, here = incompatible.incorrect_shapes[0]
+            raise _refusal(path, f"{name} is {there} there and {here} here")
+        return incompatible
+
+    wrap(module.Checkpointer, "load", load)
+    wrap(module.Checkpointer, "_load_model", load_model)
+
+
+def _refusal(path: str, difference: str) -> ValueError:
+    return ValueError(
+        f"--resume goes on with the training of {path}, but {difference}. Another number of "
+        "identities (DATASETS.NAMES, MODEL.HEADS.NUM_CLASSES), another network or another "
+        f"optimizer is a new training: leave --resume out, write MODEL.WEIGHTS {path} to start "
+        "from its weights, and an OUTPUT_DIR of its own."
+    )

@@ -1,14 +1,17 @@
-"""Training and evaluation without CUDA: loaders, processes, DDP, re-ranking.
+"""Training and evaluation without CUDA, and on small machines.
 
 Whether CUDA is there is asked at each use, never while a module is imported: the question starts
 the driver, and a script may still set CUDA_VISIBLE_DEVICES after its imports.
 """
 
 import importlib
-from types import ModuleType
-from typing import Any, Callable, Dict, Tuple
+import os
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any, Dict, List
 
-from fastreid_rib.base.patching import replace, wrap
+from fastreid_rib.base.patching import overlay, replace, wrap
+from fastreid_rib.compat.repairs import Stock, repair
 
 
 def no_cuda() -> bool:
@@ -18,33 +21,36 @@ def no_cuda() -> bool:
     return not torch.cuda.is_available()
 
 
+@repair(
+    "fastreid.data.data_utils",
+    defect="DataLoaderX and its background thread need CUDA",
+    where="no CUDA",
+    present=no_cuda,
+    at_run_time=True,
+)
 def cpu_loader(module: ModuleType) -> None:
-    """``DataLoaderX`` leaves batches on the CPU; the background prefetch stays.
-
-    Args:
-        module: ``fastreid.data.data_utils``.
-    """
+    """Batches stay on the CPU; the background prefetch stays."""
     from torch.utils.data import DataLoader
 
-    def init(stock: Callable[..., None], self: Any, local_rank: int, **kwargs: Any) -> None:
+    def init(stock: Stock, self: Any, local_rank: int, **kwargs: Any) -> None:
         if not no_cuda():
             stock(self, local_rank, **kwargs)
             return
         DataLoader.__init__(self, **dict(kwargs, pin_memory=False))
-        keep_on_cpu(self)
+        _keep_on_cpu(self)
 
-    def preload(stock: Callable[..., None], self: Any) -> None:
+    def preload(stock: Stock, self: Any) -> None:
         if self.stream is None:
             self.batch = next(self.iter, None)
         else:
             stock(self)
 
-    def following(stock: Callable[..., Any], self: Any) -> Any:
+    def following(stock: Stock, self: Any) -> Any:
         if self.stream is not None:
             return stock(self)
-        batch = self.batch
-        if batch is None:
+        if self.batch is None:
             raise StopIteration
+        batch = self.batch
         self.preload()
         return batch
 
@@ -53,98 +59,76 @@ def cpu_loader(module: ModuleType) -> None:
     wrap(module.DataLoaderX, "__next__", following)
 
 
-def keep_on_cpu(loader: Any) -> None:
-    """Makes a ``DataLoaderX`` hand out its batches on the CPU."""
+def _keep_on_cpu(loader: Any) -> None:
     loader.stream = None
     # The background thread calls torch.cuda.set_device with it: documented as a no-op below zero.
     loader.local_rank = -1
     loader.pin_memory = False
 
 
-def cpu_model_loader(module: ModuleType) -> None:
-    """A config that says ``MODEL.DEVICE cpu`` gets CPU batches on a machine with a GPU as well.
+@repair(
+    "fastreid.data.build:build_reid_test_loader", defect="the test loader always starts 4 workers"
+)
+def test_workers(stock: Stock, *args: Any, **kwargs: Any) -> Any:
+    """At most 4, the cores, DATALOADER.NUM_WORKERS.
 
-    Args:
-        module: ``fastreid.data.build``.
+    The 4 stands in a default that no config reaches.
     """
+    from fastreid.data import build
 
-    def build(stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        built = stock(*args, **kwargs)
-        cfg = args[0] if args else kwargs.get("cfg")
-        if str(getattr(getattr(cfg, "MODEL", None), "DEVICE", "")).startswith("cpu"):
-            keep_on_cpu(built[0] if isinstance(built, tuple) else built)
-        return built
-
-    wrap(module, "build_reid_train_loader", build)
-    wrap(module, "build_reid_test_loader", build)
-
-
-def gloo_processes(module: ModuleType) -> None:
-    """``launch`` starts its processes over gloo where there is no GPU.
-
-    Args:
-        module: ``fastreid.engine.launch``.
-    """
-    replace(module, "_distributed_worker", _WorkerChoice)
+    cfg: Any = args[0] if args else kwargs.get("cfg")
+    if not hasattr(cfg, "DATALOADER"):
+        return stock(*args, **kwargs)
+    workers = min(4, os.cpu_count() or 1, cfg.DATALOADER.NUM_WORKERS)
+    # FastReID's own two steps: the config's arguments, then the function behind it.
+    explicit = build._test_loader_from_config(*args, **kwargs)
+    return stock(**{"num_workers": workers, **explicit})
 
 
-class _WorkerChoice:
-    """What ``launch`` hands to ``mp.spawn``: pickled by the name of the function it stands for."""
-
-    def __init__(self, stock: Callable[..., None]) -> None:
-        self.stock = stock
-
-    def __call__(self, *args: Any) -> None:
-        (gloo_worker if no_cuda() else self.stock)(*args)
-
-    def __reduce__(self) -> Tuple[Any, ...]:
-        return _worker_choice, ()
-
-
-def _worker_choice() -> Any:
-    # Runs in the spawned process, which may have come here without the import hook.
-    launch = importlib.import_module("fastreid.engine.launch")
-    gloo_processes(launch)
-    return launch._distributed_worker
+@repair(  # after the one above, which hides the config from what it calls
+    "fastreid.data.build:build_reid_train_loader",
+    "fastreid.data.build:build_reid_test_loader",
+    defect="with MODEL.DEVICE cpu on a machine with a GPU batches go to the GPU",
+)
+def cpu_model_loader(stock: Stock, *args: Any, **kwargs: Any) -> Any:
+    """Batches stay where the model is."""
+    built = stock(*args, **kwargs)
+    cfg = args[0] if args else kwargs.get("cfg")
+    if str(getattr(getattr(cfg, "MODEL", None), "DEVICE", "")).startswith("cpu"):
+        _keep_on_cpu(built[0] if isinstance(built, tuple) else built)
+    return built
 
 
-def gloo_worker(
-    local_rank: int,
-    main_func: Callable[..., Any],
-    world_size: int,
-    processes_per_machine: int,
-    machine_rank: int,
-    dist_url: str,
-    args: Tuple[Any, ...],
-) -> None:
-    """One CPU process of ``launch``: joins a gloo group, then calls ``main_func(*args)``.
+@repair(
+    "fastreid.engine.launch",
+    defect="the processes that launch starts insist on CUDA and NCCL",
+    where="no CUDA",
+    present=no_cuda,
+    at_run_time=True,
+)
+def cpu_launch(module: ModuleType) -> None:
+    """The processes meet over gloo."""
+    replace(module, "_distributed_worker", lambda stock: _worker)
 
-    Args:
-        local_rank: number of the process on this machine.
-        main_func: what to run.
-        world_size: processes on all machines together.
-        processes_per_machine: FastReID's ``--num-gpus``.
-        machine_rank: number of this machine.
-        dist_url: where the processes meet.
-        args: arguments of `main_func`.
-    """
+
+def _worker(*args: Any) -> None:
+    """One process of ``launch``; pickled by its name, which loads the repairs in that process."""
     import torch.distributed as dist
     from fastreid.utils import comm
 
-    dist.init_process_group(
-        backend="gloo",
-        init_method=dist_url,
-        world_size=world_size,
-        rank=machine_rank * processes_per_machine + local_rank,
+    # The package `fastreid.engine` has a function of that name.
+    launch = importlib.import_module("fastreid.engine.launch")
+    stock = vars(_worker)["__stock__"]
+    if not no_cuda():
+        stock(*args)
+        return
+    cuda = SimpleNamespace(
+        is_available=lambda: True, device_count=lambda: sys.maxsize, set_device=lambda rank: None
     )
-    for machine in range(world_size // processes_per_machine):
-        first = machine * processes_per_machine
-        group = dist.new_group(list(range(first, first + processes_per_machine)))
-        if machine == machine_rank:
-            comm._LOCAL_PROCESS_GROUP = group
-    del group
-    comm.synchronize()
-    main_func(*args)
+    meet = dist.init_process_group
+    overlay(launch, "torch", cuda=cuda)
+    overlay(launch, "dist", init_process_group=lambda **how: meet(**{**how, "backend": "gloo"}))
+    stock(*args)
     # The groups' threads may hold tensors of the last collective. One that lets go of them while
     # the interpreter shuts down ends the process with SIGABRT, after all its work.
     comm._LOCAL_PROCESS_GROUP = None
@@ -152,12 +136,13 @@ def gloo_worker(
         dist.destroy_process_group()
 
 
-def ddp_on_cpu(module: ModuleType) -> None:
-    """``DistributedDataParallel`` as FastReID calls it takes CPU models.
-
-    Args:
-        module: ``fastreid.engine.defaults``.
-    """
+@repair(
+    "fastreid.engine.defaults",
+    defect="DistributedDataParallel(device_ids=...) refuses CPU models",
+    where="CPU models",
+)
+def cpu_ddp(module: ModuleType) -> None:
+    """Without `device_ids` for CPU models."""
 
     def make(stock: Any) -> Any:
         class DistributedDataParallel(stock):
@@ -168,27 +153,79 @@ def ddp_on_cpu(module: ModuleType) -> None:
 
         return DistributedDataParallel
 
-    # Not `replace`: torch's class stays as it is for everybody else.
-    stock = module.DistributedDataParallel
-    if not hasattr(stock, "__stock__"):
-        repaired = make(stock)
-        repaired.__stock__ = stock
-        vars(module)["DistributedDataParallel"] = repaired
+    # Torch's class stays as it is for everybody else.
+    replace(module, "DistributedDataParallel", make, everywhere=False)
 
 
-def search_on_cpu(module: ModuleType) -> None:
-    """Re-ranking searches on the CPU where there is no GPU, or where faiss was built without one.
+@repair(
+    "fastreid.utils.compute_dist:compute_jaccard_distance",
+    defect="re-ranking searches on the GPU only",
+    where="no CUDA, or faiss without GPU",
+)
+def cpu_rerank(stock: Stock, features: Any, *args: Any, **kwargs: Any) -> Any:
+    """FastReID's own search on the CPU."""
+    from fastreid.utils.compute_dist import faiss
 
-    Args:
-        module: ``fastreid.utils.compute_dist``.
-    """
-    faiss_for_cpu = not hasattr(module.faiss, "StandardGpuResources")
+    given: Dict[str, Any] = dict(zip(("k1", "k2", "search_option", "fp16"), args), **kwargs)
+    if no_cuda() or not hasattr(faiss, "StandardGpuResources"):
+        given["search_option"] = 3  # FastReID's own number for it
+    return stock(features, **given)
 
-    def distance(stock: Callable[..., Any], features: Any, *args: Any, **kwargs: Any) -> Any:
-        names = ("k1", "k2", "search_option", "fp16")
-        given: Dict[str, Any] = dict(zip(names, args), **kwargs)
-        if no_cuda() or faiss_for_cpu:
-            given["search_option"] = 3  # FastReID's own number for it
-        return stock(features, **given)
 
-    wrap(module, "compute_jaccard_distance", distance)
+@repair(
+    "fastreid.layers.batch_norm:SyncBatchNorm.forward",
+    defect="syncBN on the CPU fails without saying what to write",
+    where="CPU",
+)
+def sync_bn_message(stock: Stock, self: Any, input: Any) -> Any:
+    """The message says MODEL.BACKBONE.NORM BN, MODEL.HEADS.NORM BN."""
+    try:
+        return stock(self, input)
+    except ValueError as error:
+        if input.device.type != "cpu":
+            raise
+        raise ValueError(
+            f"syncBN runs on GPUs only, and the model is on the CPU: write MODEL.BACKBONE.NORM BN "
+            f"and MODEL.HEADS.NORM BN. (torch: {error})"
+        ) from error
+
+
+@repair(
+    "fastreid.engine.train_loop:AMPTrainer.__init__",
+    defect="AMP without CUDA fails at the first step, without saying what to write",
+    where="CPU",
+)
+def amp_message(stock: Stock, self: Any, model: Any, *args: Any, **kwargs: Any) -> None:
+    """The trainer's constructor says SOLVER.AMP.ENABLED False."""
+    if next((p.device.type for p in model.parameters()), "none") == "cpu":
+        raise ValueError(
+            "SOLVER.AMP.ENABLED True needs a model on a GPU, and this one is on the CPU: write "
+            "SOLVER.AMP.ENABLED False (or MODEL.DEVICE cuda where there is a GPU)."
+        )
+    stock(self, model, *args, **kwargs)
+
+
+@repair(
+    "fastreid.modeling.meta_arch.distiller",
+    defect="a distiller's teacher is built on the device that the teacher's own config names",
+)
+def teacher_device(module: ModuleType) -> None:
+    """Teachers are where the student is."""
+    devices: List[str] = []  # of the distiller that is being built
+
+    def make(stock: Any) -> Any:
+        def build_model(cfg: Any) -> Any:
+            cfg.MODEL.DEVICE = devices[-1] if devices else cfg.MODEL.DEVICE
+            return stock(cfg)
+
+        return build_model
+
+    def init(stock: Stock, self: Any, cfg: Any) -> None:
+        devices.append(cfg.MODEL.DEVICE)
+        try:
+            stock(self, cfg)
+        finally:
+            devices.pop()
+
+    replace(module, "build_model", make, everywhere=False)
+    wrap(module.Distiller, "__init__", init)

@@ -1,103 +1,88 @@
-"""Data sets that are not there, are empty or cannot be evaluated: errors before training."""
+"""Data that cannot train or be evaluated: errors that come at once and say what to write."""
 
 import logging
 import os
 from types import ModuleType
-from typing import Any, Callable, Optional, Sequence
+from typing import Any, Iterator, List, Optional, Sequence
 
-from fastreid_rib.base.generators import generators_kept
+from fastreid_rib.base.kept import generators_kept
 from fastreid_rib.base.patching import wrap
 from fastreid_rib.base.pictures import missing, unanswered
 from fastreid_rib.compat.pictures import read_as_files
+from fastreid_rib.compat.repairs import Stock, repair
 
 logger = logging.getLogger(__name__)
 
+_SAMPLERS = "fastreid.data.samplers.triplet_sampler"
 
-def missing_folders(module: ModuleType) -> None:
-    """A folder that a data set lacks is named with what is there instead, and what to write.
 
-    Args:
-        module: ``fastreid.data.datasets.bases``.
+@repair(
+    "fastreid.data.datasets.bases:Dataset.check_before_run",
+    defect="a folder that a data set lacks is an error without a hint",
+)
+def missing_folders(stock: Stock, self: Any, required_files: Any) -> None:
+    """The error says what is needed, what is there instead, and names FASTREID_DATASETS."""
+    files = [required_files] if isinstance(required_files, str) else list(required_files)
+    for path in files:
+        if not os.path.exists(path):
+            raise RuntimeError(missing(path, type(self).__name__, files))
+    stock(self, required_files)
+
+
+@repair(
+    "fastreid.data.common:CommDataset.__init__",
+    defect="a training or test set without pictures ends in a bare assertion",
+)
+def empty_data_set(
+    stock: Stock, self: Any, img_items: Any, transform: Any = None, relabel: bool = True
+) -> None:
+    """ValueError that names DATASETS.NAMES or DATASETS.TESTS."""
+    if not len(img_items):
+        which = (
+            "The training set is empty: no data set of DATASETS.NAMES has training pictures"
+            if relabel
+            else "A test set is empty: a data set of DATASETS.TESTS has no queries, no gallery"
+        )
+        raise ValueError(
+            f"{which}. Expected pictures; the tables in the log say what was found. Write another "
+            "data set, or complete this one."
+        )
+    stock(self, img_items, transform, relabel)
+
+
+@repair(
+    "fastreid.data.common:CommDataset.__init__",
+    defect="identities or cameras that are words fail in the evaluation ('list' object has no "
+    "attribute 'to'), and words beside numbers in the training ('<' not supported)",
+)
+def word_labels(
+    stock: Stock, self: Any, img_items: Any, transform: Any = None, relabel: bool = True
+) -> None:
+    """They are numbered, in the order of their names, numbers first.
+
+    What FastReID can work with is left as it is.
     """
-
-    def check(stock: Callable[..., None], self: Any, required_files: Any) -> None:
-        files = [required_files] if isinstance(required_files, str) else list(required_files)
-        for path in files:
-            if not os.path.exists(path):
-                raise RuntimeError(missing(path, type(self).__name__, files))
-        stock(self, required_files)
-
-    wrap(module.Dataset, "check_before_run", check)
-
-
-def empty_data_set(module: ModuleType) -> None:
-    """A training or test set without a picture is named as such; it was a bare assertion.
-
-    Args:
-        module: ``fastreid.data.common``.
-    """
-
-    def init(
-        stock: Callable[..., None],
-        self: Any,
-        img_items: Any,
-        transform: Any = None,
-        relabel: bool = True,
-    ) -> None:
-        if not len(img_items):
-            which = (
-                "The training set is empty: no data set of DATASETS.NAMES has training pictures"
-                if relabel
-                else "A test set is empty: a data set of DATASETS.TESTS has no queries, no gallery"
-            )
-            raise ValueError(
-                f"{which}. Expected pictures; the tables in the log say what was found. Write "
-                "another data set, or complete this one."
-            )
-        stock(self, img_items, transform, relabel)
-
-    wrap(module.CommDataset, "__init__", init)
+    for place in (1, 2):  # identity, camera
+        labels = {item[place] for item in img_items}
+        words = sum(isinstance(label, str) for label in labels)
+        if words and (words < len(labels) or not relabel):
+            ordered = sorted(labels, key=lambda label: (isinstance(label, str), label))
+            number = {label: i for i, label in enumerate(ordered)}
+            img_items = [
+                (*item[:place], number[item[place]], *item[place + 1 :]) for item in img_items
+            ]
+    stock(self, img_items, transform, relabel)
 
 
-def word_labels(module: ModuleType) -> None:
-    """Identities and cameras of a data set may be words, or words in one and numbers in another.
-
-    Training pictures got numbers already, unless words and numbers could not be sorted; those of
-    test sets reached the evaluation as words. What FastReID can work with is left as it is.
-
-    Args:
-        module: ``fastreid.data.common``.
-    """
-
-    def init(
-        stock: Callable[..., None],
-        self: Any,
-        img_items: Any,
-        transform: Any = None,
-        relabel: bool = True,
-    ) -> None:
-        for place in (1, 2):  # identity, camera
-            labels = {item[place] for item in img_items}
-            words = sum(isinstance(label, str) for label in labels)
-            if words and (words < len(labels) or not relabel):
-                ordered = sorted(labels, key=lambda label: (isinstance(label, str), label))
-                number = {label: i for i, label in enumerate(ordered)}
-                img_items = [
-                    (*item[:place], number[item[place]], *item[place + 1 :]) for item in img_items
-                ]
-        stock(self, img_items, transform, relabel)
-
-    wrap(module.CommDataset, "__init__", init)
-
-
+@repair(
+    "fastreid.engine.defaults",
+    defect="a test set that cannot be evaluated is found out after the training",
+)
 def test_sets(module: ModuleType) -> None:
-    """Test sets are read before training, and refused if no query can be answered.
+    """Read before it; ValueError if no query has an answer, a warning for those that have none.
 
-    FastReID reads them after it has trained, and then asserts that "all query identities do not
-    appear in gallery". Trainers that evaluate in a way of their own are left alone.
-
-    Args:
-        module: ``fastreid.engine.defaults``.
+    FastReID asserts then that "all query identities do not appear in gallery". Trainers that
+    evaluate in a way of their own are left alone.
     """
     trainer = module.DefaultTrainer
 
@@ -107,7 +92,7 @@ def test_sets(module: ModuleType) -> None:
             for name in ("test", "build_evaluator")
         )
 
-    def init(stock: Callable[..., None], self: Any, cfg: Any, *args: Any, **kwargs: Any) -> None:
+    def init(stock: Stock, self: Any, cfg: Any, *args: Any, **kwargs: Any) -> None:
         cls = type(self)
         self._tests_before = {}  # for the repair damaged-pictures
         if evaluates_as_fastreid(cls):
@@ -119,7 +104,7 @@ def test_sets(module: ModuleType) -> None:
         stock(self, cfg, *args, **kwargs)
 
     def build_test_loader(
-        stock: Callable[..., Any], cls: Any, cfg: Any, dataset_name: str, *args: Any, **kwargs: Any
+        stock: Stock, cls: Any, cfg: Any, dataset_name: str, *args: Any, **kwargs: Any
     ) -> Any:
         loader, queries = stock(cls, cfg, dataset_name, *args, **kwargs)
         items = _items(loader)
@@ -179,3 +164,151 @@ def refuse_unanswerable(dataset: str, queries: Sequence[Any], gallery: Sequence[
         "Without cameras, or with one, write DATASETS.TESTS ('FolderReID',): there every other "
         "picture of an identity may count as a match (DATASETS.FOLDER.CAMERAS False)."
     )
+
+
+@repair(
+    f"{_SAMPLERS}:BalancedIdentitySampler.__init__",
+    f"{_SAMPLERS}:NaiveIdentitySampler.__init__",
+    defect="training hangs before its first step when batch, instances, processes and identities "
+    "do not fit",
+)
+def identity_batches(stock: Stock, self: Any, *args: Any, **kwargs: Any) -> None:
+    """ValueError with the keys and values that would work; whatever trains today still does."""
+    stock(self, *args, **kwargs)
+    refuse_impossible_batch(
+        stock.__qualname__.partition(".")[0],
+        [len(images) for images in self.pid_index.values()],
+        self.batch_size // self._world_size,
+        self.num_instances,
+        self._world_size,
+    )
+
+
+def refuse_impossible_batch(
+    sampler: str, images: Sequence[int], batch: int, instances: int, processes: int
+) -> None:
+    """Does nothing if the sampler can ever fill a batch.
+
+    Args:
+        sampler: name of FastReID's sampler.
+        images: number of training images of each identity.
+        batch: images in a batch of one process.
+        instances: images per identity in a batch.
+        processes: number of processes.
+
+    Raises:
+        ValueError: with the keys, the numbers that came, and numbers that would work.
+    """
+
+    def fills(batch: int, instances: int) -> bool:
+        return fills_batches(sampler, images, batch, instances, processes)
+
+    if fills(batch, instances):
+        return
+    smaller = (n * instances for n in range(max(1, batch // instances), 0, -1))
+    totals = [n * processes for n in smaller if fills(n, instances)][:1]
+    suits = [n for n in range(2, batch + 1) if batch % n == 0 and fills(batch, n)]
+    nearest = [n for n in suits if n < instances][-1:] + [n for n in suits if n > instances][:1]
+    remedies = [f"SOLVER.IMS_PER_BATCH {n}" for n in totals]
+    remedies += [f"DATALOADER.NUM_INSTANCE {n}" for n in nearest]
+    each = f" ({processes} processes with {batch} each)" if processes > 1 else ""
+    raise ValueError(
+        f"{sampler} can never fill a batch of SOLVER.IMS_PER_BATCH {batch * processes}{each} "
+        f"with DATALOADER.NUM_INSTANCE {instances}: it needs IMS_PER_BATCH to be a multiple of "
+        f"NUM_INSTANCE x processes, and IMS_PER_BATCH / NUM_INSTANCE identities of the "
+        f"{len(images)} in the training set. Write "
+        + (" or ".join(remedies) or "DATALOADER.SAMPLER_TRAIN TrainingSampler")
+        + "."
+    )
+
+
+def fills_batches(
+    sampler: str, images: Sequence[int], batch: int, instances: int, processes: int
+) -> bool:
+    """Whether the sampler ever yields; arguments as in `refuse_impossible_batch`.
+
+    Follows what FastReID's loops do rather than what they are meant to do: some batches that are
+    not a multiple of NUM_INSTANCE do train, and those must go on doing so.
+    """
+    identities = batch // instances  # of one process
+    total = batch * processes
+    if not identities or total % instances:
+        return False
+    if sampler == "BalancedIdentitySampler":
+        usable = len(images) - len(images) % (identities * processes)
+        return usable * instances >= total
+    # Naive: rounds of `identities` distinct ones, each at most len // instances times.
+    if total % (identities * instances):
+        return False
+    rounds = total // (identities * instances)
+    return sum(min(max(1, n // instances), rounds) for n in images) >= rounds * identities
+
+
+@repair(_SAMPLERS, defect="SetReWeightSampler never fills a batch")
+def set_reweight(module: ModuleType) -> None:
+    """It fills batches with whole draws; SET_WEIGHT is checked.
+
+    FastReID's adds an array to a list, which fails, and compares one draw of every camera with a
+    batch, which its own check wants to be several draws.
+    """
+
+    def init(stock: Stock, self: Any, data_source: Any, *args: Any, **kw: Any) -> None:
+        weights = kw["set_weight"] if "set_weight" in kw else args[2]
+        cameras = sorted({item[2] for item in data_source})
+        if cameras != list(range(len(weights))) or not sum(weights):
+            raise ValueError(
+                f"SetReWeightSampler draws DATALOADER.SET_WEIGHT[c] identities from camera (set) "
+                f"c: expected one weight for each of the {len(cameras)} cameras "
+                f"{cameras[:10]}, got {tuple(weights)}. Write as many weights as there are "
+                f"cameras, numbered from 0."
+            )
+        stock(self, data_source, *args, **kw)
+
+    def indices(stock: Stock, self: Any) -> Iterator[int]:
+        draws = module.np.random  # as FastReID's samplers have it
+        draws.seed(self._seed)
+        while True:
+            batch: List[int] = []
+            while len(batch) < self.batch_size:
+                for camera, identities in enumerate(self.set_weight):
+                    share = self.set_pid_prob[camera]
+                    chosen = draws.choice(self.cam_pid[camera], identities, False, share)
+                    for images in (self.pid_index[identity] for identity in chosen):
+                        again = len(images) < self.num_instances
+                        batch += draws.choice(images, self.num_instances, again).tolist()
+            draws.shuffle(batch)
+            yield from module.reorder_index(batch, self._world_size)
+
+    wrap(module.SetReWeightSampler, "__init__", init)
+    wrap(module.SetReWeightSampler, "_infinite_indices", indices)
+
+
+@repair(
+    "fastreid.solver.build:build_lr_scheduler",
+    defect="a training set smaller than one batch ends in a division by zero",
+)
+def empty_epoch(stock: Stock, cfg: Any, optimizer: Any, iters_per_epoch: int) -> Any:
+    """ValueError that names SOLVER.IMS_PER_BATCH."""
+    if iters_per_epoch < 1:
+        raise ValueError(
+            f"An epoch has no iteration: the training set holds fewer images than one batch. "
+            f"Expected SOLVER.IMS_PER_BATCH to be at most the number of training images, got "
+            f"{cfg.SOLVER.IMS_PER_BATCH}. Write a smaller SOLVER.IMS_PER_BATCH, or check "
+            f"DATASETS.NAMES {cfg.DATASETS.NAMES}."
+        )
+    return stock(cfg, optimizer, iters_per_epoch)
+
+
+@repair(
+    "fastreid.modeling.losses.cross_entroy_loss:cross_entropy_loss",
+    defect="cross-entropy over one identity is a division by zero",
+)
+def one_identity(stock: Stock, pred_class_outputs: Any, *args: Any, **kwargs: Any) -> Any:
+    """ValueError that names MODEL.HEADS.NUM_CLASSES."""
+    if pred_class_outputs.size(1) < 2:
+        raise ValueError(
+            "CrossEntropyLoss needs at least two identities, but MODEL.HEADS.NUM_CLASSES is "
+            f"{pred_class_outputs.size(1)}: the training set has nothing to tell apart. Check "
+            "DATASETS.NAMES, or take CrossEntropyLoss out of MODEL.LOSSES.NAME."
+        )
+    return stock(pred_class_outputs, *args, **kwargs)

@@ -1,21 +1,26 @@
-"""Names that FastReID imports and today's Python and torch no longer have."""
+"""Names that FastReID imports and that are no longer there, or never were."""
 
+import importlib
+import importlib.util
 import sys
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any, ContextManager, Iterator
+from typing import Any, Iterator
+
+from fastreid_rib.compat.repairs import repair
 
 _UNDECLARED = ("six", "matplotlib", "tqdm", "faiss", "tensorboard", "mat4py")
 
 
-def collections_lack_mapping() -> bool:
-    """Python 3.10 moved the last abstract classes out of ``collections``."""
-    return sys.version_info >= (3, 10)  # asking `collections` itself would warn before that
-
-
-@contextmanager
-def mapping_in_collections() -> Iterator[None]:
-    """Lends ``collections.Mapping`` while a module executes; afterwards it is gone again.
+@repair(
+    "fastreid.data.build",
+    "fastreid.evaluation.testing",
+    defect="two modules import Mapping from collections, which Python 3.10 took away",
+    where="Python >= 3.10",
+    present=lambda: sys.version_info >= (3, 10),  # to ask `collections` warns before that
+)
+def collections_mapping() -> Iterator[None]:
+    """The name is lent while those two modules load.
 
     Left in place it would mislead libraries that test ``hasattr(collections, "Mapping")``.
     """
@@ -31,38 +36,45 @@ def mapping_in_collections() -> Iterator[None]:
 
 def torch_lacks_six() -> bool:
     """Torch 2.0 dropped ``torch._six``."""
-    import importlib.util
-
     return "torch._six" not in sys.modules and importlib.util.find_spec("torch._six") is None
 
 
-def torch_six() -> ContextManager[None]:
-    """Lends a ``torch._six`` that holds ``string_classes`` while a module executes."""
-    return _lent_six(string_classes=str)
+@repair(
+    "fastreid.data.build",
+    defect="data/build.py imports torch._six, which torch 2 took away",
+    where="torch >= 2, `fastreid` of PyPI",
+    present=torch_lacks_six,
+)
+def torch_six() -> Iterator[None]:
+    """The module is lent while that one loads."""
+    with _lent_six(string_classes=str):
+        yield
 
 
 def torch_lacks_containers() -> bool:
     """Torch 1.9 dropped ``container_abcs`` from ``torch._six``, before all of it."""
     if torch_lacks_six():
         return True
-    import torch._six
-
-    return not hasattr(torch._six, "container_abcs")
+    return not hasattr(importlib.import_module("torch._six"), "container_abcs")
 
 
-def torch_containers() -> ContextManager[None]:
-    """Lends a ``torch._six`` that holds ``container_abcs`` while a module executes."""
-    import collections.abc
-
-    return _lent_six(container_abcs=collections.abc)
+@repair(
+    "fastface.utils_amp",
+    defect="projects/FastFace imports container_abcs from torch._six, which torch 1.9 took away",
+    where="torch >= 1.9",
+    present=torch_lacks_containers,
+)
+def torch_containers() -> Iterator[None]:
+    """The name is lent while that module loads."""
+    with _lent_six(container_abcs=importlib.import_module("collections.abc")):
+        yield
 
 
 @contextmanager
 def _lent_six(**names: Any) -> Iterator[None]:
     found = sys.modules.get("torch._six")
-    stub = ModuleType("torch._six")
+    sys.modules["torch._six"] = stub = ModuleType("torch._six")
     vars(stub).update(names)
-    sys.modules["torch._six"] = stub
     try:
         yield
     finally:
@@ -71,13 +83,18 @@ def _lent_six(**names: Any) -> Iterator[None]:
             sys.modules["torch._six"] = found
 
 
-@contextmanager
-def undeclared_dependencies() -> Iterator[None]:
-    """Says what to install when a package is missing that FastReID uses and does not declare.
-
-    Raises:
-        ModuleNotFoundError: as Python raises it, with the command that cures it.
-    """
+@repair(
+    "fastreid.engine",
+    "fastreid.utils.visualizer",
+    "fastreid.utils.compute_dist",
+    "fastretri.retri_evaluator",
+    "fastattr.datasets",
+    "fastface.face_evaluator",
+    defect="packages that FastReID uses and does not declare fail without a hint",
+    where="fresh environments",
+)
+def dependencies() -> Iterator[None]:
+    """The error says what to install."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -89,3 +106,46 @@ def undeclared_dependencies() -> Iterator[None]:
             f"write `python -m pip install {package}`",
             name=error.name,
         ) from error
+
+
+@repair(
+    "fastclas",
+    defect="projects/FastClas imports a data set that is not in FastReID's repository",
+)
+def clas_data_set() -> Iterator[None]:
+    """An empty module is lent for it; the data sets that are there work."""
+    name = "fastclas.distracted_driver"
+    if importlib.util.find_spec(name) is None:
+        sys.modules[name] = ModuleType(name)
+    yield
+
+
+@repair(
+    "fastreid.evaluation",
+    defect="demo/visualize_result.py imports evaluate_rank from where it is not",
+)
+def evaluate_rank(module: ModuleType) -> None:
+    """The name is there too.
+
+    Loaded when it is asked for: the module behind it looks for the compiled ranking when it is
+    imported, and the evaluator compiles that before.
+    """
+
+    def __getattr__(name: str) -> Any:  # noqa: N807 (a module's, PEP 562)
+        if name == "evaluate_rank":
+            return importlib.import_module("fastreid.evaluation.rank").evaluate_rank
+        raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+
+    if "evaluate_rank" not in vars(module):
+        vars(module).setdefault("__getattr__", __getattr__)
+
+
+@repair(
+    "fastreid.config.defaults",
+    defect="configs of projects/NAIC20 have SOLVER.FREEZE_FC_ITERS, which FastReID took away",
+)
+def retired_keys(module: ModuleType) -> None:
+    """The key warns and is ignored."""
+    key = "SOLVER.FREEZE_FC_ITERS"
+    if "FREEZE_FC_ITERS" not in module._C.SOLVER and not module._C.key_is_deprecated(key):
+        module._C.register_deprecated_key(key)

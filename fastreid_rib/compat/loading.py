@@ -2,17 +2,16 @@
 
 import atexit
 import contextlib
-import functools
 import inspect
-import os
 import pickle
 import queue
 import time
 import weakref
 from types import ModuleType
-from typing import Any, Callable
+from typing import Any
 
-from fastreid_rib.base.patching import overlay, replace, wrap
+from fastreid_rib.base.patching import overlay, wrap
+from fastreid_rib.compat.repairs import Stock, repair
 
 
 def typed_storage_warns() -> bool:
@@ -22,48 +21,39 @@ def typed_storage_warns() -> bool:
     return hasattr(torch, "UntypedStorage") and hasattr(torch, "compile")
 
 
-def image_to_tensor(module: ModuleType) -> None:
-    """Images reach torch through NumPy, with the values and dtypes of FastReID's `to_tensor`.
-
-    Its way warns in every worker on torch 2, and ``np.array(..., copy=False)`` fails on NumPy 2
-    for the modes I, I;16, F and 1.
-
-    Args:
-        module: ``fastreid.data.transforms.functional``.
-    """
+@repair(
+    "fastreid.data.transforms.functional:to_tensor",
+    defect="images become tensors by a storage class that torch 2 deprecates (a warning in every "
+    "worker) and by np.array(copy=False), which NumPy 2 refuses",
+    where="torch >= 2",
+    present=typed_storage_warns,
+)
+def image_tensors(stock: Stock, pic: Any) -> Any:
+    """Through NumPy, same values and dtypes."""
     import numpy as np
 
+    if isinstance(pic, np.ndarray):
+        return stock(pic)
     types = {"I": np.int32, "I;16": np.int16, "F": np.float32}
-
-    def to_tensor(stock: Callable[..., Any], pic: Any) -> Any:
-        if isinstance(pic, np.ndarray):
-            return stock(pic)
-        # A copy: torch warns about the read-only memory of an image.
-        array = np.array(pic).astype(types.get(pic.mode, np.uint8))
-        if pic.mode == "1":
-            array *= 255
-        return stock(array).contiguous()
-
-    wrap(module, "to_tensor", to_tensor)
+    # A copy: torch warns about the read-only memory of an image.
+    array = np.array(pic).astype(types.get(pic.mode, np.uint8))
+    if pic.mode == "1":
+        array *= 255
+    return stock(array).contiguous()
 
 
-def bytes_to_tensor(module: ModuleType) -> None:
-    """Objects that processes exchange become tensors without the deprecated storage class.
-
-    Args:
-        module: ``fastreid.utils.comm``.
-    """
+@repair(
+    "fastreid.utils.comm:_serialize_to_tensor",
+    defect="objects sent between processes pass the same deprecated storage class",
+    where="torch >= 2",
+    present=typed_storage_warns,
+)
+def exchanged_objects(stock: Stock, data: Any, group: Any) -> Any:
+    """Through `torch.frombuffer`."""
     import torch
-    import torch.distributed as dist
 
-    def make(stock: Callable[..., Any]) -> Callable[..., Any]:
-        def _serialize_to_tensor(data: Any, group: Any) -> Any:
-            device = "cpu" if dist.get_backend(group) == "gloo" else "cuda"
-            return torch.frombuffer(bytearray(pickle.dumps(data)), dtype=torch.uint8).to(device)
-
-        return _serialize_to_tensor
-
-    replace(module, "_serialize_to_tensor", make)
+    device = "cpu" if torch.distributed.get_backend(group) == "gloo" else "cuda"
+    return torch.frombuffer(bytearray(pickle.dumps(data)), dtype=torch.uint8).to(device)
 
 
 def random_affine_renamed() -> bool:
@@ -73,63 +63,41 @@ def random_affine_renamed() -> bool:
     return "resample" not in inspect.signature(RandomAffine.__init__).parameters
 
 
-def affine_arguments(module: ModuleType) -> None:
-    """``INPUT.AFFINE`` reaches torchvision under the names of today.
-
-    Args:
-        module: ``fastreid.data.transforms.build``.
-    """
+@repair(
+    "fastreid.data.transforms.build",
+    defect="INPUT.AFFINE uses argument names that torchvision 0.15 dropped",
+    where="torchvision >= 0.14",
+    present=random_affine_renamed,
+)
+def random_affine(module: ModuleType) -> None:
+    """Today's names."""
     from torchvision.transforms import InterpolationMode, RandomAffine
 
-    def random_affine(resample: Any, fillcolor: Any, **kwargs: Any) -> RandomAffine:
+    def affine(resample: Any, fillcolor: Any, **kwargs: Any) -> RandomAffine:
         # FastReID says resample=False: Pillow's 0, the nearest pixel.
         return RandomAffine(interpolation=InterpolationMode.NEAREST, fill=fillcolor, **kwargs)
 
-    overlay(module, "T", RandomAffine=random_affine)
+    overlay(module, "T", RandomAffine=affine)
 
 
-def test_workers(module: ModuleType) -> None:
-    """The test loader starts no more workers than there are cores or DATALOADER.NUM_WORKERS.
-
-    Its number, 4, stands in a default that no config reaches.
-
-    Args:
-        module: ``fastreid.data.build``.
-    """
-
-    def make(stock: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(stock)
-        def build_reid_test_loader(*args: Any, **kwargs: Any) -> Any:
-            cfg: Any = args[0] if args else kwargs.get("cfg")
-            if not hasattr(cfg, "DATALOADER"):
-                return stock(*args, **kwargs)
-            workers = min(4, os.cpu_count() or 1, cfg.DATALOADER.NUM_WORKERS)
-            # FastReID's own two steps: the config's arguments, then the function itself.
-            explicit = module._test_loader_from_config(*args, **kwargs)
-            return inspect.unwrap(stock)(**dict({"num_workers": workers}, **explicit))
-
-        return build_reid_test_loader
-
-    replace(module, "build_reid_test_loader", make)
-
-
+@repair(
+    "fastreid.data.data_utils",
+    defect="an error while a batch is prepared (an unreadable image) stops training for ever",
+)
 def loader_errors(module: ModuleType) -> None:
-    """An error while batches are prepared ends the training instead of stopping it for ever.
+    """The error is raised in the training loop.
 
     It ended the background thread only; the training waited for a batch that never came.
-
-    Args:
-        module: ``fastreid.data.data_utils``.
     """
 
-    def run(stock: Callable[..., None], self: Any) -> None:
+    def run(stock: Stock, self: Any) -> None:
         try:
             stock(self)
         except Exception as error:  # whatever it is, the main thread is to raise it
             self.error = error
             self.queue.put(None)
 
-    def following(stock: Callable[..., Any], self: Any) -> Any:
+    def following(stock: Stock, self: Any) -> Any:
         try:
             return stock(self)
         except StopIteration:
@@ -142,30 +110,29 @@ def loader_errors(module: ModuleType) -> None:
     wrap(module.BackgroundGenerator, "next", following)
 
 
-def loader_exit(module: ModuleType) -> None:
-    """Background threads of loaders end before the interpreter does.
+_started: Any = weakref.WeakSet()
 
-    Training never ends them. One that is in the middle of a batch when Python shuts down takes the
-    whole process down (SIGABRT), and a finished training looks like a failed one to `launch`.
 
-    Args:
-        module: ``fastreid.data.data_utils``.
+@repair(
+    "fastreid.data.data_utils:BackgroundGenerator.start",
+    defect="a background thread that is preparing a batch when Python ends aborts the process",
+)
+def loader_exit(stock: Stock, self: Any) -> None:
+    """The threads are ended first.
+
+    Training never ends them, and `launch` takes a process that was aborted for a failed one.
     """
-    started: Any = weakref.WeakSet()
+    if not _started:
+        atexit.register(_stop)
+    _started.add(self)
+    stock(self)
 
-    def start(stock: Callable[..., None], self: Any) -> None:
-        if not started:
-            atexit.register(stop)
-        started.add(self)
-        stock(self)
 
-    def stop() -> None:
-        patience = time.monotonic() + 5.0  # a worker process may be stuck for good
-        for thread in list(started):
-            thread.exit_event.set()
-            while thread.is_alive() and time.monotonic() < patience:
-                with contextlib.suppress(queue.Empty):
-                    thread.queue.get_nowait()  # it may be waiting for room in there
-                thread.join(0.02)
-
-    wrap(module.BackgroundGenerator, "start", start)
+def _stop() -> None:
+    patience = time.monotonic() + 5.0  # a worker process may be stuck for good
+    for thread in list(_started):
+        thread.exit_event.set()
+        while thread.is_alive() and time.monotonic() < patience:
+            with contextlib.suppress(queue.Empty):
+                thread.queue.get_nowait()  # it may be waiting for room in there
+            thread.join(0.02)

@@ -7,9 +7,10 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
 from fastreid_rib.base.patching import overlay, wrap
+from fastreid_rib.compat.repairs import Stock, repair
 
 logger = logging.getLogger(__name__)
 
@@ -21,14 +22,17 @@ _DARK = 4096  # of 65536: whose brightest value is below holds 12 bits or fewer,
 _CONVERT = "Convert it to 8 bits, as RGB or grey, or leave it out"
 
 
+@repair(
+    "fastreid.data.data_utils",
+    defect="pictures with transparency, a palette, CMYK, 16 bits or 1 bit fail in the first batch, "
+    "or are read as others than they are",
+    where="own pictures",
+)
 def colour_modes(module: ModuleType) -> None:
-    """Pictures of every colour mode are read as RGB of 8 bits; of several frames the first.
+    """All are read as RGB of 8 bits, of several frames the first.
 
-    FastReID gives the network as many channels as the file has, and reads CMYK, palettes and 16
-    bits as other pictures than they are.
-
-    Args:
-        module: ``fastreid.data.data_utils``.
+    Values of an unknown range are an error with the file. FastReID gives the network as many
+    channels as the file has.
     """
     from PIL import Image
 
@@ -78,25 +82,19 @@ def _eight_bits(image: Any) -> Any:
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))
 
 
-def lost_pictures(module: ModuleType) -> None:
-    """A picture that cannot be read is named, with what may have happened to it.
-
-    Args:
-        module: ``fastreid.data.data_utils``.
-    """
-
-    def read(stock: Callable[..., Any], file_name: str, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return stock(file_name, *args, **kwargs)
-        except MemoryError:
-            raise
-        except Exception as error:  # Pillow's decoders raise what they like: SyntaxError, too
-            # One argument: an error from a worker process is made anew from its text.
-            raise OSError(
-                f"{file_name} cannot be read: {_what_happened(file_name, error)}"
-            ) from error
-
-    wrap(module, "read_image", read)
+@repair(
+    "fastreid.data.data_utils:read_image",
+    defect="a picture that is gone, empty or damaged is an error without its name or a hint",
+)
+def lost_pictures(stock: Stock, file_name: str, *args: Any, **kwargs: Any) -> Any:
+    """The error names it and says whether the picture or its folder is gone, and what to do."""
+    try:
+        return stock(file_name, *args, **kwargs)
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise what they like: SyntaxError, too
+        # One argument: an error from a worker process is made anew from its text.
+        raise OSError(f"{file_name} cannot be read: {_what_happened(file_name, error)}") from error
 
 
 def _what_happened(path: str, error: Exception) -> str:
@@ -112,19 +110,20 @@ def _what_happened(path: str, error: Exception) -> str:
     return f"the picture is damaged ({error}). Copy it again, or remove it"
 
 
+@repair(
+    "fastreid.engine.defaults",
+    defect="a damaged picture ends the training when it is met, a damaged test picture ends it "
+    "before its last checkpoint; copies of a picture in training and test, or query and gallery, "
+    "are not noticed",
+)
 def damaged_pictures(module: ModuleType) -> None:
-    """All pictures of a training and its test sets are read once, before it begins.
+    """All are read once before training: an error names those that cannot be; copies are counted.
 
-    It takes as long as the reading of one epoch and of one evaluation, on all cores and ranks. A
-    picture that cannot be read would end the training at any later step, or its evaluation.
-
-    Args:
-        module: ``fastreid.engine.defaults``.
+    It takes as long as the reading of one epoch and of one evaluation, on all cores and ranks.
     """
-
     unchecked: List[Any] = []  # the trainer that is being made
 
-    def init(stock: Callable[..., None], self: Any, *args: Any, **kwargs: Any) -> None:
+    def init(stock: Stock, self: Any, *args: Any, **kwargs: Any) -> None:
         unchecked[:] = [self]
         try:
             stock(self, *args, **kwargs)
@@ -132,7 +131,7 @@ def damaged_pictures(module: ModuleType) -> None:
         finally:
             unchecked.clear()
 
-    def build_train_loader(stock: Callable[..., Any], cls: Any, *args: Any, **kwargs: Any) -> Any:
+    def build_train_loader(stock: Stock, cls: Any, *args: Any, **kwargs: Any) -> Any:
         loader = stock(cls, *args, **kwargs)
         check(loader)  # now, before its first batches are read and a network is built
         return loader

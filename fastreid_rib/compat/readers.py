@@ -9,10 +9,11 @@ import logging
 import os
 import re
 from types import ModuleType
-from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 from fastreid_rib.base.patching import wrap
 from fastreid_rib.base.pictures import OWN_DATA, Shot, missing, shots_in
+from fastreid_rib.compat.repairs import Stock, repair
 
 logger = logging.getLogger(__name__)
 
@@ -20,113 +21,101 @@ _STOCK_NAME = re.compile(r"([-\d]+)_c(\d)")
 
 
 class _Limits(NamedTuple):
-    """What FastReID asserts of a data set in Market-1501's layout.
-
-    Attributes:
-        identities: the smallest and the largest number of a person.
-        cameras: the same of a camera.
-        junk: the identity that is left out, if one is.
-    """
+    """What FastReID asserts of a data set in Market-1501's layout, from the least to the most."""
 
     identities: Tuple[float, float]
     cameras: Tuple[int, int]
-    junk: Optional[int]
+    junk: Optional[int]  # the identity that is passed over, if one is
 
 
-def market_names(module: ModuleType) -> None:
-    """Market1501 reads what people add to it: other endings, cameras, identities, any data root.
+@repair(
+    "fastreid.data.datasets.market1501:Market1501.process_dir",
+    defect="Market1501 reads .jpg alone, one digit of a camera and the names of folders, and "
+    "asserts 1501 identities and 6 cameras",
+    where="own pictures in its layout",
+    essential=True,
+)
+def market_names(stock: Stock, self: Any, dir_path: str, is_train: bool = True) -> Any:
+    """Any ending, camera and identity, by the file's name; one that says nothing is an error.
 
-    FastReID's sees ``.jpg`` alone, cuts the number of a camera to its first digit, asserts at most
-    1501 identities and 6 cameras, and looks for both in the whole path.
-
-    Args:
-        module: ``fastreid.data.datasets.market1501``.
+    Where FastReID reads a folder rightly it still does.
     """
-    _read_by_names(module.Market1501, _Limits((0, 1501), (1, 6), junk=-1))
+    limits = _Limits((0, 1501), (1, 6), junk=-1)
+    return _read_by_names(stock, self, dir_path, is_train, limits)
 
 
-def duke_names(module: ModuleType) -> None:
-    """DukeMTMC reads the same; it has no junk and asserts 8 cameras.
+@repair(
+    "fastreid.data.datasets.dukemtmcreid:DukeMTMC.process_dir",
+    defect="DukeMTMC does the same, and asserts 8 cameras",
+    where="own pictures in its layout",
+    essential=True,
+)
+def duke_names(stock: Stock, self: Any, dir_path: str, is_train: bool = True) -> Any:
+    """The same; it has no junk."""
+    limits = _Limits((-float("inf"), float("inf")), (1, 8), junk=None)
+    return _read_by_names(stock, self, dir_path, is_train, limits)
 
-    Args:
-        module: ``fastreid.data.datasets.dukemtmcreid``.
-    """
-    _read_by_names(module.DukeMTMC, _Limits((-float("inf"), float("inf")), (1, 8), junk=None))
 
-
-def _read_by_names(dataset: Any, limits: _Limits) -> None:
-    def process_dir(
-        stock: Callable[..., Any], self: Any, dir_path: str, is_train: bool = True
-    ) -> Any:
-        name = type(self).__name__
-        shots = shots_in(dir_path, name)
-        if _stock_reads_the_same(dir_path, shots, limits):
-            return stock(self, dir_path, is_train)
-        items: List[Tuple[str, Any, Any]] = []
-        for shot in shots:
-            identity, camera = shot.identity, shot.camera - 1
-            if identity == limits.junk:
-                continue
-            path = os.path.join(dir_path, shot.name)
-            if is_train:
-                prefix = self.dataset_name
-                items.append((path, f"{prefix}_{identity}", f"{prefix}_{camera}"))
-            else:
-                items.append((path, identity, camera))
-        logger.info(
-            "%s: %d pictures of %s are read by the names of their files; FastReID's own reader "
-            "would leave some out or misread them.",
-            name,
-            len(items),
-            dir_path,
-        )
-        return items
-
-    wrap(dataset, "process_dir", process_dir)
+def _read_by_names(stock: Stock, self: Any, dir_path: str, is_train: bool, limits: _Limits) -> Any:
+    name = type(self).__name__
+    shots = shots_in(dir_path, name)
+    if _stock_reads_the_same(dir_path, shots, limits):
+        return stock(self, dir_path, is_train)
+    items: List[Tuple[str, Any, Any]] = []
+    for shot in shots:
+        identity, camera = shot.identity, shot.camera - 1
+        if identity == limits.junk:
+            continue
+        path = os.path.join(dir_path, shot.name)
+        if is_train:
+            prefix = self.dataset_name
+            items.append((path, f"{prefix}_{identity}", f"{prefix}_{camera}"))
+        else:
+            items.append((path, identity, camera))
+    logger.info(
+        "%s: %d pictures of %s are read by the names of their files; FastReID's own reader would "
+        "leave some out or misread them.",
+        name,
+        len(items),
+        dir_path,
+    )
+    return items
 
 
 def _stock_reads_the_same(folder: str, shots: Sequence[Shot], limits: _Limits) -> bool:
     if glob.escape(folder) != folder:  # FastReID would take it for a pattern
         return False
     for shot in shots:
+        # What FastReID finds: the name of a folder may look like an identity and a camera, too.
         found = _STOCK_NAME.search(os.path.join(folder, shot.name))
-        if not shot.name.endswith(".jpg") or found is None:
+        alone = _STOCK_NAME.search(shot.name)
+        if found is None or alone is None or found.groups() != alone.groups():
             return False
-        if found.groups() != (_STOCK_NAME.search(shot.name) or found).groups():
-            return False  # a folder's name looks like an identity and a camera
-        if shot.identity == limits.junk:
-            continue
-        if int(found.group(2)) != shot.camera:
-            return False
-        if not limits.identities[0] <= shot.identity <= limits.identities[1]:
-            return False
-        if not limits.cameras[0] <= shot.camera <= limits.cameras[1]:
+        taken = shot.name.endswith(".jpg") and int(alone.group(2)) == shot.camera
+        (least, most), (first, last) = limits.identities, limits.cameras
+        within = least <= shot.identity <= most and first <= shot.camera <= last
+        if shot.identity != limits.junk and not (taken and within):
             return False
     return True
 
 
+@repair(
+    "fastreid.data.datasets.msmt17",
+    defect="MSMT17 wants exactly one space in a line of its lists and no underscore in a folder's "
+    "name, and has bare errors for the rest",
+    where="own pictures in its layout",
+)
 def msmt17_lists(module: ModuleType) -> None:
-    """MSMT17 says which line of which list it cannot read, and reads those that are clear.
+    """What is clear is read; the error for another line names list and line."""
 
-    FastReID's wants exactly one space in a line and no underscore in a folder's name, and has bare
-    errors for the rest.
-
-    Args:
-        module: ``fastreid.data.datasets.msmt17``.
-    """
-
-    def init(stock: Callable[..., None], self: Any, root: str = "datasets", **kwargs: Any) -> None:
+    def init(stock: Stock, self: Any, root: str = "datasets", **kwargs: Any) -> None:
         places = [os.path.join(root, folder) for folder in module.VERSION_DICT]
         if not any(map(os.path.exists, places)):
             raise RuntimeError(missing(places[0], f"MSMT17 (or {places[1]})"))
         stock(self, root, **kwargs)
 
     def process_dir(
-        stock: Callable[..., Any],
-        self: Any,
-        dir_path: str,
-        list_path: str,
-        is_train: bool = True,
+        stock: Stock, self: Any, dir_path: str, list_path: str, is_train: bool = True
     ) -> Any:
         if not os.path.isfile(list_path):
             raise RuntimeError(missing(list_path, "MSMT17"))

@@ -1,96 +1,157 @@
-"""Training runs: what happens after an error, and files that a run needs."""
+"""Training runs: the optimizer under torch 2, what happens at the end and after an error."""
 
+import inspect
 import math
 import os
 import sys
 from types import ModuleType
-from typing import Any, Callable, Dict, List
+from typing import Any, Dict, List
 
-from fastreid_rib.base.patching import overlay, wrap
+from fastreid_rib.base.patching import overlay, own_class, wrap
+from fastreid_rib.compat.repairs import RepairError, Stock, repair
 
 
-def no_evaluation_after_failure(module: ModuleType) -> None:
-    """Nothing is evaluated once training has raised.
+def zero_grad_drops_gradients() -> bool:
+    """Torch 2 sets gradients to None by default; torch 1 fills them with zeros."""
+    import torch
 
-    The trainer calls ``after_train`` on the way out of an error as well. In the last epoch that
-    began an evaluation, in which one process waited for the others, and they for it.
+    return inspect.signature(torch.optim.Optimizer.zero_grad).parameters["set_to_none"].default
 
-    Args:
-        module: ``fastreid.engine.hooks``.
+
+@repair(
+    "fastreid.solver.build:build_optimizer",
+    defect="optimizer.zero_grad() of torch 2 drops the flat gradient buffer: training learns "
+    "nothing",
+    where="torch >= 2",
+    present=zero_grad_drops_gradients,
+    essential=True,
+)
+def zero_grad(stock: Stock, cfg: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+    """`zero_grad` fills the flat buffer with zeros, however it is called.
+
+    The model's gradients are views of one flat buffer per parameter group, the only gradient the
+    optimizer sees. Once that is None nothing ever puts it back: every step is skipped, in silence,
+    while the views grow without end. An explicit ``set_to_none=True`` would do the same, so it is
+    overruled as well. Optimizers over ordinary parameters keep torch's behaviour.
     """
+    from fastreid.utils.params import ContiguousParams
 
-    def after_train(stock: Callable[..., None], self: Any) -> None:
-        if sys.exc_info()[0] is None:
-            stock(self)
+    built = stock(cfg, model, *args, **kwargs)
+    try:
+        optimizer, params = built
+        flat = {ContiguousParams: True, list: False}[type(params)]
+    except (TypeError, ValueError, KeyError):
+        expected = "build_optimizer to return an optimizer and ContiguousParams"
+        raise RepairError("zero-grad", expected, repr(built)) from None
+    if flat:
+        wrap(own_class(optimizer), "zero_grad", _fill_with_zeros)
+    return built
 
-    wrap(module.EvalHook, "after_train", after_train)
+
+def _fill_with_zeros(stock: Stock, self: Any, set_to_none: bool = False) -> None:
+    stock(self, set_to_none=False)
 
 
-def evaluation_at_the_end(module: ModuleType) -> None:
-    """TEST.EVAL_PERIOD 0, or a negative one, evaluates after the last epoch and at no other time.
+@repair(
+    "fastreid.solver.optim.swa:SWA.zero_grad",
+    defect="zero_grad() of FastReID's SWA wrapper, which is torch's own, drops it too",
+    where="torch >= 2",
+    present=zero_grad_drops_gradients,
+    essential=True,
+)
+def zero_grad_swa(stock: Stock, self: Any, set_to_none: bool = True) -> None:
+    """It leaves `zero_grad` to the optimizer it wraps."""
+    self.optimizer.zero_grad(set_to_none=set_to_none)
 
-    That is what FastReID's hook means to do; it divides by zero when everything is trained, or
-    finds no results.
 
-    Args:
-        module: ``fastreid.engine.hooks``.
+@repair(
+    "fastreid.engine.defaults",
+    defect="the SWA hook assigns trainer.optimizer, which DefaultTrainer does not let it",
+)
+def swa_hook(module: ModuleType) -> None:
+    """It may."""
+
+    trainer = module.DefaultTrainer
+    trainer.optimizer = trainer.optimizer.setter(
+        lambda self, optimizer: setattr(self._trainer, "optimizer", optimizer)
+    )
+
+
+@repair(
+    "fastreid.solver.build:build_optimizer",
+    defect="tools/plain_train_net.py takes the pair that build_optimizer returns for the optimizer",
+)
+def optimizer_pair(stock: Stock, *args: Any, **kwargs: Any) -> Any:
+    """It returns an optimizer that also unpacks into the pair."""
+    optimizer, params = stock(*args, **kwargs)
+    kind = own_class(optimizer)
+    kind.__iter__ = lambda self: iter((self, params))
+    kind.__getitem__ = lambda self, index: (self, params)[index]
+    return optimizer
+
+
+@repair(
+    "fastreid.solver.build:build_lr_scheduler",
+    defect="CosineAnnealingLR with a warm-up as long as the training divides by zero after it",
+)
+def cosine_warmup(stock: Stock, *args: Any, **kwargs: Any) -> Any:
+    """The last step of the schedule goes to ETA_MIN_LR."""
+    schedulers = stock(*args, **kwargs)
+    if getattr(schedulers["lr_sched"], "T_max", 1) < 1:  # the epochs that the warm-up leaves
+        schedulers["lr_sched"].T_max = 1
+    return schedulers
+
+
+@repair(
+    "fastreid.engine.hooks:EvalHook.after_train",
+    defect="a run that fails in its last epoch still evaluates: processes wait for each other",
+)
+def failed_run(stock: Stock, self: Any) -> None:
+    """After an error nothing is evaluated.
+
+    The trainer calls ``after_train`` on the way out of an error as well.
     """
-
-    def init(
-        stock: Callable[..., None], self: Any, eval_period: int, *args: Any, **kw: Any
-    ) -> None:
-        stock(self, eval_period if eval_period > 0 else sys.maxsize, *args, **kw)
-
-    wrap(module.EvalHook, "__init__", init)
-
-
-def annealing_after_warmup(module: ModuleType) -> None:
-    """CosineAnnealingLR with a warm-up as long as the training ends it without an error.
-
-    The epochs that the warm-up leaves are what the cosine is spread over. Where it leaves none, the
-    step after the last epoch divided by their number.
-
-    Args:
-        module: ``fastreid.solver.build``.
-    """
-
-    def build(stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        schedulers = stock(*args, **kwargs)
-        if getattr(schedulers["lr_sched"], "T_max", 1) < 1:
-            schedulers["lr_sched"].T_max = 1
-        return schedulers
-
-    wrap(module, "build_lr_scheduler", build)
-
-
-def short_runs(module: ModuleType) -> None:
-    """A run of fewer than three steps is logged; its printer divided by zero after the last one.
-
-    It writes after the last step and after the epoch, and as long as no step was timed estimates
-    the time of the steps between the two.
-
-    Args:
-        module: ``fastreid.utils.events``.
-    """
-
-    def write(stock: Callable[..., None], self: Any) -> None:
-        if self._last_write and self._last_write[0] == module.get_event_storage().iter:
-            self._last_write = None
+    if sys.exc_info()[0] is None:
         stock(self)
 
-    wrap(module.CommonMetricPrinter, "write", write)
+
+@repair(
+    "fastreid.engine.hooks:EvalHook.__init__",
+    defect="TEST.EVAL_PERIOD 0 trains to the end and then divides by zero; -1 finds no results",
+)
+def eval_period(stock: Stock, self: Any, eval_period: int, eval_function: Any) -> None:
+    """Zero and less evaluate after the last epoch alone, which is what FastReID means to do."""
+    stock(self, eval_period if eval_period > 0 else sys.maxsize, eval_function)
 
 
-def nan_named(module: ModuleType) -> None:
-    """The error for a loss that is NaN or infinite says which term it was, and on which rank.
+@repair(
+    "fastreid.utils.events:CommonMetricPrinter.write",
+    defect="a run of fewer than three steps ends in a division by zero when its last one is logged",
+)
+def short_run(stock: Stock, self: Any) -> None:
+    """It is logged without a time.
 
-    FastReID gathers every term of every rank on the first one anyway, once a step; here the same
-    numbers are looked at, so nothing waits for a GPU that did not wait before.
-
-    Args:
-        module: ``fastreid.engine.train_loop``.
+    FastReID writes after the last step and after the epoch, and as long as no step was timed
+    estimates the time of the steps between the two.
     """
-    last: List[Dict[str, float]] = []
+    from fastreid.utils.events import get_event_storage
+
+    if self._last_write and self._last_write[0] == get_event_storage().iter:
+        self._last_write = None
+    stock(self)
+
+
+@repair(
+    "fastreid.engine.train_loop",
+    defect="the error for a loss that is NaN shows averages over the processes, not whose it was",
+)
+def nan_term(module: ModuleType) -> None:
+    """The terms and their ranks come first, from the numbers that FastReID gathers anyway.
+
+    It gathers every term of every rank on the first one, once a step, so nothing waits for a GPU
+    that did not wait before.
+    """
+    last: List[Dict[str, float]] = []  # of the step that is being written
     comm = getattr(module.comm, "__stock__", module.comm)
 
     def gather(data: Any, *args: Any, **kwargs: Any) -> Any:
@@ -98,7 +159,7 @@ def nan_named(module: ModuleType) -> None:
         last[:] = gathered if isinstance(gathered, list) else []
         return gathered
 
-    def write(stock: Callable[..., None], self: Any, *args: Any, **kwargs: Any) -> None:
+    def write(stock: Stock, self: Any, *args: Any, **kwargs: Any) -> None:
         try:
             stock(self, *args, **kwargs)
         except FloatingPointError as error:
@@ -113,77 +174,29 @@ def nan_named(module: ModuleType) -> None:
                 f"checkpoint is from before it (--resume, with a lower SOLVER.BASE_LR or "
                 f"SOLVER.CLIP_GRADIENTS.ENABLED True). FastReID: {error}"
             ) from error
+        finally:
+            last.clear()
 
     overlay(module, "comm", gather=gather)
     wrap(module.SimpleTrainer, "_write_metrics", write)
 
 
-def optimizer_setter(module: ModuleType) -> None:
-    """FastReID's SWA hook can put its optimizer into `DefaultTrainer`.
+@repair(
+    "fastreid.modeling.backbones.regnet.regnet",
+    "fastreid.modeling.backbones.regnet.effnet",
+    defect="RegNet and EfficientNet look for their settings below the current folder",
+    where="outside a checkout",
+)
+def regnet_configs(module: ModuleType) -> None:
+    """Found beside the code."""
 
-    Args:
-        module: ``fastreid.engine.defaults``.
-    """
-
-    def put(self: Any, optimizer: Any) -> None:
-        self._trainer.optimizer = optimizer
-
-    module.DefaultTrainer.optimizer = module.DefaultTrainer.optimizer.setter(put)
-
-
-def architecture_files(module: ModuleType) -> None:
-    """The settings of RegNet and EfficientNet are found beside the code that wants them.
-
-    FastReID names them by a path that is right only in a checkout that is the current folder.
-
-    Args:
-        module: ``fastreid.modeling.backbones.regnet.regnet`` or ``.effnet``.
-    """
-    name = f"{module.__name__.rsplit('.', 1)[-1]}_cfg"
+    name = f"{module.__name__.rpartition('.')[2]}_cfg"
     cfg = vars(module)[name]
-    if not isinstance(cfg, _Settings):
-        vars(module)[name] = _Settings(cfg, os.path.dirname(os.path.abspath(module.__file__ or "")))
+    stated = "fastreid/modeling/backbones/regnet/"  # right where a checkout is the folder
 
+    def merge_from_file(path: str) -> None:
+        if path.startswith(stated) and not os.path.exists(path):
+            path = os.path.join(os.path.dirname(module.__file__ or ""), path[len(stated) :])
+        cfg.merge_from_file(path)
 
-class _Settings:
-    """The settings as those two modules see them: the same node, with files found at `folder`."""
-
-    _prefix = "fastreid/modeling/backbones/regnet/"
-
-    def __init__(self, cfg: Any, folder: str) -> None:
-        self._cfg, self._folder = cfg, folder
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._cfg, name)
-
-    def merge_from_file(self, path: str) -> None:
-        if path.startswith(self._prefix) and not os.path.exists(path):
-            path = os.path.join(self._folder, path[len(self._prefix) :])
-        self._cfg.merge_from_file(path)
-
-
-def teacher_device(module: ModuleType) -> None:
-    """A distiller's teachers are built where the student is, whatever their own config says.
-
-    Args:
-        module: ``fastreid.modeling.meta_arch.distiller``.
-    """
-    build: Any = vars(module)["build_model"]
-    devices: List[str] = []
-    if hasattr(build, "__stock__"):
-        return
-
-    def build_model(cfg: Any) -> Any:
-        cfg.MODEL.DEVICE = devices[-1] if devices else cfg.MODEL.DEVICE
-        return build(cfg)
-
-    def init(stock: Callable[..., None], self: Any, cfg: Any) -> None:
-        devices.append(cfg.MODEL.DEVICE)
-        try:
-            stock(self, cfg)
-        finally:
-            devices.pop()
-
-    vars(build_model)["__stock__"] = build
-    vars(module)["build_model"] = build_model  # in this module alone
-    wrap(module.Distiller, "__init__", init)
+    overlay(module, name, merge_from_file=merge_from_file)

@@ -11,7 +11,7 @@ processes, the data or the network comes after it.
 
 from typing import Any, Callable, Iterator, List, NamedTuple, Tuple
 
-from fastreid_rib.base.evaluating import evaluated
+from fastreid_rib.base.kept import evaluated
 from fastreid_rib.integration import config
 from fastreid_rib.integration.config import at
 from fastreid_rib.settings.declaration import Range, at_least, between

@@ -25,13 +25,27 @@ SOURCES = Path(__file__).resolve().parent / "csrc"
 _FLAGS = {
     # No -march: the source picks the instruction set at run time. No -fopenmp: threads are torch's.
     # Without -fno-trapping-math the compiler vectorises exp badly.
-    "cpu": (
-        "-O3 -std=c++17 -shared -fPIC -fvisibility=hidden -fopenmp-simd -fno-math-errno "
-        "-fno-trapping-math"
-    ).split(),
-    "cuda": (
-        "-O3 -std=c++17 -shared -cudart static --threads 0 -Xcompiler -fPIC,-fvisibility=hidden"
-    ).split(),
+    "cpu": [
+        "-O3",
+        "-std=c++17",
+        "-shared",
+        "-fPIC",
+        "-fvisibility=hidden",
+        "-fopenmp-simd",
+        "-fno-math-errno",
+        "-fno-trapping-math",
+    ],
+    "cuda": [
+        "-O3",
+        "-std=c++17",
+        "-shared",
+        "-cudart",
+        "static",
+        "--threads",
+        "0",
+        "-Xcompiler",
+        "-fPIC,-fvisibility=hidden",
+    ],
 }
 _SOURCE = {"cpu": "rib_cpu.cpp", "cuda": "rib_cuda.cu"}
 

@@ -1,5 +1,7 @@
 """The command that says whether training can work here."""
 
+import sys
+
 import pytest
 
 DOCTOR = ("-m", "fastreid_rib", "doctor")
@@ -35,6 +37,25 @@ def test_a_plugin_that_is_switched_off_is_a_failure(run_script, value):
     run = run_script(*DOCTOR, env={"FASTREID_RIB_DISABLE": value}, check=False)
     assert run.returncode == 1
     assert "FAIL  activation" in run.stdout and "training cannot work here" in run.stdout
+
+
+def test_a_pth_file_that_did_not_load_is_a_failure(run_script, tmp_path):
+    """Without it FastReID passes over a loss that it does not know, and says nothing."""
+    (tmp_path / "fastreid_rib.pth").write_text("import sys")  # nothing of ours, as where it failed
+    code = (
+        "import sys; from fastreid_rib.commands import doctor\n"
+        f"sys.executable, sys.path[:0] = {str(tmp_path / 'python')!r}, [{str(tmp_path)!r}]\n"
+        "print(*doctor.plugin()[-1])"
+    )
+    python = tmp_path / "python"  # as an interpreter that reads no .pth files
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    python.chmod(0o700)
+    said = run_script("-c", code).stdout
+    assert said.startswith("FAIL activation fastreid_rib.pth did not load: write `import")
+    assert "trains without RIB, and says nothing" in said
+    (tmp_path / "fastreid_rib.pth").unlink()
+    code = code.replace("sys.path[:0] =", "sys.path[:] =")
+    assert run_script("-c", code).stdout.startswith("note activation no .pth file")
 
 
 def test_without_fastreid(run_script):

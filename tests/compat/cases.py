@@ -2,14 +2,20 @@
 
 import os
 import signal
+import stat
 import tempfile
+from contextlib import contextmanager
 
+import fastreid_rib  # noqa: F401  arms the hook
+
+# isort: split
 import numpy as np
 import torch
 from fastreid.config import get_cfg
 from fastreid.data import build_reid_train_loader
 from fastreid.data.build import samplers
 from fastreid.solver import build_lr_scheduler, build_optimizer
+from of_itself import case, ends, write_report
 
 
 def small_cfg(**solver):
@@ -46,6 +52,7 @@ def steps(model, optimizer, count=5):
     return losses
 
 
+@case("zero-grad", "zero-grad-swa")
 def learned():
     """Losses of five steps with the optimizer that FastReID builds."""
     model = small_model()
@@ -75,12 +82,14 @@ def picture_loader(broken=(), workers=0):
     )
 
 
+@case("cpu-loader", "cpu-model-loader", "loader-errors")
 def iterate_loader():
-    """Targets of the first three batches of an endless loader."""
+    """Targets of the first two batches of an endless loader."""
     batches = iter(picture_loader())
-    return [next(batches)["targets"].tolist() for _ in range(3)]
+    return [next(batches)["targets"].tolist() for _ in range(2)]
 
 
+@case("cuhk03-bool")
 def bool_of_cuhk03():
     """Three queries, gallery of three identities seen by the other camera: everything is found."""
     from fastreid.evaluation.rank import evaluate_rank
@@ -98,18 +107,20 @@ def bool_of_cuhk03():
     return [cmc.tolist(), float(mean_ap)]
 
 
-def small_gallery(**kwargs):
+@case("small-gallery")
+def small_gallery(use_cython=False):
     """Two queries, of which one must leave out the nearest picture, its own camera's."""
     from fastreid.evaluation.rank import evaluate_rank
 
     distances = np.array([[0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1]], np.float32)
     gallery, cameras = np.array([0, 1, 0, 1]), np.array([0, 1, 1, 1])
     cmc, precision, penalty = evaluate_rank(
-        distances, np.array([0, 1]), gallery, np.array([0, 0]), cameras, **kwargs
+        distances, np.array([0, 1]), gallery, np.array([0, 0]), cameras, use_cython=use_cython
     )
     return [list(map(float, values)) for values in (cmc, precision, penalty)]
 
 
+@case("aqe-gallery")
 def expanded_beyond_the_gallery():
     """Five pictures, each of which is to be averaged with its 99 nearest."""
     from fastreid.evaluation.query_expansion import aqe
@@ -118,14 +129,63 @@ def expanded_beyond_the_gallery():
     return [list(query.shape), list(gallery.shape)]
 
 
-def reranked_beyond_the_gallery(k1=20):
-    """Re-ranked distances of six pictures, by their 20 nearest."""
-    from fastreid.utils.compute_dist import compute_jaccard_distance
+@case("rerank-gallery")
+def reranked_beyond_the_gallery():
+    """Re-ranked distances of six pictures, by their 20 nearest and by their 6 nearest."""
+    from fastreid.utils.compute_dist import compute_jaccard_distance as distance
 
     features = torch.rand(6, 4, generator=torch.Generator().manual_seed(2))
-    return compute_jaccard_distance(features, k1=k1, k2=2, search_option=3).tolist()
+    return [distance(features, k1=k1, k2=2, search_option=3).tolist() for k1 in (20, 6)]
 
 
+@case("cpu-rerank")
+def reranked():
+    from fastreid.utils.compute_dist import compute_jaccard_distance
+
+    return list(compute_jaccard_distance(torch.rand(12, 4), k1=4, k2=2).shape)
+
+
+@case("compile-ranking")
+def failing_make():
+    """A machine where compiling fails: the first `make` of PATH does."""
+    from fastreid.evaluation.rank_cylib import compile_helper
+
+    with tempfile.TemporaryDirectory() as folder:
+        make = os.path.join(folder, "make")
+        with open(make, "w") as file:
+            file.write("#!/bin/sh\nexit 2\n")
+        os.chmod(make, stat.S_IRWXU)
+        os.environ["PATH"] = folder + os.pathsep + os.environ["PATH"]
+        compile_helper()
+
+
+@case("image-tensors")
+def black_and_white():
+    """The dtype of a picture of one bit a pixel."""
+    from fastreid.data.transforms.functional import to_tensor
+    from PIL import Image
+
+    return str(to_tensor(Image.new("1", (4, 2), 1)).dtype)
+
+
+def _sampled(name, *args):
+    items = [("", pid, cam) for pid in range(3) for cam in (0, 1) for _ in range(2)]
+    return ends(lambda: next(iter(getattr(samplers, name)(items, *args))))
+
+
+@case("identity-batches")
+def batches_that_never_come():
+    """Whether the samplers give a first picture: four identities are asked for, of three."""
+    names = "BalancedIdentitySampler", "NaiveIdentitySampler"
+    return [_sampled(name, 16, 4, 0) for name in names]
+
+
+@case("set-reweight")
+def reweighted():
+    return _sampled("SetReWeightSampler", 8, 2, [1, 1], 0)
+
+
+@case("cosine-warmup")
 def annealed_after_a_long_warm_up():
     """The learning rate after three epochs of two steps, five of which warm up."""
     cfg = small_cfg(SCHED="CosineAnnealingLR", WARMUP_ITERS=5, MAX_EPOCH=3)
@@ -137,12 +197,14 @@ def annealed_after_a_long_warm_up():
     return optimizer.param_groups[0]["lr"]
 
 
+@case("empty-epoch")
 def empty_epoch():
     model = small_model()
     cfg = small_cfg(WARMUP_ITERS=10)
     build_lr_scheduler(cfg, build_optimizer(cfg, model)[0], 0)
 
 
+@case("one-identity")
 def one_identity():
     """FastReID's cross-entropy where there is one class."""
     from fastreid.modeling.losses import cross_entropy_loss
@@ -150,6 +212,7 @@ def one_identity():
     cross_entropy_loss(torch.zeros(4, 1), torch.zeros(4, dtype=torch.int64), 0.1)
 
 
+@case("optimizer-pair")
 def pair_as_optimizer():
     """What tools/plain_train_net.py does with the result."""
     model = small_model()
@@ -158,37 +221,38 @@ def pair_as_optimizer():
     return steps(model, optimizer)
 
 
-def ddp():
-    """FastReID's DDP around a CPU model, in a group of one process."""
-    from fastreid.engine import defaults
-
+@contextmanager
+def group_of_one():
     with tempfile.TemporaryDirectory() as folder:
         torch.distributed.init_process_group(
             "gloo", init_method=f"file://{folder}/meet", rank=0, world_size=1
         )
         try:
-            model = defaults.DistributedDataParallel(
-                small_model(), device_ids=[0], broadcast_buffers=False
-            )
-            return list(model(small_batch()[0]).shape)
+            yield torch.distributed.group.WORLD
         finally:
             torch.distributed.destroy_process_group()
 
 
+@case("cpu-ddp")
+def ddp():
+    """FastReID's DDP around a CPU model, in a group of one process."""
+    from fastreid.engine.defaults import DistributedDataParallel
+
+    with group_of_one():
+        model = DistributedDataParallel(small_model(), device_ids=[0], broadcast_buffers=False)
+        return list(model(small_batch()[0]).shape)
+
+
+@case("sync-bn-message")
 def sync_bn():
     """One training step of syncBN on the CPU in a process group."""
     from fastreid.layers import get_norm
 
-    with tempfile.TemporaryDirectory() as folder:
-        torch.distributed.init_process_group(
-            "gloo", init_method=f"file://{folder}/meet", rank=0, world_size=1
-        )
-        try:
-            get_norm("syncBN", 3)(torch.rand(2, 3, 2, 2))
-        finally:
-            torch.distributed.destroy_process_group()
+    with group_of_one():
+        get_norm("syncBN", 3)(torch.rand(2, 3, 2, 2))
 
 
+@case("amp-message")
 def amp_trainer():
     """Builds FastReID's AMP trainer around a CPU model."""
     from fastreid.engine.train_loop import AMPTrainer
@@ -196,6 +260,7 @@ def amp_trainer():
     AMPTrainer(small_model(), [], None, None)
 
 
+@case("random-affine")
 def affine():
     """Shape of an image after INPUT.AFFINE."""
     from fastreid.data.transforms import build_transforms
@@ -207,6 +272,7 @@ def affine():
     return list(build_transforms(cfg, is_train=True)(Image.new("RGB", (16, 32))).shape)
 
 
+@case("checkpoint-scalars")
 def load_scalars():
     """A checkpoint with a NumPy metric in it, saved and loaded by FastReID."""
     from fastreid.utils.checkpoint import Checkpointer
@@ -227,6 +293,7 @@ class Program:
         return os.mkdir, (self.folder,)
 
 
+@case("checkpoint-code")
 def load_code(**how):
     """Whether code in a checkpoint runs when FastReID loads it; raises where it is refused."""
     from fastreid.utils.checkpoint import Checkpointer
@@ -242,6 +309,7 @@ def load_code(**how):
         return os.path.exists(sign)
 
 
+@case("checkpoint-errors")
 def load_truncated():
     """FastReID resumes from a checkpoint that lost its second half; another one is beside it."""
     from fastreid.utils.checkpoint import Checkpointer
@@ -255,6 +323,7 @@ def load_truncated():
         checkpointer.resume_or_load("", resume=True)
 
 
+@case("checkpoint-write")
 def killed_writer():
     """Whether model_best.pth still loads after a process was killed while it wrote it anew."""
     from fastreid.utils.checkpoint import Checkpointer
@@ -275,6 +344,7 @@ def killed_writer():
         return sorted(os.listdir(folder))
 
 
+@case("lost-pictures")
 def lost_folder():
     """Reads a picture whose folder is not there any more."""
     from fastreid.data.data_utils import read_image
@@ -282,6 +352,7 @@ def lost_folder():
     read_image(os.path.join(tempfile.gettempdir(), "no-such-root", "0001_c1s1_000001_00.jpg"))
 
 
+@case("nan-term")
 def nan_of_a_rank():
     """FastReID's trainer writes the losses of two processes, one of them NaN in the second."""
     from fastreid.engine import train_loop
@@ -302,6 +373,7 @@ def nan_of_a_rank():
         comm.gather = gather
 
 
+@case("regnet-configs")
 def regnet():
     """Features of the two architectures that read files of settings, away from any checkout."""
     from fastreid.modeling.backbones import build_backbone
@@ -328,20 +400,26 @@ def labels_of(*items, relabel):
     from fastreid.data import common
     from fastreid.data.build import fast_batch_collator
 
-    common.read_image = lambda path: torch.zeros(3, 2, 2)
-    pictures = common.CommDataset([("a.jpg", *item) for item in items], relabel=relabel)
-    batch = fast_batch_collator([pictures[i] for i in range(len(pictures))])
-    return batch["targets"].tolist(), batch["camids"].tolist()
+    stock, common.read_image = common.read_image, lambda path: torch.zeros(3, 2, 2)
+    try:
+        pictures = common.CommDataset([("a.jpg", *item) for item in items], relabel=relabel)
+        batch = fast_batch_collator([pictures[i] for i in range(len(pictures))])
+    finally:
+        common.read_image = stock
+    return [batch["targets"].tolist(), batch["camids"].tolist()]
 
 
+@case("word-labels")
 def words_of_a_test_set():
     return labels_of(("anna", "door"), ("ben", "yard"), ("anna", "yard"), relabel=False)
 
 
+@case("word-labels")
 def words_and_numbers():
     return labels_of(("anna", 2), (7, 2), (3, 1), relabel=True)
 
 
+@case("teacher-device")
 def teacher_of_another_device():
     """A student on the CPU, whose teacher's config says "meta"; where the teacher is."""
     from fastreid.modeling import build_model
@@ -366,6 +444,7 @@ def teacher_of_another_device():
         return str(next(found.parameters()).device)
 
 
+@case("visualizer-numbers")
 def drawn_ranks():
     """Pictures of two queries' ranks, numbers as text; how many there are."""
     from fastreid.utils import visualizer
@@ -373,9 +452,15 @@ def drawn_ranks():
     def draw(self, queries, output, ranks, *rest):
         drawn.extend((query, rank) for query in queries for rank in range(1 + ranks))
 
+    class Drawing(visualizer.Visualizer):
+        save_rank_result = draw
+
     drawn = []
-    visualizer.Visualizer.save_rank_result = draw
-    shown = visualizer.Visualizer.__new__(visualizer.Visualizer)
+    shown = Drawing.__new__(Drawing)
     shown.all_ap = np.array([0.5, 0.2, 0.9])
     shown.vis_rank_list("folder", False, "2", max_rank="4")
     return len(drawn)
+
+
+if __name__ == "__main__":
+    write_report()

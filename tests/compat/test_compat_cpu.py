@@ -1,22 +1,21 @@
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from cases import ddp, iterate_loader, picture_loader
+from cases import Pictures, picture_loader
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA: nothing to repair")
 
 
-def test_loader_yields_batches_on_the_cpu_and_shuts_down(stock):
-    assert "RuntimeError" in stock["loader"] or "AssertionError" in stock["loader"]
-    assert iterate_loader() == [[0, 1, 2, 3], [4, 5, 6, 7], [0, 1, 2, 3]]
+def test_a_loader_still_prefetches_and_shuts_down():
     batches = iter(picture_loader())
     first = next(batches)
     assert first["images"].device.type == "cpu"
     assert first["images"][:, 0, 0, 0].tolist() == [0.0, 1.0, 2.0, 3.0]
     thread = batches.iter
-    assert isinstance(thread, threading.Thread)  # it still prefetches in the background
+    assert isinstance(thread, threading.Thread)
     batches.shutdown()
     assert not thread.is_alive()
 
@@ -27,23 +26,14 @@ def test_a_loader_with_an_end_ends():
 
     cfg = get_cfg()
     cfg.DATALOADER.NUM_WORKERS = 0
-    cfg.TEST.IMS_PER_BATCH = 2
-    loader, _ = build_reid_test_loader(cfg, test_set=Three(), num_query=1)
-    assert [batch["targets"].tolist() for batch in loader] == [[0, 1], [2]]
+    cfg.TEST.IMS_PER_BATCH = 5
+    loader, _ = build_reid_test_loader(cfg, test_set=Pictures(), num_query=1)
+    assert [batch["targets"].tolist() for batch in loader] == [[0, 1, 2, 3, 4], [5, 6, 7]]
 
 
-class Three(torch.utils.data.Dataset):
-    def __len__(self):
-        return 3
-
-    def __getitem__(self, index):
-        return {"images": torch.zeros(3, 2, 2), "targets": index}
-
-
-def test_reranking_searches_on_the_cpu(stock):
+def test_reranking_searches_on_the_cpu():
     from fastreid.utils.compute_dist import build_dist, compute_jaccard_distance
 
-    assert "Error" in str(stock["rerank"])
     torch.manual_seed(0)
     # Two tight clusters far apart: jaccard distance 0..1, small within, 1 across.
     features = torch.cat([torch.randn(8, 4) * 0.01, torch.randn(8, 4) * 0.01 + 10.0])
@@ -56,24 +46,9 @@ def test_reranking_searches_on_the_cpu(stock):
     assert np.array_equal(compute_jaccard_distance(features, 4, 2, 3), distance)
 
 
-def test_ddp_takes_cpu_models(stock):
-    from fastreid.engine import defaults
-
-    assert stock["ddp"].startswith("ValueError")
-    assert ddp() == [16, 3]
-    assert issubclass(defaults.DistributedDataParallel, torch.nn.parallel.DistributedDataParallel)
-    assert defaults.DistributedDataParallel is not torch.nn.parallel.DistributedDataParallel
-
-
-def test_two_processes_train_and_evaluate_over_gloo(run_script, market, tmp_path):
-    from pathlib import Path
-
+def test_two_processes_train_and_evaluate_over_gloo(run_script, tmp_path):
     script = Path(__file__).parent / "two_processes.py"
-    done = run_script(
-        script,
-        str(tmp_path),
-        env={"FASTREID_DATASETS": market, "FASTREID_RIB_DISABLE": "register"},
-    )
+    done = run_script(script, tmp_path)
     ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1)]
     assert "mAP" in done.stdout
     assert ranks[0]["moved"] > 0
@@ -128,6 +103,4 @@ print(batches.iter.is_alive())
 
 
 def test_a_busy_background_thread_does_not_abort_the_process(run_script):
-    from pathlib import Path
-
     assert run_script("-c", EXIT, str(Path(__file__).parent)).stdout.split()[-1] == "True"

@@ -1,5 +1,6 @@
 import collections
 import sys
+from contextlib import contextmanager
 
 import pytest
 
@@ -7,26 +8,31 @@ from fastreid_rib.compat import imports
 
 pytestmark = pytest.mark.published
 
+taken_away = pytest.mark.skipif(sys.version_info < (3, 10), reason="collections has Mapping here")
+without_six = pytest.mark.skipif(not imports.torch_lacks_six(), reason="torch has _six here")
 
-@pytest.mark.skipif(not imports.collections_lack_mapping(), reason="collections has Mapping here")
-def test_mapping_is_lent_and_taken_back():
-    with imports.mapping_in_collections():
+
+def lent(repair):
+    return contextmanager(repair)()
+
+
+@taken_away
+@without_six
+def test_names_are_lent_and_taken_back():
+    import fastreid.data
+    import fastreid.evaluation  # noqa: F401
+
+    with lent(imports.collections_mapping), lent(imports.torch_six):
         from collections.abc import Mapping
 
-        assert isinstance({}, Mapping)
+        from torch._six import string_classes
+
+        assert isinstance({}, Mapping) and isinstance("", string_classes)
+    assert "torch._six" not in sys.modules
     assert not hasattr(collections, "Mapping")
 
 
-@pytest.mark.skipif(not imports.torch_lacks_six(), reason="torch has _six here")
-def test_torch_six_is_lent_and_taken_back():
-    with imports.torch_six():
-        from torch._six import string_classes
-
-        assert isinstance("", string_classes)
-    assert "torch._six" not in sys.modules
-
-
-@pytest.mark.skipif(not imports.collections_lack_mapping(), reason="collections has Mapping here")
+@taken_away
 def test_without_the_repair_the_import_fails(run_script):
     failed = run_script(
         "-c",
@@ -37,23 +43,18 @@ def test_without_the_repair_the_import_fails(run_script):
     assert "cannot import name 'Mapping' from 'collections'" in failed.stdout
 
 
-@pytest.mark.skipif(not imports.torch_lacks_six(), reason="torch has _six here")
-def test_nothing_is_left_behind_after_fastreid_is_loaded():
-    import fastreid.data
-    import fastreid.evaluation  # noqa: F401
-
-    assert "torch._six" not in sys.modules
-    assert not hasattr(collections, "Mapping")
-
-
 def test_a_missing_dependency_says_what_to_install():
-    install = pytest.raises(ModuleNotFoundError, match="python -m pip install faiss-cpu")
-    with install as raised, imports.undeclared_dependencies():
-        raise ModuleNotFoundError("No module named 'faiss'", name="faiss")
-    assert raised.value.name == "faiss"
+    for name, told in (("faiss", "python -m pip install faiss-cpu"), ("mine", "^No module named")):
+        with pytest.raises(ModuleNotFoundError, match=told) as raised, lent(imports.dependencies):
+            raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+        assert raised.value.name == name
 
 
-def test_other_missing_modules_are_reported_as_they_were():
-    as_it_was = pytest.raises(ModuleNotFoundError, match="^No module named 'mine'$")
-    with as_it_was, imports.undeclared_dependencies():
-        raise ModuleNotFoundError("No module named 'mine'", name="mine")
+def test_evaluate_rank_is_where_the_demo_looks_for_it():
+    import fastreid.evaluation
+    from fastreid.evaluation import evaluate_rank
+    from fastreid.evaluation.rank import evaluate_rank as original
+
+    assert evaluate_rank is original
+    with pytest.raises(AttributeError, match="no attribute 'evaluate_rnak'"):
+        fastreid.evaluation.evaluate_rnak  # noqa: B018

@@ -3,12 +3,11 @@
 import os
 import sys
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
-import fastreid_rib  # noqa: F401  arms the hook, in the spawned processes too
+sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from small_run import small_cfg
 
 # isort: split
 import torch
-from fastreid.config import get_cfg
 from fastreid.engine import DefaultTrainer, launch
 from fastreid.utils import comm
 
@@ -24,22 +23,7 @@ class Trainer(DefaultTrainer):
 
 def main(folder):
     torch.set_num_threads(1)
-    cfg = get_cfg()
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.BACKBONE.NAME = "build_osnet_backbone"
-    cfg.MODEL.BACKBONE.DEPTH = "x0_25"
-    cfg.MODEL.BACKBONE.FEAT_DIM = 128
-    cfg.MODEL.BACKBONE.PRETRAIN = False
-    cfg.INPUT.SIZE_TRAIN = cfg.INPUT.SIZE_TEST = [32, 16]
-    cfg.DATASETS.NAMES = cfg.DATASETS.TESTS = ("Market1501",)
-    cfg.DATALOADER.NUM_WORKERS = 0
-    cfg.DATALOADER.SAMPLER_TRAIN = "NaiveIdentitySampler"
-    cfg.DATALOADER.NUM_INSTANCE = 2
-    cfg.SOLVER.IMS_PER_BATCH = 8
-    cfg.SOLVER.MAX_EPOCH = 1
-    cfg.SOLVER.WARMUP_ITERS = 0
-    cfg.TEST.EVAL_PERIOD = 2  # evaluates after the last epoch only
-    cfg.OUTPUT_DIR = os.path.join(folder, "logs")
+    cfg = small_cfg(os.path.join(folder, "logs"), {"TEST.EVAL_PERIOD": 2})  # after the last epoch
     os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
     trainer = Trainer(cfg)
     model = trainer.model.module

@@ -1,54 +1,53 @@
-"""Trains, and goes on from each of its checkpoints: are losses and weights what they were?
+"""Trains, and goes on from each checkpoint, or from where it was killed: is it the same run?
 
-    resumed_run.py FOLDER PROCESSES CASE
+    resumed_run.py FOLDER PROCESSES CASE    from each of its checkpoints
+    resumed_run.py FOLDER kill CASE COUNT   killed with SIGKILL at random moments
 
-prints a line of JSON: the epochs that were tried, and what differed. `CASES` has the settings.
+prints a line of JSON: what was tried, and what differed. `CASES` has the settings. A moment of a
+kill is a line of Python, of ours, FastReID's or torch's, in the writing of a checkpoint, in the
+refresh of an epoch or in a step.
 """
 
 import hashlib
 import json
 import os
+import random
 import shutil
+import signal
 import sys
+import traceback
+from collections import defaultdict
 
-import fastreid_rib  # noqa: F401  arms the hook
+sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from small_run import small_cfg
 
 # isort: split
 import numpy as np
 import torch
-from fastreid.config import get_cfg
 from fastreid.engine import DefaultTrainer, launch
 from fastreid.engine.hooks import HookBase
+from fastreid.engine.train_loop import SimpleTrainer
 from fastreid.utils import comm
+from fastreid.utils.checkpoint import Checkpointer
 from fastreid.utils.env import seed_all_rng
 
 from fastreid_rib.integration.run import seeds
+from fastreid_rib.losses import RIBLoss
 
 EPOCHS = 3
 SETTINGS = {
-    "MODEL.DEVICE": "cpu",
-    "MODEL.BACKBONE.NAME": "build_osnet_backbone",
-    "MODEL.BACKBONE.DEPTH": "x0_25",
-    "MODEL.BACKBONE.FEAT_DIM": 128,
     "MODEL.HEADS.WITH_BNNECK": True,
     "MODEL.LOSSES.NAME": ("CrossEntropy", "Triplet"),
     "INPUT.SIZE_TRAIN": [64, 32],
-    "INPUT.SIZE_TEST": [64, 32],
     "INPUT.FLIP.ENABLED": True,
     "INPUT.REA.ENABLED": True,
     "INPUT.CJ.ENABLED": True,
     "INPUT.AUGMIX.ENABLED": True,
     "INPUT.AUGMIX.PROB": 0.5,
-    "DATASETS.NAMES": ("SyntheticReIDTiny",),
-    "DATASETS.TESTS": ("SyntheticReIDTiny",),
     "DATALOADER.SAMPLER_TRAIN": "NaiveIdentitySampler",
-    "DATALOADER.NUM_WORKERS": 0,
-    "SOLVER.IMS_PER_BATCH": 16,
     "SOLVER.MAX_EPOCH": EPOCHS,
     "SOLVER.SCHED": "CosineAnnealingLR",
     "SOLVER.WARMUP_ITERS": 3,
-    "SOLVER.CHECKPOINT_PERIOD": 1,
-    "TEST.EVAL_PERIOD": 1,
     "SEED": 4,
 }
 RIB = {
@@ -87,16 +86,27 @@ CASES = {
 }
 
 
-class Diary(HookBase):
-    """Every loss of this process in full, and the state after each epoch."""
+PHASES = {
+    "write": (Checkpointer, "save"),
+    "refresh": (RIBLoss, "start_epoch"),
+    "step": (SimpleTrainer, "run_step"),
+}
 
-    def __init__(self):
-        self.losses, self.states = [], []
+
+class Diary(HookBase):
+    """Every loss of this process in full, and the state after each epoch, written down at once."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def write(self, *line):
+        with open(self.path, "a") as file:
+            file.write(json.dumps(line) + "\n")
 
     def after_step(self):
         latest = self.trainer.storage.latest()
         values = {name: float(v[0]).hex() for name, v in latest.items() if "loss" in name}
-        self.losses.append((self.trainer.iter, values))
+        self.write(self.trainer.iter, values)
 
     def after_epoch(self):
         digest = hashlib.sha256()
@@ -105,31 +115,38 @@ class Diary(HookBase):
             # Averages of batch norm are each process's own; those of the first are saved.
             if comm.is_main_process() or "running_" not in name:
                 digest.update(value.contiguous().numpy().tobytes())
-        self.states.append((self.trainer.epoch, digest.hexdigest()))
+        self.write("epoch", self.trainer.epoch, digest.hexdigest())
+
+
+def diary(folder):
+    path = os.path.join(folder, f"diary{comm.get_rank()}")
+    if not os.path.exists(path):
+        return []
+    with open(path) as file:
+        return [json.loads(line) for line in file]
 
 
 def run(folder, case, resume):
-    cfg = get_cfg()
-    settings = {**SETTINGS, **CASES[case], "OUTPUT_DIR": folder}
-    cfg.merge_from_list([item for pair in settings.items() for item in pair])
+    """Trains; this process's lines of the diary."""
+    os.makedirs(folder, exist_ok=True)
+    before = len(diary(folder))
+    cfg = small_cfg(folder, {**SETTINGS, **CASES[case]})
     seeds.seed(cfg.SEED)
     if resume:  # whatever a process starts with
         seed_all_rng(99 + comm.get_rank())
         np.random.rand(3)
     trainer = DefaultTrainer(cfg)
-    diary = Diary()
-    trainer.register_hooks([diary])
+    trainer.register_hooks([Diary(os.path.join(folder, f"diary{comm.get_rank()}"))])
     trainer.resume_or_load(resume=resume)
     trainer.train()
-    return diary
+    return diary(folder)[before:]
 
 
-def main(root, case):
+def from_each_checkpoint(root, case):
     torch.set_num_threads(1)
     whole = os.path.join(root, "whole")
-    os.makedirs(whole, exist_ok=True)
     expected = run(whole, case, resume=False)
-    tried, odd = [], []
+    odd = []
     for epoch in range(EPOCHS - 1):
         folder = os.path.join(root, f"from-{epoch}")
         if comm.is_main_process():
@@ -139,19 +156,123 @@ def main(root, case):
             with open(os.path.join(folder, "last_checkpoint"), "w") as file:
                 file.write(name)
         comm.synchronize()
-        found = run(folder, case, resume=True)
-        steps = len(expected.losses) // EPOCHS
-        if found.losses != expected.losses[(epoch + 1) * steps :]:
-            odd.append(f"losses from epoch {epoch + 1} on, rank {comm.get_rank()}")
-        if found.states != expected.states[epoch + 1 :]:
-            odd.append(f"weights from epoch {epoch + 1} on, rank {comm.get_rank()}")
-        tried.append(epoch + 1)
+        if run(folder, case, resume=True) != expected[(epoch + 1) * len(expected) // EPOCHS :]:
+            odd.append(f"from epoch {epoch + 1} on, rank {comm.get_rank()}")
     gathered = comm.gather(odd)
     if comm.is_main_process():
-        every = [item for rank in gathered for item in rank]
-        losses = [values for _, values in expected.losses]
-        print("REPORT" + json.dumps({"tried": tried, "odd": every, "losses": losses}), flush=True)
+        report([item for rank in gathered for item in rank], expected)
+
+
+def report(odd, expected, **more):
+    found = {"odd": odd, "losses": [line[1] for line in expected if line[0] != "epoch"], **more}
+    print("REPORT" + json.dumps(found), flush=True)
+
+
+class Watch:
+    """Counts the lines of Python that each occurrence of a phase runs; stops at one of them."""
+
+    def __init__(self, moment=None, reached=None):
+        self.counts = defaultdict(list)
+        self.moment, self.reached = moment, reached
+        for phase, (owner, name) in PHASES.items():
+            setattr(owner, name, self.watched(phase, getattr(owner, name)))
+
+    def watched(self, phase, stock):
+        def run(*args, **kwargs):
+            if self.moment and [phase, len(self.counts[phase])] != self.moment[:2]:
+                self.counts[phase].append(0)
+                return stock(*args, **kwargs)
+            lines = 0
+
+            def trace(frame, event, arg):
+                nonlocal lines
+                lines += event == "line"
+                if self.moment and lines == self.moment[2]:
+                    os.write(self.reached, b"here")
+                    signal.pause()
+                return trace
+
+            outer = sys.gettrace()
+            sys.settrace(trace)
+            try:
+                return stock(*args, **kwargs)
+            finally:
+                sys.settrace(outer)
+                self.counts[phase].append(lines)
+
+        return run
+
+
+def choose(counts, draw, phase):
+    occurrence = draw.randrange(len(counts[phase]))
+    if phase == "refresh":  # start_epoch is asked at every step, and refreshes in a few of them
+        longest = sorted(range(len(counts[phase])), key=counts[phase].__getitem__)
+        occurrence = draw.choice(longest[-(EPOCHS - 1) :])
+    return [phase, occurrence, draw.randint(1, counts[phase][occurrence])]
+
+
+def child(body, until=None):
+    """Runs `body` in a forked process, kills it when it writes to the pipe `until`; its end."""
+    pid = os.fork()
+    if not pid:
+        try:
+            body()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    if until is not None:
+        os.close(until[1])
+        if os.read(until[0], 4):  # nothing: it ended without having come to the moment
+            os.kill(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+def killed(root, case, count):
+    """This process imports everything and trains nothing: it can be forked for each run."""
+    torch.set_num_threads(1)
+    whole, counted = os.path.join(root, "whole"), os.path.join(root, "counts")
+
+    def uninterrupted():
+        watch = Watch()
+        run(whole, case, resume=False)
+        with open(counted, "w") as file:
+            json.dump(watch.counts, file)
+
+    assert child(uninterrupted) == 0
+    with open(counted) as file:
+        counts = json.load(file)
+    expected, draw, odd, moments, left = diary(whole), random.Random(0), [], [], []
+    for number in range(count):
+        folder, pipe = os.path.join(root, f"killed-{number}"), os.pipe()
+        moment = choose(counts, draw, list(PHASES)[number % len(PHASES)])
+
+        def until_then(moment=moment, folder=folder, pipe=pipe):
+            Watch(moment, pipe[1])
+            run(folder, case, resume=False)
+
+        first = child(until_then, pipe)
+        before, names = diary(folder), os.listdir(folder)
+        saved = 0
+        if "last_checkpoint" in names:
+            with open(os.path.join(folder, "last_checkpoint")) as file:
+                name = file.read()
+            saved = EPOCHS if "final" in name else 1 + int(name[len("model_") : -len(".pth")])
+        ended = first, child(lambda folder=folder: run(folder, case, resume=True))
+        after = diary(folder)[len(before) :]
+        if ended != (-signal.SIGKILL, 0) or before != expected[: len(before)]:
+            odd.append(["it ended, or began, in another way", moment, ended])
+        if after != expected[saved * len(expected) // EPOCHS :]:
+            odd.append(["it did not go on from its last checkpoint, bit for bit", moment])
+        moments.append(moment)
+        left += names
+    report(odd, expected, moments=moments, left=left)
 
 
 if __name__ == "__main__":
-    launch(main, int(sys.argv[2]), dist_url="auto", args=(sys.argv[1], sys.argv[3]))
+    folder, how, case = sys.argv[1:4]
+    if how == "kill":
+        killed(folder, case, int(sys.argv[4]))
+    else:
+        launch(from_each_checkpoint, int(how), dist_url="auto", args=(folder, case))

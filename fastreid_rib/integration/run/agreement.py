@@ -11,8 +11,8 @@ import logging
 import time
 from typing import Any, Dict, List, Optional
 
+from fastreid_rib.base import __version__
 from fastreid_rib.base.ranks import rank_and_size
-from fastreid_rib.base.version import __version__
 from fastreid_rib.integration import config
 from fastreid_rib.integration.config import at
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler, dataloader
 
-from fastreid_rib.base.generators import generators_kept
+from fastreid_rib.base.kept import generators_kept
 from fastreid_rib.base.patching import overlay, wrap
 
 _value = -1  # the config's SEED

@@ -72,7 +72,7 @@ def announce(cfg: Any) -> None:
     import torch
 
     from fastreid_rib import compat
-    from fastreid_rib.base.version import __version__
+    from fastreid_rib.base import __version__
     from fastreid_rib.ops import backends
 
     if rank_and_size()[0]:

@@ -5,13 +5,12 @@ of the choices get an Adam of their own, which is a part of checkpoints, and eac
 turn it is; the gradients of the other are dropped.
 """
 
-import functools
 from typing import Any, Callable, Dict, List, Optional
 
 import torch
 from torch import nn
 
-from fastreid_rib.base.patching import wrap
+from fastreid_rib.base.patching import own_class, wrap
 from fastreid_rib.search import WidthSearch
 
 
@@ -35,7 +34,8 @@ def extend_optimizer(build: Any) -> None:
             optimizer = built[0]
             optimizer.logits = torch.optim.Adam(search.parameters(), lr=search.settings.lr)
             optimizer.search = search
-            optimizer.__class__ = _taking_turns(optimizer.__class__)
+            wrap(own_class(optimizer), "step", _step_in_turn)
+            wrap(own_class(optimizer), "zero_grad", _zero_both)
         return built
 
     wrap(build, "get_default_optimizer_params", get_default_optimizer_params)
@@ -81,7 +81,7 @@ def extend_amp(train_loop: Any) -> None:
 
 def scale_turns(scaler: Any) -> None:
     """Makes ``scaler.step(optimizer)`` of a search's optimizer the step of whose turn it is."""
-    scaler.__class__ = _scaling_turns(scaler.__class__)
+    wrap(own_class(scaler), "step", _scaled_step_in_turn)
 
 
 def _search(model: Any) -> Optional[WidthSearch]:
@@ -89,28 +89,21 @@ def _search(model: Any) -> Optional[WidthSearch]:
     return found if isinstance(found, WidthSearch) else None
 
 
-@functools.lru_cache(maxsize=None)
-def _taking_turns(kind: Any) -> Any:
-    """An optimizer whose ``step`` is that of the weights or of the logits, whose turn it is."""
-
-    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.search.step_is_for_weights():
-            return kind.step(self, *args, **kwargs)
-        self.logits.step()
-        return None
-
-    def zero_grad(self: Any, *args: Any, **kwargs: Any) -> None:
-        kind.zero_grad(self, *args, **kwargs)
-        self.logits.zero_grad()
-
-    # The name stays: torch's profiler and FastReID's log show it.
-    return type(kind.__name__, (kind,), {"step": step, "zero_grad": zero_grad})
+def _step_in_turn(stock: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
+    """A step of the weights or of the logits, whose turn it is."""
+    if self.search.step_is_for_weights():
+        return stock(self, *args, **kwargs)
+    self.logits.step()
+    return None
 
 
-@functools.lru_cache(maxsize=None)
-def _scaling_turns(kind: Any) -> Any:
-    def step(self: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
-        theirs = optimizer.search.step_is_for_weights()
-        return kind.step(self, optimizer if theirs else optimizer.logits, *args, **kwargs)
+def _zero_both(stock: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> None:
+    stock(self, *args, **kwargs)
+    self.logits.zero_grad()
 
-    return type(kind.__name__, (kind,), {"step": step})
+
+def _scaled_step_in_turn(
+    stock: Callable[..., Any], self: Any, optimizer: Any, *args: Any, **kwargs: Any
+) -> Any:
+    theirs = optimizer.search.step_is_for_weights()
+    return stock(self, optimizer if theirs else optimizer.logits, *args, **kwargs)
