@@ -103,7 +103,11 @@ def test_an_attention_alone(name):
         compare(module, form, torch.randn(2, 16, 6, 4))
 
 
-@pytest.mark.parametrize("form", EXPORTS)
+# Each attention alone is tried in every form above; that of most demos runs with every change.
+OTHERS = [pytest.param(form, marks=pytest.mark.all_only) for form in EXPORTS if form != "ONNX"]
+
+
+@pytest.mark.parametrize("form", ["ONNX", *OTHERS])
 @pytest.mark.parametrize("place", MODELS)
 def test_a_model_with_it(make_cfg, place, form):
     name, changes = MODELS[place]
