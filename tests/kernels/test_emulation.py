@@ -1,10 +1,25 @@
 """The CUDA kernels run under an emulation of thread blocks; and the emulation is tested first."""
 
+import contextlib
 import re
 import shutil
 
+import mutate
 import pytest
-from emulation import ASAN, HERE, PLAIN, RANDOM, TSAN, compile_program, complaint, run_program
+import torch
+from emulation import (
+    ASAN,
+    HERE,
+    PLAIN,
+    RANDOM,
+    TSAN,
+    Setup,
+    compile_program,
+    complaint,
+    run_program,
+)
+
+from fastreid_rib.ops import native, proof, rows
 
 # The programs know nothing of Python and torch: to run them on one stack is enough.
 pytestmark = [
@@ -14,6 +29,10 @@ pytestmark = [
     ),
 ]
 
+BUGS = (
+    "gamma: left out of the gradient",
+    "table: images by their place, not by the order",
+)
 NEIGHBOURS = [63, *range(63)]
 SANITIZERS = [pytest.param(build, marks=pytest.mark.all_only) for build in (ASAN, TSAN)]
 
@@ -146,3 +165,43 @@ def test_kernels(programs, setup, rounds, seed):
     assert complaint(result) == "", result.stdout[-6000:]
     (cases,) = re.findall(r"(\d+) cases", result.stdout)
     assert int(cases) > 50 + 30 * rounds
+
+
+# The injected bugs
+
+
+def test_every_bug_still_has_its_place():
+    assert len(mutate.MUTANTS) > 45
+    for mutant in mutate.MUTANTS:
+        assert mutate.mutated(mutant) != mutate.unchanged(), mutant.name
+    with pytest.raises(ValueError, match=r"rows\.cuh has this text 0 times"):
+        mutate.mutated(mutate.Mutant("gone", "no such line", ""))
+
+
+@pytest.mark.all_only
+def test_an_injected_bug_is_noticed():
+    for name in (*BUGS, "the cache of another thread is read"):
+        (mutant,) = [one for one in mutate.MUTANTS if one.name == name]
+        (complaint,) = mutate.look_at(mutate.mutated(mutant), [RANDOM])
+        assert "wrong" in complaint, name
+
+
+@pytest.mark.parametrize("bugs", [(), pytest.param(BUGS, marks=pytest.mark.all_only)])
+def test_kernels_prove_themselves_to_torch(tmp_path, monkeypatch, bugs):
+    """What a GPU's first use does: ops.proof finds the kernels right, and these bugs in them."""
+    sources = mutate.unchanged()
+    for mutant in mutate.MUTANTS:
+        if mutant.name in bugs:
+            sources["rows.cuh"] = sources["rows.cuh"].replace(mutant.old, mutant.new)
+    for name, text in sources.items():
+        (tmp_path / name).write_text(text)
+    library = tmp_path / "librib_cuda.so"
+    setup = Setup("library", ("-shared", "-fPIC"), 0)
+    compile_program(HERE / "rib_library.cpp", setup, library, tmp_path, strict=False)
+    monkeypatch.setattr(native, "_loaded", {"cuda": native.Library(library)})
+    monkeypatch.setattr(rows, "placed", lambda arguments, device: contextlib.nullcontext())
+    compared = proof.compare("cuda", torch.device("cpu"))
+    assert [one.kernel for one in compared] == ["bound", "table"]
+    for one in compared:
+        share = one.difference / one.allowed
+        assert share > 100 if bugs else share < 0.25, one

@@ -22,12 +22,7 @@
 #ifndef RIB_H
 #define RIB_H
 
-#ifdef __CUDACC_RTC__
-typedef int int32_t;
-typedef long long int64_t;
-#else
 #include <stdint.h>
-#endif
 
 /* Counts the changes of this file that callers must follow. */
 #define RIB_ABI_VERSION 3
@@ -82,7 +77,6 @@ typedef struct rib_table_args {
     void *stream, *parallel; /* as above */
 } rib_table_args;
 
-#ifndef __CUDACC_RTC__
 #define RIB_API __attribute__((visibility("default")))
 #ifdef __cplusplus
 extern "C" {
@@ -95,6 +89,5 @@ RIB_API const char* rib_error_text(int code);
 RIB_API const char* rib_describe(void); /* what the library was built for, for people to read */
 #ifdef __cplusplus
 }
-#endif
 #endif
 #endif

@@ -1,4 +1,4 @@
-// The fused row kernels: device code only. Compiled by nvcc, by NVRTC, and by a plain C++ compiler
+// The fused row kernels: device code only. Compiled by nvcc, and by a plain C++ compiler
 // after the tests' emulation of thread blocks. What they compute stands in rib.h.
 //
 // A block works on one row. Its threads read the row once and keep a running softmax average
