@@ -64,7 +64,7 @@ def order(network: nn.Module, space: Space) -> None:
 
     Masks and :func:`narrow` keep the first channels. In a network from scratch
     any are as good as others; in one that was trained they are not. What it computes stays as it
-    was, but for rounding.
+    was, except for rounding.
 
     A channel is worth the sum of the magnitudes of the weights by which layers read it
     (Once-for-All, Cai et al., arXiv 1908.09791, section 3.3).
