@@ -27,6 +27,7 @@ _CONVERT = "Convert it to 8 bits, as RGB or grey, or leave it out"
     defect="pictures with transparency, a palette, CMYK, 16 bits or 1 bit fail in the first batch, "
     "or are read as others than they are",
     where="own pictures",
+    essential=True,
 )
 def colour_modes(module: ModuleType) -> None:
     """All are read as RGB of 8 bits, of several frames the first.

@@ -33,13 +33,13 @@ def test_what_fastreid_saves_is_read_without_code(tmp_path):
 def test_a_safe_read_changes_pickle_for_nobody_else(tmp_path, monkeypatch):
     """Another thread may read or write a file meanwhile; on torch before 2.5 it reads so."""
     seen = []
-    stock = safe_reads._is_torch_type
+    stock = safe_reads._PlainUnpickler.find_class
 
     def looked(*name):
         seen.append(torch.serialization.pickle)
         return stock(*name)
 
-    monkeypatch.setattr(safe_reads, "_is_torch_type", looked)
+    monkeypatch.setattr(safe_reads._PlainUnpickler, "find_class", looked)
     torch.save({"model": small_model().state_dict()}, tmp_path / "one.pth")
     loaded = safe_reads._load_plainly(str(tmp_path / "one.pth"))
     assert set(loaded["model"]) == set(small_model().state_dict())

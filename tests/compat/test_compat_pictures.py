@@ -108,14 +108,6 @@ def test_values_of_an_unknown_range_are_refused(name, values, told, tmp_path):
         assert not np.asarray(read_image(path)).any()
 
 
-def test_a_picture_that_is_gone_is_named_with_what_to_look_at(stock):
-    from cases import lost_folder
-
-    assert "FASTREID_DATASETS" not in stock["lost_folder"]
-    with pytest.raises(OSError, match="no-such-root is gone: is the disk .*FASTREID_DATASETS"):
-        lost_folder()
-
-
 def cut(path, left=0.5):
     os.truncate(path, int(os.path.getsize(path) * left))
 
