@@ -104,10 +104,6 @@ def add_soft_assignments_(
     kind = backends.choose(backend, embeddings.device, dtype)
     embeddings, centroids = embeddings.to(dtype), centroids.to(dtype)
     products, half_norms = centroid_products(embeddings, centroids), half_squared_norms(centroids)
-    return backends.run(
-        kind,
-        embeddings.device,
-        backend == "auto",
-        lambda: compiled_table(kind, table, products, half_norms, labels, beta),
-        lambda: plain_table(table, products, half_norms, labels, beta),
-    )
+    if kind == "torch":
+        return plain_table(table, products, half_norms, labels, beta)
+    return compiled_table(kind, table, products, half_norms, labels, beta)

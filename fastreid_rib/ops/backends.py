@@ -1,10 +1,9 @@
 """Which implementation of the kernels is used: the CUDA library, the CPU library, or PyTorch."""
 
 import logging
-from typing import Callable, Dict
+from typing import Dict
 
 import torch
-from torch import Tensor
 
 from fastreid_rib.ops import native, proof
 from fastreid_rib.settings.rib import BACKENDS
@@ -57,50 +56,10 @@ def choose(backend: str, device: torch.device, dtype: torch.dtype = torch.float3
         if backend != "auto":
             raise
         if not isinstance(error, proof.Postponed):
-            give_up(device, error)
+            _given_up[device] = str(error)
+            logger.warning("RIB runs in plain PyTorch on this %s device: %s", device, error)
         return "torch"
     return kind
-
-
-def run(
-    kind: str,
-    device: torch.device,
-    may_fall_back: bool,
-    kernels: Callable[[], Tensor],
-    plain: Callable[[], Tensor],
-) -> Tensor:
-    """What the kernels of a kind give, or plain PyTorch.
-
-    Args:
-        kind: "cuda", "cpu" or "torch", from :func:`choose`.
-        device: where the tensors are.
-        may_fall_back: compute in PyTorch, now and from now on, if the kernels fail to launch.
-        kernels: calls them.
-        plain: the same in PyTorch; a launch that failed has changed nothing.
-
-    Raises:
-        native.Unavailable: the kernels fail to launch.
-    """
-    if kind != "torch":
-        try:
-            return kernels()
-        except native.Unavailable as error:
-            if not may_fall_back:
-                raise
-            give_up(device, error)
-    return plain()
-
-
-def give_up(device: torch.device, error: native.Unavailable) -> None:
-    """Lets ``auto`` do without kernels on a device from now on, and says why, once.
-
-    Args:
-        device: a GPU with its number.
-        error: what became of them.
-    """
-    if device not in _given_up:
-        _given_up[device] = str(error)
-        logger.warning("RIB runs in plain PyTorch on this %s device: %s", device, error)
 
 
 def explain(backend: str, device: torch.device) -> str:

@@ -108,15 +108,11 @@ def bound_rows_(
         (n,), dtype of ``products``, nats.
 
     Raises:
-        native.Unavailable: kernels that were asked for by name fail to launch.
+        native.Unavailable: the kernels fail to launch.
     """
-    return backends.run(
-        kind,
-        products.device,
-        objective.backend == "auto",
-        lambda: compiled_bound(kind, products, labels, clusters, objective),
-        lambda: plain_bound(products, labels, clusters, objective),
-    )
+    if kind == "torch":
+        return plain_bound(products, labels, clusters, objective)
+    return compiled_bound(kind, products, labels, clusters, objective)
 
 
 def _forward(embeddings: Tensor, labels: Tensor, *constants: Any) -> Tuple[Tensor, Tensor]:
