@@ -1,11 +1,12 @@
 """What a network of some widths costs: multiply-adds an image, from (effective) widths."""
 
+import math
 from typing import Any, List, Mapping, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, nn
 
-from fastreid_rib.base.kept import evaluated
+from fastreid_rib.base.shapes import runs
 from fastreid_rib.search.space import Channels, Space, is_depthwise
 
 Number = Union[int, float, Tensor]
@@ -55,10 +56,16 @@ class Cost:
         # Of a layer: a factor, and the sides that belong to groups, whose channels multiply it.
         self._terms: List[Tuple[float, List[Channels]]] = []
         sides = {layer.path: (layer.inputs, layer.outputs) for layer in space.layers}
-        for path, module, positions in _positions(network, images):
-            if any(f"{path}.".startswith(f"{other}.") for other in apart):
-                continue
-            self._add(module, positions, *sides.get(path, (Channels(), Channels())))
+        layers = {
+            path: module
+            for path, module in network.named_modules()
+            if isinstance(module, (nn.Conv2d, nn.Linear))
+            and not any(f"{path}.".startswith(f"{other}.") for other in apart)
+        }
+        for run in runs(network, images, layers):
+            module: Any = layers[run.name]
+            positions = math.prod(run.written[1:]) // module.weight.shape[0]
+            self._add(module, positions, *sides.get(run.name, (Channels(), Channels())))
         self.widest = float(self.of(space.widest))
         self.narrowest = float(self.of(space.narrowest))
 
@@ -114,25 +121,3 @@ class Cost:
                 cost = cost * (widths[side.group] * side.times)
             total = total + cost
         return total
-
-
-def _positions(network: nn.Module, images: Tensor) -> List[Tuple[str, nn.Module, int]]:
-    """Convolutions and linear layers with the positions that they write, as often as they run."""
-    found: List[Tuple[str, nn.Module, int]] = []
-    hooks = []
-
-    def note(path: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-            channels = int(module.weight.shape[0])  # type: ignore[union-attr, index, operator]
-            found.append((path, module, output[0].numel() // channels))
-
-        return hook
-
-    for path, module in network.named_modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            hooks.append(module.register_forward_hook(note(path)))
-    with evaluated(network):
-        network(images)
-    for hook in hooks:
-        hook.remove()
-    return found

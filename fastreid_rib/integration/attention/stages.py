@@ -1,10 +1,12 @@
 """The stages of a backbone that maps images to maps."""
 
 import re
-from typing import Any, Dict, List, NamedTuple
+from typing import Dict, List, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from fastreid_rib.base.shapes import runs
 
 _STAGE_NAMES = re.compile(r"(layer|stage|conv|s)[1-9]")
 # Large enough that every stage has a size of its own, and small enough to cost nothing.
@@ -49,8 +51,15 @@ def find_stages(backbone: nn.Module, device: torch.device) -> Dict[str, Stage]:
         flat = list(features)
     if not ends and not flat:
         return {}
-    shapes = _output_shapes(backbone, [*ends.values(), *flat], device)
-    sizes = [shapes[block][2:] for block in flat] + [torch.Size()]
+    blocks = [*ends.values(), *flat]
+    home = next(backbone.parameters()).device
+    probe = torch.zeros(1, 3, *_PROBE_SIZE, device=device)
+    try:
+        ran = runs(backbone.to(device), probe, dict(zip(blocks, blocks)))
+    finally:
+        backbone.to(home)
+    shapes = {run.name: run.written for run in ran}
+    sizes = [shapes[block][2:] for block in flat] + [()]
     last_of_size = [block for i, block in enumerate(flat) if sizes[i] != sizes[i + 1]]
     ends.update((f"stage{i}", block) for i, block in enumerate(last_of_size, start=1))
     return {name: Stage(block, shapes[block][1]) for name, block in ends.items()}
@@ -63,24 +72,3 @@ def _runs_blocks(module: nn.Module) -> bool:
     """
     children = list(module.children())
     return bool(children) and all(any(True for _ in child.children()) for child in children)
-
-
-@torch.no_grad()
-def _output_shapes(
-    backbone: nn.Module, blocks: List[nn.Module], device: torch.device
-) -> Dict[nn.Module, torch.Size]:
-    shapes: Dict[nn.Module, torch.Size] = {}
-
-    def note(block: nn.Module, args: Any, output: Tensor) -> None:
-        shapes[block] = output.shape
-
-    hooks = [block.register_forward_hook(note) for block in blocks]
-    home = next(backbone.parameters()).device
-    backbone.to(device).eval()  # in training it would change the running statistics
-    try:
-        backbone(torch.zeros(1, 3, *_PROBE_SIZE, device=device))
-    finally:
-        backbone.to(home).train()
-        for hook in hooks:
-            hook.remove()
-    return shapes

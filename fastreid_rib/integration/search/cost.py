@@ -8,6 +8,7 @@ from torch import nn
 
 from fastreid_rib.attention import build_attention
 from fastreid_rib.base.kept import evaluated
+from fastreid_rib.base.shapes import runs
 from fastreid_rib.integration import config
 from fastreid_rib.integration.attention.insertion import attached
 from fastreid_rib.search import Cost, Space, WidthSearch
@@ -58,7 +59,8 @@ def cost_of(model: Any, space: Space, cfg: Any, device: torch.device) -> Cost:
     extra: Dict[str, List[float]] = {}
     constant = 0.0
     backbone, images = model.backbone, torch.zeros(1, 3, *cfg.INPUT.SIZE_TEST, device=device)
-    shapes = _input_shapes(backbone, images)
+    placed = attached(backbone)
+    shapes = {run.name: run.read for run in runs(backbone, images, placed)} if placed else {}
     for name, shape in shapes.items():
         group = space.blocks.get(name.rpartition(".")[0])
         if group is None:
@@ -84,24 +86,6 @@ def cost_of(model: Any, space: Space, cfg: Any, device: torch.device) -> Cost:
             features = backbone(images)
         constant += counted(at_head, features)[""]
     return Cost(backbone, space, images, extra, constant, apart=list(shapes))
-
-
-def _input_shapes(backbone: nn.Module, images: torch.Tensor) -> Dict[str, Tuple[int, ...]]:
-    """The shape of the map that each attention of a backbone reads, by its path."""
-    shapes: Dict[str, Tuple[int, ...]] = {}
-    hooks = []
-    for name, module in attached(backbone).items():
-
-        def note(module: nn.Module, args: Any, name: str = name) -> None:
-            shapes[name] = tuple(args[0].shape)
-
-        hooks.append(module.register_forward_pre_hook(note))
-    if hooks:
-        with evaluated(backbone):
-            backbone(images)
-    for hook in hooks:
-        hook.remove()
-    return shapes
 
 
 class NetworkCost(NamedTuple):

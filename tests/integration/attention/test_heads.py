@@ -1,10 +1,7 @@
 """DCSHead and ChannelAttentionHead: the attention at the head under another name."""
 
-from pathlib import Path
-
 import pytest
 import torch
-from fastreid.engine import DefaultTrainer
 from fastreid.modeling import build_model
 from fastreid.modeling.heads import REID_HEADS_REGISTRY, EmbeddingHead, build_heads
 from placed import MGN_R50
@@ -87,27 +84,3 @@ def test_mgn_with_dcs_head_attends_once_a_branch(make_cfg):
     names = [name for name, module in model.named_modules() if isinstance(module, DCSAttention)]
     assert names == ["b1.attention", "b2.attention", "b3.attention"]
     assert cfg.MODEL.HEADS.NAME == "DCSHead", "the config was changed"
-
-
-def test_training_by_fastreid_s_trainer(make_small_cfg, caplog):
-    cfg = make_small_cfg(
-        {
-            **NARROW,
-            "MODEL.HEADS.NAME": "DCSHead",
-            "MODEL.LOSSES.NAME": ("CrossEntropy", "Triplet", "RIB"),
-            "MODEL.LOSSES.RIB.WARMUP_EPOCHS": 1,
-            "SOLVER.MAX_EPOCH": 2,
-            "TEST.EVAL_PERIOD": 2,
-        }
-    )
-    Path(cfg.OUTPUT_DIR).mkdir()
-    with caplog.at_level("INFO"):
-        DefaultTrainer(cfg).train()
-    assert "Attention DCS: heads.attention" in caplog.text
-    path = Path(cfg.OUTPUT_DIR) / "model_final.pth"
-    state = torch.load(path, **({"weights_only": False} if hasattr(torch, "compile") else {}))
-    learnt = {key: value for key, value in state["model"].items() if "attention" in key}
-    assert learnt.keys() == {key for key in build_model(cfg).state_dict() if "attention" in key}
-    # Both started at zero; the mask's weights get a gradient once the projection is not zero.
-    assert learnt["heads.attention.project.weight"].abs().sum() > 0
-    assert learnt["heads.attention.mask.logits.weight"].abs().sum() > 0

@@ -1,5 +1,7 @@
 """Attention at its places: blocks of a ViT, branches of MGN, heads; how it starts, what learns."""
 
+import logging
+
 import pytest
 import torch
 from fastreid.modeling import build_model
@@ -24,15 +26,17 @@ from placed import (
 from torch import nn
 
 from fastreid_rib.attention import DCSMask
-from fastreid_rib.integration.attention.places import build_with_attention
+from fastreid_rib.integration.attention import places
 
 ALL_ONLY = pytest.mark.all_only
 R50 = {"MODEL.BACKBONE.DEPTH": "50x", "MODEL.BACKBONE.FEAT_DIM": 2048}
 
 
-def test_one_place_alone(make_cfg):
+def test_one_place_alone(make_cfg, heard):
+    said = heard(logging.getLogger(places.__name__))
     for place, name in (("layer1", "backbone.layer1.1.attention"), ("head", "heads.attention")):
         assert list(attentions(build_model(make_cfg(attend(place))))) == [name]
+        assert said()[-1] == f"Attention DCS: {name}"
     assert not attentions(build_model(make_cfg(attend("layer1", name=""))))
 
 
@@ -72,11 +76,11 @@ class HalfArchitecture(nn.Module):
 
 
 def test_an_architecture_that_drops_an_attention(make_cfg):
-    assert list(attentions(build_with_attention(HalfArchitecture, make_cfg(attend("layer2"))))) == [
-        "backbone.2.1.attention"
-    ]
+    assert list(
+        attentions(places.build_with_attention(HalfArchitecture, make_cfg(attend("layer2"))))
+    ) == ["backbone.2.1.attention"]
     with pytest.raises(ValueError, match="HalfArchitecture holds attention at .*backbone.2.1"):
-        build_with_attention(HalfArchitecture, make_cfg(attend("layer2", "layer4")))
+        places.build_with_attention(HalfArchitecture, make_cfg(attend("layer2", "layer4")))
 
 
 @pytest.mark.parametrize(
