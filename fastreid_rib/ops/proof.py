@@ -28,7 +28,7 @@ from fastreid_rib.ops.rows import (
 from fastreid_rib.settings.rib import FORMS
 
 ALLOWED = 16.0
-"""Measured: the kernels need 2.3 of it at most; a factor that is wrong by 0.1 % takes more than 5,000."""
+"""Measured: the kernels need 2.3 at most; a factor that is wrong by 0.1 % takes more than 5,000."""
 
 _BETA = 5.0
 _BOUNDS = [
