@@ -45,7 +45,7 @@ def test_a_pth_file_that_did_not_load_is_a_failure(run_script, tmp_path):
     code = (
         "import sys; from fastreid_rib.commands import doctor\n"
         f"sys.executable, sys.path[:0] = {str(tmp_path / 'python')!r}, [{str(tmp_path)!r}]\n"
-        "print(*doctor.plugin()[-1])"
+        "print(*list(doctor.plugin())[-1])"
     )
     python = tmp_path / "python"  # as an interpreter that reads no .pth files
     python.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')

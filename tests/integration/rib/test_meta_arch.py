@@ -9,7 +9,7 @@ from fastreid.modeling import META_ARCH_REGISTRY, build_model
 from fastreid.modeling.meta_arch import MGN, Baseline, Distiller, MoCo
 from fastreid.utils.events import EventStorage
 
-from fastreid_rib.ops import native
+from fastreid_rib.ops import native, proof
 
 # From the second epoch on, so that tests need no third.
 SOON = {"MODEL.LOSSES.RIB.WARMUP_EPOCHS": 1}
@@ -74,10 +74,10 @@ def test_a_backend_that_cannot_work_is_told_when_the_model_is_built(make_small_c
     with pytest.raises(ValueError, match="backend 'cuda' works on cuda tensors"):
         build_model(make_small_cfg({**RIB, "MODEL.LOSSES.RIB.BACKEND": "cuda"}))
 
-    def load(kind):
+    def require(kind, device):
         raise native.Unavailable("the cpu kernels are not built; build them")
 
-    monkeypatch.setattr(native, "load", load)
+    monkeypatch.setattr(proof, "require", require)
     with pytest.raises(native.Unavailable, match="build them"):
         build_model(make_small_cfg({**RIB, "MODEL.LOSSES.RIB.BACKEND": "cpu"}))
 
