@@ -30,21 +30,25 @@ class RIBTripletEngine(torchreid.engine.ImageTripletEngine):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # a part of the model, so that the statistics are in its checkpoints
-        self.model.rib = RIBLoss(self.datamanager.num_train_pids)
+        self.rib = RIBLoss(self.datamanager.num_train_pids)
 
     def train(self, *args: Any, **kwargs: Any) -> None:
         """An epoch."""
-        report = self.model.rib.start_epoch(self.epoch)
+        report = self.rib.start_epoch(self.epoch)
         if report:
             print(f"clusters tell {report['mutual_information']:.2f} nats about identities")
         super().train(*args, **kwargs)
+
+    def save_model(self, epoch: int, rank1: float, save_dir: str, is_best: bool = False) -> None:
+        """What a run needs to go on: torchreid's checkpoint, and RIB's statistics beside it."""
+        super().save_model(epoch, rank1, save_dir, is_best)
+        torch.save(self.rib.state_dict(), f"{save_dir}/rib.pth")
 
     def compute_loss(self, criterion: torch.nn.Module, outputs: Tensor, targets: Tensor) -> Tensor:
         """One of the losses of a batch; torchreid prints that of the triplet as loss_t."""
         loss = super().compute_loss(criterion, outputs, targets)
         if criterion is self.criterion_t:
-            loss = loss + self.model.rib(outputs, targets)
+            loss = loss + self.rib(outputs, targets)
         return loss
 
 

@@ -36,6 +36,22 @@ def exchange(*numbers: int) -> List[Tuple[int, ...]]:
     return [tuple(part.tolist()) for part in parts]
 
 
+def row_counts(rows: Tensor) -> List[int]:
+    """How many rows each rank has; (n, D) here.
+
+    Raises:
+        ValueError: on every rank, as D differs.
+    """
+    sizes = exchange(*rows.shape)
+    if len({size for _, size in sizes}) > 1:
+        told = ", ".join(f"rank {rank}: {size}" for rank, size in enumerate(sizes))
+        raise ValueError(
+            f"embeddings must have the same number of columns on every rank, got {told}; only the "
+            "number of rows may differ"
+        )
+    return [number for number, _ in sizes]
+
+
 def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
     """Rows of all ranks, in the order of the ranks, on every rank.
 
@@ -44,7 +60,7 @@ def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
 
     Args:
         rows: (n, ...), of the same dtype and, except n, shape on every rank; n may be 0.
-        counts: n of each rank, from :func:`exchange`: the same on every rank.
+        counts: n of each rank, from :func:`row_counts`: the same on every rank.
 
     Returns:
         (sum of the counts, ...)

@@ -9,7 +9,7 @@ import torch
 from fastreid_rib.base.safe_reads import checked, read_safely
 from fastreid_rib.base.whole_files import written_whole
 from fastreid_rib.integration import config
-from fastreid_rib.integration.run.checkpoints import is_rib
+from fastreid_rib.integration.run.checkpoints import KEY, is_rib
 
 CONFIG_NAME = "config.yaml"
 """What FastReID calls the config in an output folder."""
@@ -72,8 +72,9 @@ def export(checkpoint: str, folder: str, config_file: Optional[str] = None) -> E
     cfg = _without_rib(cfg)
 
     content = checked(checkpoint, lambda: read_safely(checkpoint))
-    state = content["model"]
-    removed = {key: _bytes(value) for key, value in state.items() if is_rib(key)}
+    state, statistics = content["model"], content.pop(KEY, {})
+    statistics.update((key, value) for key, value in state.items() if is_rib(key))  # of 0.2
+    removed = {key: _bytes(value) for key, value in statistics.items()}
     kept = OrderedDict((key, value) for key, value in state.items() if key not in removed)
     if hasattr(state, "_metadata"):  # torch's versions of modules
         vars(kept)["_metadata"] = state._metadata

@@ -18,10 +18,12 @@ from fastreid_rib.base.safe_reads import checked, read_safely
 from fastreid_rib.base.whole_files import written_whole
 from fastreid_rib.integration import config
 from fastreid_rib.integration.rib.embedding import embedding_and_labels
-from fastreid_rib.losses.clustering import chunks, kmeans, mutual_information, spread_seeds
+from fastreid_rib.losses.clustering import kmeans, spread_seeds
 from fastreid_rib.losses.refresh import center_rows, refresh
 from fastreid_rib.losses.table import Rows
 from fastreid_rib.ops.assignment import soft_assignment
+from fastreid_rib.ops.information import mutual_information
+from fastreid_rib.ops.sums import chunks
 from fastreid_rib.settings.rib import RIBSettings
 
 PIXEL_GRID = (8, 4)

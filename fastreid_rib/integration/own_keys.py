@@ -9,6 +9,7 @@ What can be decided by the config alone is in the table :data:`RULES`; what need
 processes, the data or the network comes after it.
 """
 
+import re
 from typing import Any, Callable, Iterator, List, NamedTuple, Tuple
 
 from fastreid_rib.base.kept import evaluated
@@ -91,6 +92,8 @@ _BODY = Range(
     lambda value: not any(name == "heads" or name.endswith("_head") for name in value),
 )
 _VIT = _backbone("vit")
+# torch, its allocator on a CPU, cuDNN and cuBLAS
+_NO_MEMORY = re.compile("out of memory|not enough memory|allocate memory|ALLOC_FAILED")
 _STRIDE = _backbone("resnet", "resnext", "resnest", "repvgg", "regnet", "effnet")
 _BY_IDENTITY = _is(
     "DATALOADER.SAMPLER_TRAIN",
@@ -279,6 +282,8 @@ def check_network(cfg: Any, model: Any) -> None:
             try:
                 found = model.backbone(torch.zeros(1, 3, *size, device=model.device))
             except (AssertionError, RuntimeError) as error:
+                if _NO_MEMORY.search(str(error)):
+                    raise  # a larger size would not help
                 raise ValueError(
                     f"{key} {list(size)} cannot go through {cfg.MODEL.BACKBONE.NAME}: {error}. "
                     "Write a larger size, or see to the settings of MODEL.BACKBONE."

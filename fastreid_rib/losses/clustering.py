@@ -1,25 +1,17 @@
-"""K-means over rows that every rank holds, and what a table of clusters tells."""
+"""K-means over rows that every rank holds."""
 
 import random
-from typing import Iterator, Tuple
+from typing import Tuple
 
 import torch
 from torch import Tensor
 
 from fastreid_rib.base import ranks
 from fastreid_rib.ops.assignment import centroid_products, half_squared_norms
-from fastreid_rib.ops.sums import group_sum
+from fastreid_rib.ops.sums import chunks, group_sum
 
-# Elements of the largest temporary, (rows of a chunk, clusters): 16 MiB in float32.
-_CHUNK_ELEMENTS = 2**22
 # Weight of a row that coincides with a seed: chosen only when nothing else is left.
 _SMALLEST_WEIGHT = 1e-12
-
-
-def chunks(rows: int, columns: int) -> Iterator[slice]:
-    """Slices of ``rows`` rows such that a (chunk, columns) matrix stays small."""
-    step = max(1, min(_CHUNK_ELEMENTS // max(columns, 1), 8192))
-    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
 def kmeans(rows: Tensor, centroids: Tensor, iterations: int) -> Tensor:
@@ -104,27 +96,3 @@ def _nearest(rows: Tensor, centroids: Tensor) -> Tuple[Tensor, Tensor]:
         scores = centroid_products(rows[chunk], centroids).sub_(norms)
         similarity[chunk], index[chunk] = scores.max(dim=1)
     return index, similarity
-
-
-def mutual_information(joint: Tensor) -> Tensor:
-    """Mutual information of a joint table of weights, in nats.
-
-    Args:
-        joint: (A, B), floating point, >= 0; need not sum to one.
-
-    Returns:
-        Scalar, float64.
-    """
-    of_cells = joint.new_zeros((), dtype=torch.float64)
-    for part in chunks(len(joint), joint.shape[1]):
-        of_cells += negentropy(joint[part])
-    columns, rows = (joint.sum(dim=dim, dtype=torch.float64) for dim in (0, 1))
-    total = columns.sum()
-    return (of_cells - (negentropy(rows) + negentropy(columns) - negentropy(total))) / total
-
-
-def negentropy(weights: Tensor) -> Tensor:
-    """sum w log w of weights >= 0, which need not sum to one: float64."""
-    weights = weights.double()
-    # The least normal number: 0 log 0 counts as 0. (torch.xlogy is several times slower.)
-    return (weights * weights.clamp(min=torch.finfo(weights.dtype).tiny).log()).sum()

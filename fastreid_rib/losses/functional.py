@@ -17,6 +17,12 @@ from fastreid_rib.settings.rib import RIBSettings
 # Here, and not in the function: torch.compile does not look into dataclasses.
 _BETA, _GAMMA = (declared(RIBSettings)[name].range for name in ("beta", "gamma"))
 _REDUCTIONS = ("mean", "sum", "none")
+_NO_TENSOR = {  # and what to write
+    "embeddings": "give the one that the retrieval uses",
+    "labels": "write torch.as_tensor(labels)",
+    "cameras": "write torch.as_tensor(cameras), or None. RIB takes whole batches: give the indices "
+    "that a miner chose to the other loss only",
+}
 
 
 def rib_loss(
@@ -60,6 +66,7 @@ def rib_loss(
         whole.
 
     Raises:
+        TypeError: ``embeddings`` or ``labels`` is no tensor.
         ValueError: a shape, dtype or value is out of its range. On a GPU, and compiled, a label
             >= C makes the loss NaN instead: looking at it would make the host wait.
         native.Unavailable: a backend that was asked for by name cannot be used.
@@ -121,28 +128,27 @@ def check_batch(embeddings: Tensor, labels: Tensor, num_classes: int, cameras: A
         cameras: (n,), int64, >= 0, or None; likewise.
 
     Raises:
-        TypeError: cameras are no tensor.
+        TypeError: an argument is no tensor.
         ValueError: something does not fit.
     """
-    if embeddings.dim() != 2 or not embeddings.is_floating_point():
-        raise ValueError(
-            f"embeddings must be (n, D) floating point, got {tuple(embeddings.shape)} "
-            f"{embeddings.dtype}; write embeddings.flatten(1)"
-        )
-    if cameras is not None and not isinstance(cameras, Tensor):
-        raise TypeError(
-            f"cameras must be a tensor or None, got a {type(cameras).__name__}; write "
-            "torch.as_tensor(cameras). RIB takes whole batches: give the indices that a miner "
-            "chose to the other loss only"
-        )
-    numbers = {"labels": labels} if cameras is None else {"labels": labels, "cameras": cameras}
-    for name, value in numbers.items():
-        if value.dtype != torch.int64 or value.shape != embeddings.shape[:1]:
+    for name, value in (("embeddings", embeddings), ("labels", labels), ("cameras", cameras)):
+        if value is None and name == "cameras":
+            continue
+        if not isinstance(value, Tensor):
+            kind = type(value).__name__
+            raise TypeError(f"{name} must be a tensor, got a {kind}; {_NO_TENSOR[name]}")
+        if name == "embeddings":
+            if value.dim() != 2 or not value.is_floating_point():
+                raise ValueError(
+                    f"embeddings must be (n, D) floating point, got {tuple(value.shape)} "
+                    f"{value.dtype}; write embeddings.flatten(1)"
+                )
+        elif value.dtype != torch.int64 or value.shape != embeddings.shape[:1]:
             raise ValueError(
                 f"{name} must be ({len(embeddings)},) int64, one for each embedding, got "
                 f"{tuple(value.shape)} {value.dtype}; write {name}.long()"
             )
-        if value.device != embeddings.device:
+        elif value.device != embeddings.device:
             raise ValueError(
                 f"{name} must be on {embeddings.device} as the embeddings are, got "
                 f"{value.device}; write {name}.to(embeddings.device)"

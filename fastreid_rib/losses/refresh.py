@@ -13,13 +13,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastreid_rib.base import ranks
-from fastreid_rib.losses import clustering, table
-from fastreid_rib.losses.clustering import chunks, kmeans, spread_seeds
+from fastreid_rib.losses import table
+from fastreid_rib.losses.clustering import kmeans, spread_seeds
 from fastreid_rib.losses.statistics import Statistics
 from fastreid_rib.losses.table import Identities, Rows
 from fastreid_rib.ops import Objective, bound
 from fastreid_rib.ops.assignment import centroid_products, half_squared_norms
-from fastreid_rib.ops.sums import group_sum
+from fastreid_rib.ops.information import mutual_information, negentropy
+from fastreid_rib.ops.sums import chunks, group_sum
 from fastreid_rib.settings.rib import RIBSettings
 
 logger = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ def _seen(rows: Rows, num_classes: int, previous: Optional[Statistics]) -> Ident
     if previous is not None:
         absent = counts == 0
         counts = torch.where(absent, previous.class_counts, counts)
-        means = torch.where(absent[:, None], previous.class_means, means)
+        means = torch.where(absent[:, None], previous.class_means.to(means.dtype), means)
     return Identities(counts, means)
 
 
@@ -164,7 +165,7 @@ def _report(
     """The report of a refresh, see ``RIBLoss.start_epoch``, from what ``sums_of_labels`` gave."""
     gamma = statistics.compression(settings.gamma)
     log_p, images = statistics.log_p, len(rows.labels)
-    told = clustering.mutual_information(joint)
+    told = mutual_information(joint)
     likelihood = (joint * statistics.log_q[: len(joint)]).sum(dtype=torch.float64)
     # KLB = mean_i KL(phi(F_i,.) || Q(.|y_i)), ours (compare Fischer 2020, "The CEB").
     report = {"mutual_information": told, "klb": of_images / images - likelihood / images}
@@ -177,7 +178,7 @@ def _report(
         of_marginal = 0 if log_p is None else (1 - gamma) * (clusters @ log_p.double())
         report["bound"] = (gamma * of_images - likelihood + of_marginal) / images
         # I(F~;i): what the clusters keep of which image it is.
-        kept = (of_images - clustering.negentropy(clusters)) / images + math.log(images)
+        kept = (of_images - negentropy(clusters)) / images + math.log(images)
         # P counts identities that these rows do not show: it is as much too small for those shown.
         weight = 1.0 if log_p is None else float(statistics.class_counts.sum()) / images
         report["slack"] = report["bound"] + math.log(weight) - (gamma * kept - told)

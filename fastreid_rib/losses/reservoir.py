@@ -1,55 +1,47 @@
 """A uniform sample of the embeddings of an epoch, the same on every rank."""
 
 import random
-from typing import List, Optional, Tuple
+from typing import Callable, List, Optional, Tuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from fastreid_rib.base import ranks
 
 
-class Reservoir(nn.Module):
+class Reservoir:
     """Rows of an epoch's stream: all of them up to ``limit``, a uniform sample beyond.
 
     Vitter's algorithm R. Which row goes where is decided on the host, from a generator keyed by
     (seed, epoch, rows seen): nothing waits for a GPU, ranks that are fed the same rows agree
     without talking, and a process that resumes does what the one that stopped would have done.
 
-    Memory grows by doubling. A module only so that its tensors follow ``.to``; they stay out of the
-    state_dict, where their owner puts the filled part.
+    Memory grows by doubling.
 
     Args:
         limit: most rows kept, >= 1.
         seed: any integer.
     """
 
-    rows: Optional[Tensor]
-    labels: Optional[Tensor]
-
     def __init__(self, limit: int, seed: int) -> None:
-        super().__init__()
         self.limit = limit
         self.seed = seed
-        self.seen = 0
-        self.epoch = -1
-        for name in ("rows", "labels"):
-            self.register_buffer(name, None, persistent=False)
-        self._stream_limit = limit
+        self.begin(-1)
 
     @property
     def filled(self) -> int:
         """Number of rows held."""
         return min(self.seen, self._stream_limit)
 
-    def clear(self, epoch: int) -> None:
-        """Forgets all rows; the stream of ``epoch`` begins."""
-        self.restore(None, 0, epoch)
-
-    def restore(self, content: Optional[Tuple[Tensor, Tensor]], seen: int, epoch: int) -> None:
-        """Takes over the state of another: what :meth:`content` gave, and its counters."""
+    def begin(
+        self, epoch: int, seen: int = 0, content: Optional[Tuple[Tensor, Tensor]] = None
+    ) -> None:
+        """The stream of an epoch begins, or goes on with what another saw and its ``content()``."""
+        self.rows: Optional[Tensor]
+        self.labels: Optional[Tensor]
         self.rows, self.labels = content or (None, None)
+        self._largest: Optional[Tensor] = None  # label of the stream, once not all rows are held
         self.seen, self.epoch = seen, epoch
         held = 0 if self.rows is None else len(self.rows)
         # A stream that has already been sampled must stay at its size, or it would be biased.
@@ -59,6 +51,16 @@ class Reservoir(nn.Module):
         """The rows held (filled, D) and their labels (filled, 2)."""
         assert self.rows is not None and self.labels is not None
         return self.rows[: self.filled], self.labels[: self.filled]
+
+    def largest_label(self) -> int:
+        """Of all rows of the stream, held or not; waits for a GPU."""
+        return int(self.content()[1][:, 0].max() if self._largest is None else self._largest)
+
+    def apply(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Moves all tensors, as ``nn.Module`` does its own."""
+        for name in ("rows", "labels", "_largest"):
+            value = getattr(self, name)
+            setattr(self, name, None if value is None else fn(value))
 
     @torch.no_grad()
     def gather(self, embeddings: Tensor, labels: Tensor, cameras: Optional[Tensor]) -> None:
@@ -76,7 +78,7 @@ class Reservoir(nn.Module):
         # Marked, not dropped: how many there are is known on the device only.
         labels = labels.masked_fill(~rows.isfinite().all(dim=1), -1)
         cameras = torch.zeros_like(labels) if cameras is None else cameras
-        counts = _rows_of_ranks(*rows.shape)
+        counts = ranks.row_counts(rows)
         rows = ranks.gather_rows(torch.nan_to_num(rows).half(), counts)
         self.add(rows, ranks.gather_rows(torch.stack([labels, cameras], dim=1), counts))
 
@@ -89,12 +91,20 @@ class Reservoir(nn.Module):
             labels: (m, 2), int64: identity and camera of each; a negative identity marks a row
                 that counts but carries nothing.
         """
+        if len(labels) and self.seen + len(labels) > self._stream_limit:
+            self._remember_largest(labels)
         targets, sources = self._places(len(labels))
         self._grow(max(targets, default=-1) + 1, rows, labels)
         for buffer, new in ((self.rows, rows), (self.labels, labels)):
             if buffer is not None and targets:
                 _put(buffer, targets, new, sources)
         self.seen += len(labels)
+
+    def _remember_largest(self, labels: Tensor) -> None:
+        largest, before = labels[:, 0].max(), self._largest
+        if before is None and self.labels is not None:
+            before = self.labels[:, 0].max()
+        self._largest = largest if before is None else torch.maximum(largest, before)
 
     def _places(self, count: int) -> Tuple[List[int], List[int]]:
         """Where the next ``count`` rows go: targets here, and which of the new rows (sources)."""
@@ -118,18 +128,6 @@ class Reservoir(nn.Module):
             if old is not None:
                 new[:held] = old
             setattr(self, name, new)
-
-
-def _rows_of_ranks(rows: int, dimensions: int) -> List[int]:
-    """The batch size of each rank; raises, on all of them, if their rows cannot be put together."""
-    sizes = ranks.exchange(rows, dimensions)
-    if len({size for _, size in sizes}) > 1:
-        told = ", ".join(f"rank {rank}: {size}" for rank, size in enumerate(sizes))
-        raise ValueError(
-            f"embeddings must have the same number of columns on every rank, got {told}; only the "
-            "number of rows may differ"
-        )
-    return [number for number, _ in sizes]
 
 
 def _put(buffer: Tensor, targets: List[int], new: Tensor, sources: List[int]) -> None:

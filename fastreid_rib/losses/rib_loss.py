@@ -8,7 +8,7 @@ import logging
 import math
 import operator
 import random
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from fastreid_rib.losses.reservoir import Reservoir
 from fastreid_rib.losses.statistics import Statistics
 from fastreid_rib.losses.table import Rows, row_of
 from fastreid_rib.ops import Objective
+from fastreid_rib.ops.modes import Repeats, uncompiled
 from fastreid_rib.settings.declaration import declared
 from fastreid_rib.settings.rib import RIBSettings
 
@@ -50,9 +51,15 @@ class RIBLoss(nn.Module):
     The loss is the mean over a rank's own images, as FastReID's losses are. DistributedDataParallel
     averages over ranks, so with batches of different sizes an image of a small one weighs more.
 
-    The statistics have no size before the first embeddings and add no keys to the ``state_dict``
-    before they exist. They load all or nothing, and a process that resumes from a checkpoint gets
-    bit for bit what the one that wrote it would have got.
+    The statistics are no part of a model that holds RIB: neither its buffers nor its ``state_dict``
+    have them, so averages of its weights leave them alone. A run that is to resume saves and loads
+    both. It then gets bit for bit what an uninterrupted run gets; without ``rib.state_dict()`` RIB
+    pauses for an epoch, and the log says so::
+
+        torch.save({"model": model.state_dict(), "rib": rib.state_dict()}, path)
+
+    ``torch.compile`` leaves RIB as it is. Of a step that activation checkpointing runs twice, the
+    embeddings enter the reservoir once.
 
     Args:
         num_classes: number of identities C, >= 1.
@@ -63,9 +70,6 @@ class RIBLoss(nn.Module):
         ValueError: an argument is out of its range.
         TypeError: there is no such setting.
     """
-
-    centroids: Optional[Tensor]
-    _here: Tensor
 
     def __init__(
         self, num_classes: int, settings: Optional[RIBSettings] = None, **changes: Any
@@ -79,27 +83,22 @@ class RIBLoss(nn.Module):
         self.settings = settings.of_identities(num_classes)
         """All of them, with the numbers that 0 stands for. Annealing one is replacing these."""
         self.bank = Reservoir(settings.bank_size, settings.seed)
+        self.statistics: Optional[Statistics] = None
+        """From the first refresh on."""
         self.epoch = -1
         """That was last started; -1 before the first."""
         self._compression = 0.0
         self._told: List[float] = []  # about the identity, by each refresh, in nats
         self._size_may_change = False
-        # Not persistent for torch: _save_to_state_dict writes them (of the bank its filled part).
-        for name in Statistics._fields:
-            self.register_buffer(name, None, persistent=False)
-        # Tells on which device this module lives while nothing else does.
-        self.register_buffer("_here", torch.empty(0), persistent=False)
-
-    @property
-    def first_epoch(self) -> int:
-        """RIB's first epoch, counted from 0."""
-        return max(1, self.settings.warmup_epochs)
+        self._repeats = Repeats()
+        self._here = torch.empty(0)  # tells on which device this module lives
 
     @property
     def active(self) -> bool:
         """Whether the loss is in force: RIB's first epoch has come and statistics exist."""
-        return self.centroids is not None and self.epoch >= self.first_epoch
+        return self.statistics is not None and self.epoch >= self.settings.first_epoch
 
+    @uncompiled  # the counts of what is gathered, and the epoch, would compile it anew
     def forward(
         self, embeddings: Tensor, labels: Tensor, cameras: Optional[Tensor] = None
     ) -> Tensor:
@@ -119,7 +118,7 @@ class RIBLoss(nn.Module):
             embeddings are not finite.
 
         Raises:
-            TypeError: ``cameras`` is no tensor.
+            TypeError: an argument is no tensor.
             ValueError: a shape or dtype does not fit, or (on the CPU) a label is >= num_classes. On
                 a GPU such an image is ignored, and the next ``start_epoch`` raises.
         """
@@ -129,14 +128,14 @@ class RIBLoss(nn.Module):
         if self._here.device != embeddings.device:
             self.to(embeddings.device)
         self._check_size(embeddings.shape[1])
-        if self.training and torch.is_grad_enabled():
+        if self.training and self._repeats.is_first_run():
             if self.epoch < 0 and not self.bank.seen:
                 logger.warning(
                     "RIB is off until start_epoch(epoch) is called; call it at the start of each "
                     "epoch"
                 )
             self.bank.gather(embeddings.detach(), labels, cameras)
-        statistics = self._statistics() if self.active else None
+        statistics = self.statistics if self.active else None
         if statistics is None:
             zero = embeddings[:0].sum()
             return zero if zero.dtype == torch.float64 else zero.float()
@@ -174,27 +173,31 @@ class RIBLoss(nn.Module):
             raise ValueError(f"epoch must be >= 0, got {epoch}")
         if epoch == self.epoch:  # before anything that would wait for a GPU: asked at every step
             return {}
-        if self.bank.filled and int(self.bank.content()[1][:, 0].max()) >= self.num_classes:
+        if self.bank.filled and self.bank.largest_label() >= self.num_classes:
             raise ValueError(
                 f"labels must be < num_classes = {self.num_classes}, but a step since the last "
                 "epoch had larger ones; set num_classes to the number of identities"
             )
         report: Dict[str, float] = {}
-        if epoch >= self.first_epoch and self.bank.filled:
+        due = epoch >= self.settings.first_epoch
+        if due and self.bank.filled:
             report = self._refresh(epoch)
+        elif due and self.epoch < 0:
+            logger.warning(
+                "RIB begins at epoch %d without statistics: it pauses for this epoch. A run that "
+                "resumes saves rib.state_dict() beside the model's, and loads it",
+                epoch,
+            )
         self.epoch = epoch
-        self.bank.clear(epoch)
+        self.bank.begin(epoch)
         return report
-
-    def forget(self) -> None:
-        """Drops everything that was gathered: as before the first epoch."""
-        self._reset()
 
     def extra_repr(self) -> str:
         """Settings, as ``print`` shows them."""
         values = ((name, getattr(self.settings, name)) for name in declared(RIBSettings))
         return f"num_classes={self.num_classes}" + "".join(f", {n}={v!r}" for n, v in values)
 
+    @torch.inference_mode(False)  # what is made here takes part in graphs
     @torch.no_grad()
     def _refresh(self, epoch: int) -> Dict[str, float]:
         rows, both = self.bank.content()
@@ -205,7 +208,7 @@ class RIBLoss(nn.Module):
         labels, cameras = both[usable].t().contiguous()
         statistics, report = refresh(
             Rows(rows[usable], labels, cameras if self.settings.cross_camera else None),
-            self._statistics(),
+            self.statistics,
             self.settings,
             self.num_classes,
             random.Random(f"{self.settings.seed}/{epoch}/{self.bank.seen}/refresh"),
@@ -216,26 +219,29 @@ class RIBLoss(nn.Module):
         warn_of_collapse(self._told, most, epoch)
         return report
 
-    def _statistics(self) -> Optional[Statistics]:
-        if self.centroids is None:
-            return None
-        return Statistics(*(self._buffers[name] for name in Statistics._fields))  # type: ignore[arg-type]
-
     def _set_statistics(self, statistics: Optional[Statistics]) -> None:
-        prepared = None if statistics is None else statistics.prepared()
-        for name in Statistics._fields:
-            setattr(self, name, getattr(prepared, name, None))
+        self.statistics = None if statistics is None else statistics.prepared()
         # On the host, so that no step waits for it.
         gamma = self.settings.gamma
         self._compression = 0.0 if statistics is None else statistics.compression(gamma)
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> "RIBLoss":
+        super()._apply(fn, *args, **kwargs)
+        self._here = fn(self._here)
+        self.bank.apply(fn)
+        if self.statistics is not None:
+            self.statistics = self.statistics.moved(fn)
+        return self
+
     def _reset(self, epoch: int = -1) -> None:
         self._set_statistics(None)
         self.epoch, self._told = epoch, []
-        self.bank.clear(epoch)
+        self.bank.begin(epoch)
 
     def _check_size(self, size: int) -> None:
-        held = self.centroids if self.centroids is not None else self.bank.rows
+        held = self.bank.rows if self.statistics is None else self.statistics.centroids
         if held is not None and held.shape[1] != size:
             if not self._size_may_change:
                 raise ValueError(
@@ -251,19 +257,19 @@ class RIBLoss(nn.Module):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        statistics = self._statistics()
-        if statistics is None and not self.bank.seen:
-            return
+        if prefix or (self.statistics is None and not self.bank.seen):
+            return  # a part of a model, or nothing there
         bank = self.bank.content() if self.bank.filled else None
-        kept = state.to_tensors(state.State(self.epoch, self.bank.seen, statistics, bank))
-        destination.update((prefix + name, value) for name, value in kept.items())
+        destination.update(state.to_tensors((self.epoch, self.bank.seen, self.statistics, bank)))
 
+    @torch.inference_mode(False)
     def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *rest: Any) -> None:
-        names, unexpected_keys = state.NAMES, rest[3]
-        found = {name: state_dict[prefix + name] for name in names if prefix + name in state_dict}
-        unexpected_keys.extend(
-            key for key in state_dict if key.startswith(prefix) and key[len(prefix) :] not in names
-        )
+        own = {key[len(prefix) :]: v for key, v in state_dict.items() if key.startswith(prefix)}
+        found = {name: own[name] for name in state.NAMES if name in own}
+        unexpected_keys = rest[3]
+        unexpected_keys.extend(prefix + name for name in own if name not in found)
+        if prefix and not found:
+            return  # a model's own weights
         self._reset()
         if not found:
             logger.info("RIB statistics: none in the checkpoint, they start afresh: harmless")
@@ -275,15 +281,15 @@ class RIBLoss(nn.Module):
                 "RIB statistics of the checkpoint not loaded, %s: they start afresh", problem
             )
             return
-        self.epoch = loaded.epoch
-        self._set_statistics(loaded.statistics)
-        self.bank.restore(loaded.bank, loaded.rows_seen, loaded.epoch)
+        self.epoch, seen, statistics, bank = loaded
+        self._set_statistics(statistics)
+        self.bank.begin(self.epoch, seen, bank)
         self._size_may_change = True
         gone = ", ".join(name for name in state.GONE if name in found)
         logger.info(
             "RIB statistics loaded: epoch %d, %s, %d embeddings in the bank%s",
             self.epoch,
-            "no clusters yet" if self.centroids is None else f"{len(self.centroids)} clusters",
+            f"{self.settings.num_clusters if statistics else 'no'} clusters",
             self.bank.filled,
             gone and f"; of settings that are gone, and not used: {gone}",
         )

@@ -4,7 +4,7 @@ Legend: D dimensions, K clusters, C identities, V cameras, M pairs of an identit
 rows in the reservoir. M is 0 where no cameras are given.
 """
 
-from typing import Dict, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -48,22 +48,19 @@ class Statistics(NamedTuple):
         """Multiplier of the compression: ``gamma`` times the error. Waits for a GPU."""
         return 0.0 if self.error is None else gamma * float(self.error)
 
+    def moved(self, move: Callable[[Tensor], Tensor]) -> "Statistics":
+        """The same with each tensor moved, as ``nn.Module.to`` moves its own."""
+        return Statistics(*(None if t is None else move(t) for t in self))  # type: ignore[arg-type]
+
     def prepared(self) -> "Statistics":
         """The same as a step reads it fast: aligned rows, and norms at hand."""
         norms = half_squared_norms(self.centroids)
         return self._replace(log_q=aligned_rows(self.log_q), half_norms=norms)
 
 
-class State(NamedTuple):
-    """Everything that a process needs to continue as another would have."""
-
-    epoch: int
-    """That was last started; -1: none."""
-    rows_seen: int
-    """Embeddings of this epoch so far."""
-    statistics: Optional[Statistics]
-    bank: Optional[Tuple[Tensor, Tensor]]
-    """Of this epoch: embeddings (N, D), identities and cameras (N, 2)."""
+State = Tuple[int, int, Optional[Statistics], Optional[Tuple[Tensor, Tensor]]]
+"""What a process needs to continue as another would have: the epoch last started (-1: none), the
+number of its embeddings so far, the statistics, and what the reservoir holds, see `content`."""
 
 
 class UnusableError(Exception):
@@ -98,14 +95,15 @@ NAMES = (*_SHAPES, *_SPARSE, *GONE)
 
 def to_tensors(state: State) -> Dict[str, Tensor]:
     """A state under the names of a checkpoint."""
-    found = {name: torch.tensor(getattr(state, name)) for name in _COUNTERS}
-    if state.statistics is not None:
-        values = zip(_STATISTICS, state.statistics)
-        found.update((name, value) for name, value in values if value is not None)
-    if state.bank is not None:
+    *counters, statistics, bank = state
+    found = {name: torch.tensor(value) for name, value in zip(_COUNTERS, counters)}
+    if statistics is not None:
+        values = zip(_STATISTICS, statistics)
+        found.update((name, value.contiguous()) for name, value in values if value is not None)
+    if bank is not None:
         # Copies: torch.save writes the whole storage of a view.
-        labels, cameras = state.bank[1].t()
-        found["bank_rows"], found["bank_labels"] = state.bank[0].clone(), labels.clone()
+        labels, cameras = bank[1].t()
+        found["bank_rows"], found["bank_labels"] = bank[0].clone(), labels.clone()
         if bool((cameras > 0).any()):
             found["bank_cameras"] = cameras.clone()
     return found
@@ -140,7 +138,7 @@ def from_tensors(
         cameras = tensors.get("bank_cameras", torch.zeros_like(labels))
         bank = tensors["bank_rows"], torch.stack([labels, cameras], dim=1)
     epoch, seen = (int(found[name]) for name in _COUNTERS)
-    return State(epoch, seen, statistics, bank)
+    return epoch, seen, statistics, bank
 
 
 def _check(found: Dict[str, Tensor], settings: RIBSettings, num_classes: int) -> None:

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from fastreid_rib.base import ranks
-from fastreid_rib.losses.clustering import chunks
 from fastreid_rib.ops import add_soft_assignments_
 from fastreid_rib.ops.assignment import soft_assignment
-from fastreid_rib.ops.sums import group_sum
+from fastreid_rib.ops.sums import chunks, group_sum
 from fastreid_rib.settings.rib import RIBSettings
 
 

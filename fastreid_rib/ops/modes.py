@@ -1,16 +1,65 @@
-"""What mode torch is in: autocast, which the products of the loss leave, and tracing."""
+"""What mode torch is in: autocast, which the products of the loss leave, tracing, backward."""
 
 import contextlib
-from typing import ContextManager
+import functools
+from typing import Any, Callable, ContextManager, TypeVar, cast
 
 import torch
 
+_F = TypeVar("_F", bound=Callable[..., Any])
 _CAN_COMPILE = hasattr(torch, "compiler")
 
 
 def is_compiling() -> bool:
     """True while ``torch.compile`` or ``torch.export`` traces; always False before torch 2.1."""
     return _CAN_COMPILE and torch.compiler.is_compiling()
+
+
+def uncompiled(function: _F) -> _F:
+    """Decorator: ``torch.compile`` calls the function as it is, between what it compiles."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if is_compiling():
+            from fastreid_rib.ops.uncompiled import call  # which loads the compiler
+
+            return call(function, *args, **kwargs)
+        return function(*args, **kwargs)
+
+    return cast(_F, run)
+
+
+class Repeats:
+    """Tells the first run of a step from those that activation checkpointing repeats.
+
+    It repeats them in the backward pass. One kind repeats a step that had gradients; the other
+    (reentrant) one that had none, so that the repetition is the first that has.
+    """
+
+    def __init__(self) -> None:
+        self._without_gradients = 0
+
+    def is_first_run(self) -> bool:
+        """Whether this is a step's first run with gradients. Ask once in each run."""
+        if not torch.is_grad_enabled():
+            self._without_gradients += 1
+            return False
+        if not _in_backward():
+            self._without_gradients = 0
+            return True
+        first = self._without_gradients > 0
+        self._without_gradients -= first
+        return first
+
+
+def _in_backward() -> bool:
+    if hasattr(torch._C, "_current_graph_task_id"):  # torch >= 2.1; the other way takes longer
+        return torch._C._current_graph_task_id() != -1
+    try:
+        torch.autograd.Variable._execution_engine.queue_callback(lambda: None)
+    except RuntimeError:  # "can only be installed during backward pass"
+        return False
+    return True
 
 
 def full_precision(device: torch.device) -> ContextManager[None]:

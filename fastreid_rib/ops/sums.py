@@ -1,5 +1,7 @@
 """Sums by group, with the same result in every run."""
 
+from typing import Iterator
+
 import torch
 from torch import Tensor
 
@@ -7,6 +9,14 @@ from fastreid_rib.ops.modes import full_precision
 
 # Elements of the one-hot matrix of a chunk of rows: 64 MiB in float32.
 _ONE_HOT_ELEMENTS = 2**24
+# Elements of another temporary, (rows of a chunk, clusters): 16 MiB in float32.
+_CHUNK_ELEMENTS = 2**22
+
+
+def chunks(rows: int, columns: int) -> Iterator[slice]:
+    """Slices of ``rows`` rows such that a (chunk, columns) matrix stays small."""
+    step = max(1, min(_CHUNK_ELEMENTS // max(columns, 1), 8192))
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
 def group_sum(values: Tensor, groups: Tensor, num_groups: int) -> Tensor:

@@ -154,6 +154,11 @@ class RIBSettings(Settings):
             most = between(0, 1, "beyond it bounds nothing without the marginal of the clusters")
             yield "gamma", f"{most.text} where {{relevance}} is {self.relevance!r}"
 
+    @property
+    def first_epoch(self) -> int:
+        """RIB's first epoch, counted from 0."""
+        return max(1, self.warmup_epochs)
+
     def of_identities(self, num_classes: int) -> "RIBSettings":
         """The same for so many identities, with the number of clusters that 0 stands for."""
         clusters = self.num_clusters or min(num_classes, MOST_CLUSTERS)

@@ -111,7 +111,8 @@ class Diary(HookBase):
     def after_epoch(self):
         digest = hashlib.sha256()
         model = getattr(self.trainer.model, "module", self.trainer.model)
-        for name, value in model.state_dict().items():
+        rib = getattr(model, "rib", None)
+        for name, value in {**model.state_dict(), **(rib.state_dict() if rib else {})}.items():
             # Averages of batch norm are each process's own; those of the first are saved.
             if comm.is_main_process() or "running_" not in name:
                 digest.update(value.contiguous().numpy().tobytes())

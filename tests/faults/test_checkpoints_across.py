@@ -123,12 +123,31 @@ def test_other_numbers_start_the_statistics_afresh(model, load):
 
 def test_statistics_that_are_not_finite_are_not_loaded(model, load):
     source, target = model(RIB, epochs=2), model(RIB)
-    stock = source.state_dict
+    stock = source.rib.state_dict
     for lost in ("centroids", "log_q", "class_means", "bank_rows"):
         state = {key: value.clone() for key, value in stock().items()}
-        state[f"rib.{lost}"][1, 1] = float("nan")
-        source.state_dict = lambda state=state: state
+        state[lost][1, 1] = float("nan")
+        source.rib.state_dict = lambda state=state: state
         (line,) = load(source, target)
         assert f"as {lost} holds NaN or infinity: they start afresh" in line
         assert not target.rib.state_dict()
-        assert_equal(network(target), {key: state[key] for key in network(target)})
+        assert_equal(network(target), network(source))
+
+
+def test_statistics_have_a_key_of_their_own_and_those_of_0_2_in_the_model_load(model, tmp_path):
+    source, target = model(RIB, epochs=2), model(RIB)
+    Checkpointer(source, str(tmp_path)).save("model", epoch=1)
+    path = tmp_path / "model.pth"
+    checkpoint = torch.load(path)
+    expected = source.rib.state_dict()
+    assert checkpoint.keys() == {"model", "rib", "epoch"}
+    assert checkpoint["rib"].keys() == {f"rib.{name}" for name in expected}
+    assert checkpoint["model"].keys() == target.state_dict().keys()
+    checkpoint["model"].update(checkpoint.pop("rib"))
+    torch.save(checkpoint, tmp_path / "of_0_2.pth")
+    for file in (path, tmp_path / "of_0_2.pth"):
+        target.rib.load_state_dict({})
+        assert Checkpointer(target).load(str(file)) == {"epoch": 1}
+        found = target.rib.state_dict()
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in expected)

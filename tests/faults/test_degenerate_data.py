@@ -69,19 +69,23 @@ def test_one_image_an_identity_and_more_clusters_than_embeddings(build):
         identities = len(labels.unique())
         assert within(losses[1:], identities)
         assert 0 < reports[-1]["rib/mutual_information"] <= math.log(identities) + 1e-6
-        assert model.rib.class_counts.tolist()[:identities] == [8 // identities] * identities
-    assert model.rib.centroids.shape == (50, 512) and model.rib.centroids.isfinite().all()
+        assert (
+            model.rib.statistics.class_counts.tolist()[:identities]
+            == [8 // identities] * identities
+        )
+    centroids = model.rib.statistics.centroids
+    assert centroids.shape == (50, 512) and centroids.isfinite().all()
 
 
 def test_an_identity_that_never_appears(build):
     model = build(HEADS__NUM_CLASSES=9)
     losses, _ = train(model, pictures(8), torch.arange(8) // 2)
-    assert model.rib.class_counts.tolist() == [2, 2, 2, 2, 0, 0, 0, 0, 0]
+    assert model.rib.statistics.class_counts.tolist() == [2, 2, 2, 2, 0, 0, 0, 0, 0]
     assert within(losses[1:], identities=4)
     # Where it does appear after all, it is compared with every cluster alike, smoothed as all are.
     rib = model.rib
-    expected = 0.9 / 9 + 0.1 * rib.log_p.exp()
-    assert torch.allclose(rib.log_q[7:].exp(), expected.expand(2, -1), atol=1e-4)
+    expected = 0.9 / 9 + 0.1 * rib.statistics.log_p.exp()
+    assert torch.allclose(rib.statistics.log_q[7:].exp(), expected.expand(2, -1), atol=1e-4)
     assert math.isfinite(model.eval().rib(torch.randn(2, 512), torch.tensor([7, 8])).item())
 
 
@@ -98,6 +102,6 @@ def test_only_labels_that_mean_nothing(build, caplog):
     rib = model.rib
     rib.start_epoch(0)
     rib(torch.randn(8, 512), torch.full((8,), -1))
-    assert rib.start_epoch(1) == {} and rib.centroids is None
+    assert rib.start_epoch(1) == {} and rib.statistics is None
     assert "no usable embedding came before epoch 1" in caplog.text
     assert rib(torch.randn(8, 512), torch.arange(8) // 2).item() == 0

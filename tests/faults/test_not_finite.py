@@ -96,8 +96,8 @@ def test_a_row_alone_is_left_out(make_cfg):
     other(clean, torch.arange(1, 40) % 4)
     rib.start_epoch(1)
     other.start_epoch(1)
-    assert torch.equal(rib.class_counts, other.class_counts)
-    assert torch.allclose(rib.class_means, other.class_means, atol=1e-6)
+    assert torch.equal(rib.statistics.class_counts, other.statistics.class_counts)
+    assert torch.allclose(rib.statistics.class_means, other.statistics.class_means, atol=1e-6)
 
 
 @pytest.mark.skipif(not hasattr(torch.amp, "GradScaler"), reason="no GradScaler for the CPU")

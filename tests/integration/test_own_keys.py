@@ -139,6 +139,32 @@ def test_each_process_needs_an_image(make_cfg):
         own_keys.check(make_cfg({**moco, "SOLVER.IMS_PER_BATCH": 32}), 3)
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB",
+        "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes",
+        "DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    ],
+)
+def test_too_little_memory_is_no_fault_of_the_size(make_cfg, told):
+    import torch
+
+    cfg = make_cfg(base=BASE)
+    model = DefaultTrainer.build_model(cfg)
+    for kind in (RuntimeError, torch.cuda.OutOfMemoryError):
+
+        def refuse(*_, kind=kind):
+            raise kind(told)
+
+        handle = model.backbone.register_forward_pre_hook(refuse)
+        with pytest.raises(kind) as caught:
+            own_keys.check_network(cfg, model)
+        handle.remove()
+        assert str(caught.value) == told
+
+
 def test_looking_at_the_network_changes_nothing_of_it(make_cfg):
     import torch
 

@@ -50,6 +50,10 @@ def saved(model, tmp_path):
     return torch.load(path, **({"weights_only": False} if torch.__version__[0] > "1" else {}))
 
 
+def held(model):
+    return {**model.state_dict(), **model.rib.state_dict()}
+
+
 COPIES = {
     "pickle": lambda model, _: pickle.loads(pickle.dumps(model)),
     "torch.save": saved,
@@ -61,13 +65,13 @@ COPIES = {
 def test_a_copy_trains_on_as_the_model_does(make_small_cfg, tmp_path, name):
     model = build_model(make_small_cfg(MODELS[name]))
     trained(model, (0, 1, 2))  # statistics, and gradients that hang on the model
-    state = copy.deepcopy(model.state_dict())
+    state = copy.deepcopy(held(model))
     others = {how: make(model, tmp_path) for how, make in COPIES.items()}
     expected = trained(model, (3, 4))
     assert expected[-1]["loss_rib"] != 0
     for how, other in others.items():
         assert type(other) is type(model) and other.rib is not model.rib
-        found = other.state_dict()
+        found = held(other)
         assert found.keys() == state.keys()
         assert all(torch.equal(state[key], value) for key, value in found.items()), how
         assert trained(other, (3, 4)) == expected, how

@@ -45,9 +45,9 @@ def refreshed(seed=0, n=40, cameras=CAMERAS, **changes):
 
 def soft_assignments(rib, images):
     rows = F.normalize(images, dim=1).half().float()
-    if rib.mean is not None:
-        rows = F.normalize(rows - rib.mean, dim=1)
-    distances = torch.cdist(rows.double(), rib.centroids.double()).square()
+    if rib.statistics.mean is not None:
+        rows = F.normalize(rows - rib.statistics.mean, dim=1)
+    distances = torch.cdist(rows.double(), rib.statistics.centroids.double()).square()
     return (-rib.settings.beta * distances).log_softmax(1)
 
 
@@ -72,15 +72,17 @@ def test_an_image_is_compared_with_what_other_cameras_saw(seed, smoothing, cente
     expected = rows_written_out(rib, *epoch)
     assert expected, "the epoch has pairs"
     found = {
-        (y, int(camera)): int(rib.camera_rows[y, place])
+        (y, int(camera)): int(rib.statistics.camera_rows[y, place])
         for y in range(CLASSES)
-        for place, camera in enumerate(rib.cameras)
-        if int(rib.camera_rows[y, place]) != y
+        for place, camera in enumerate(rib.statistics.cameras)
+        if int(rib.statistics.camera_rows[y, place]) != y
     }
     assert found.keys() == expected.keys()
-    assert sorted(found.values()) == list(range(CLASSES, len(rib.log_q)))
+    assert sorted(found.values()) == list(range(CLASSES, len(rib.statistics.log_q)))
     for pair, place in found.items():
-        assert torch.allclose(rib.log_q[place].exp().double(), expected[pair], atol=ROUNDING)
+        assert torch.allclose(
+            rib.statistics.log_q[place].exp().double(), expected[pair], atol=ROUNDING
+        )
 
 
 @settings(max_examples=15, deadline=None)
@@ -107,11 +109,11 @@ def test_the_loss_bounds_what_is_told_about_identity_and_camera(seed, gamma, for
     phi = log_phi.exp()
     kept = float((phi * (log_phi - phi.mean(0).log())).sum(1).mean())
     if form == "clusters":
-        assert loss >= gamma * kept - told - 1e-4
+        assert loss >= gamma * report["error"] * kept - told - 1e-4
     # Sums to one over the images: what makes it a bound.
-    row = row_of(labels, seen, rib.camera_rows, rib.cameras)
-    marginal = rib.log_q[row].exp().double().mean(0)
-    assert torch.allclose(rib.log_p.exp().double(), marginal, atol=1e-5)
+    row = row_of(labels, seen, rib.statistics.camera_rows, rib.statistics.cameras)
+    marginal = rib.statistics.log_q[row].exp().double().mean(0)
+    assert torch.allclose(rib.statistics.log_p.exp().double(), marginal, atol=1e-5)
 
 
 def test_without_cameras_nothing_changes():
@@ -130,9 +132,13 @@ def test_without_cameras_nothing_changes():
     plain, losses = run("none")
     for other, of_other in (run("all", cross_camera=False), run("one")):
         assert torch.equal(losses, of_other)
-        assert other.camera_rows is None and torch.equal(other.log_q, plain.log_q)
+        assert other.statistics.camera_rows is None and torch.equal(
+            other.statistics.log_q, plain.statistics.log_q
+        )
     crossed, of_crossed = run("all")
-    assert crossed.camera_rows is not None and not torch.equal(losses[1:], of_crossed[1:])
+    assert crossed.statistics.camera_rows is not None and not torch.equal(
+        losses[1:], of_crossed[1:]
+    )
 
 
 def test_the_row_of_an_image():
@@ -156,7 +162,7 @@ def test_a_camera_that_the_epoch_did_not_show_and_a_batch_without_cameras():
 @pytest.mark.parametrize(
     ("cameras", "error", "told"),
     [
-        ([0, 1], TypeError, "cameras must be a tensor or None, got a list"),
+        ([0, 1], TypeError, "cameras must be a tensor, got a list"),
         (torch.zeros(3).long(), ValueError, r"cameras must be \(2,\) int64.*got \(3,\)"),
         (torch.zeros(2), ValueError, r"float32; write cameras.long\(\)"),
         (torch.tensor([0, -1]), ValueError, "cameras must be >= 0, got -1"),
@@ -201,8 +207,8 @@ def test_a_checkpoint_with_cameras_where_they_are_not_asked_for(caplog):
     with caplog.at_level(logging.INFO):
         again.rib.load_state_dict(on_disk(first.rib))
     assert "RIB statistics loaded" in caplog.text
-    assert again.rib.camera_rows is None and len(again.rib.log_q) == CLASSES
-    assert torch.equal(again.rib.log_q, first.rib.log_q[:CLASSES])
+    assert again.rib.statistics.camera_rows is None and len(again.rib.statistics.log_q) == CLASSES
+    assert torch.equal(again.rib.statistics.log_q, first.rib.statistics.log_q[:CLASSES])
     again.go(12, 20)
     assert torch.isfinite(torch.stack(again.losses)).all()
 
@@ -211,9 +217,9 @@ def test_a_checkpoint_without_cameras_where_they_come():
     first = Run(cross_camera=False).go(0, 10)
     again = Run()
     again.rib.load_state_dict(on_disk(first.rib))
-    assert again.rib.camera_rows is None
+    assert again.rib.statistics.camera_rows is None
     again.go(10, 20)
-    assert again.rib.camera_rows is not None
+    assert again.rib.statistics.camera_rows is not None
 
 
 @pytest.mark.parametrize("name", ["camera_rows", "cameras", "bank_cameras"])
@@ -224,4 +230,4 @@ def test_a_damaged_checkpoint_starts_afresh(name, caplog):
     again.rib.load_state_dict(state)
     told = {"cameras": "camera_rows"}.get(name, name)
     assert f"as {told} is " in caplog.text and "start afresh" in caplog.text
-    assert again.rib.centroids is None
+    assert again.rib.statistics is None

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 import torch
-from files import on_disk
+from files import everything, on_disk
 from kinds import EMBEDDING, PAPER, every_kind
 from torch import nn
 from torch.nn import functional as F
@@ -20,6 +20,7 @@ RIBLoss = functools.partial(losses.RIBLoss, warmup_epochs=1)
 
 CLASSES, DIM = 5, 6
 PUBLISHED = {"centroids", "log_q", "class_counts", "class_means"}
+ERROR = {"error"}  # of the nearest mean: those of 0.2 and before do not have it
 STATISTICS = PUBLISHED | {"mean", "log_p"}
 OF_THE_KIND = {"mean": "center", "log_p": "relevance"}  # and the setting that asks for it
 BANK = {"bank_rows", "bank_labels"}
@@ -78,24 +79,24 @@ def assert_equal(first, second):
 @every_kind
 def test_no_statistics_no_keys(kind):
     model = Model(**kind)
-    assert rib_keys(model.state_dict()) == set()
+    assert rib_keys(everything(model)) == set()
     model.rib.start_epoch(0)
-    assert rib_keys(model.state_dict()) == set()
+    assert rib_keys(everything(model)) == set()
 
 
 def test_keys_come_with_what_they_hold():
     model = trained(1)
-    assert rib_keys(model.state_dict()) == BANK | COUNTERS
+    assert rib_keys(everything(model)) == BANK | COUNTERS
     model.rib.start_epoch(1)
-    assert rib_keys(model.state_dict()) == STATISTICS | COUNTERS
+    assert rib_keys(everything(model)) == STATISTICS | ERROR | COUNTERS
     model.step(torch.Generator(), cameras=torch.arange(8))
-    assert rib_keys(model.state_dict()) == STATISTICS | BANK | COUNTERS | {"bank_cameras"}
+    assert rib_keys(everything(model)) == STATISTICS | ERROR | BANK | COUNTERS | {"bank_cameras"}
     model.rib.start_epoch(2)
-    assert rib_keys(model.state_dict()) - STATISTICS - COUNTERS == {"camera_rows", "cameras"}
-    assert all(type(value) is torch.Tensor for value in model.state_dict().values())
+    assert rib_keys(everything(model)) - STATISTICS - ERROR - COUNTERS == {"camera_rows", "cameras"}
+    assert all(type(value) is torch.Tensor for value in everything(model).values())
     model = trained(1, **PAPER)
     model.rib.start_epoch(1)
-    assert rib_keys(model.state_dict()) == PUBLISHED | COUNTERS
+    assert rib_keys(everything(model)) == PUBLISHED | ERROR | COUNTERS
 
 
 def test_only_the_filled_part_of_the_bank_is_written():
@@ -104,7 +105,7 @@ def test_only_the_filled_part_of_the_bank_is_written():
     for i in range(33):
         model.step(torch.Generator().manual_seed(i))
     assert len(model.rib.bank.rows) == 512
-    rows = model.state_dict()["rib.bank_rows"]
+    rows = everything(model)["rib.bank_rows"]
     assert rows.shape == (264, DIM)
     assert file_size(rows) == file_size(rows.clone())  # not the whole storage behind a view
 
@@ -120,7 +121,7 @@ def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(epochs, clusters, 
         assert torch.equal(
             torch.stack(model.train_epoch(epoch)), torch.stack(resumed.train_epoch(epoch))
         )
-        assert_equal(model.state_dict(), resumed.state_dict())
+        assert_equal(everything(model), everything(resumed))
     assert model.rib.start_epoch(epochs + 2) == resumed.rib.start_epoch(epochs + 2)
 
 
@@ -133,7 +134,7 @@ def test_so_does_one_resumed_in_the_middle_of_an_epoch(kind):
     for m in (model, resumed):
         m.train_epoch(2, first=5)
         m.train_epoch(3)
-    assert_equal(model.state_dict(), resumed.state_dict())
+    assert_equal(everything(model), everything(resumed))
 
 
 @every_kind
@@ -144,18 +145,18 @@ def test_loads_into_a_module_with_and_without_statistics(into, caplog, kind):
     with caplog.at_level(logging.INFO):
         result = other.load_state_dict(state)
     assert (result.missing_keys, result.unexpected_keys) == ([], [])
-    assert_equal(other.state_dict(), state)
+    assert_equal(everything(other), state)
     (line,) = [r for r in caplog.records if "RIB" in r.message]
     assert "loaded: epoch 2, 5 clusters, 40 embeddings" in line.message
 
 
 def test_loading_copies():
     model = trained(2)
-    state = model.state_dict()
+    state = everything(model)
     other = Model()
     other.load_state_dict(state)
-    other.rib.centroids.zero_()
-    assert model.rib.centroids.abs().max() > 0
+    other.rib.statistics.centroids.zero_()
+    assert model.rib.statistics.centroids.abs().max() > 0
 
 
 @pytest.mark.parametrize("lost", sorted(STATISTICS | BANK | COUNTERS))
@@ -167,7 +168,7 @@ def test_a_part_of_the_statistics_loads_nothing_of_them(lost, into, caplog):
     with caplog.at_level(logging.INFO):
         result = model.load_state_dict(state, strict=False)
     assert (result.missing_keys, result.unexpected_keys) == ([], [])
-    assert rib_keys(model.state_dict()) == set()
+    assert rib_keys(everything(model)) == set()
     assert torch.equal(model.layer.weight, state["layer.weight"])
     (line,) = [r for r in caplog.records if "RIB" in r.message]
     assert OF_THE_KIND.get(lost, lost) in line.message
@@ -182,6 +183,7 @@ def test_a_part_of_the_statistics_loads_nothing_of_them(lost, into, caplog):
 def of_0_1(model):
     """The state_dict as 0.1 wrote it, of the published kind."""
     state = on_disk(model)
+    del state["rib.error"]
     assert rib_keys(state) == PUBLISHED | BANK | COUNTERS
     return state
 
@@ -219,14 +221,15 @@ def test_a_checkpoint_of_0_2_goes_on_and_the_log_names_what_is_passed_over(setti
     told, names = line.message.split("; of settings that are gone, and not used: ")
     assert "RIB statistics loaded: epoch 2, 5 clusters, 40" in told
     assert sorted(names.split(", ")) == gone
-    assert_equal(resumed.state_dict(), model.state_dict())
+    assert_equal(everything(resumed), everything(model))
     assert model.train_epoch(3) == resumed.train_epoch(3)
 
 
 def test_a_checkpoint_of_0_1_goes_on_in_the_published_kind_as_if_it_were_a_new_one(caplog):
-    model = trained(2, **PAPER)
+    kind = {**PAPER, "gamma": 0.0}
+    model = trained(2, **kind)
     model.train_epoch(2, steps=4)
-    resumed = Model(**PAPER)
+    resumed = Model(**kind)
     with caplog.at_level(logging.INFO):
         result = resumed.load_state_dict(of_0_1(model))
     assert (result.missing_keys, result.unexpected_keys) == ([], [])
@@ -236,7 +239,7 @@ def test_a_checkpoint_of_0_1_goes_on_in_the_published_kind_as_if_it_were_a_new_o
         mine, theirs = (m.train_epoch(epoch, first=first) for m in (model, resumed))
         assert mine == theirs
     assert min(mine) > 0
-    assert_equal(model.state_dict(), resumed.state_dict())
+    assert_equal(everything(model), everything(resumed))
     assert model.rib.start_epoch(5) == resumed.rib.start_epoch(5) != {}
 
 
@@ -269,7 +272,7 @@ def test_statistics_that_do_not_fit_start_afresh_and_one_line_says_why(case, cap
     (line,) = [r for r in caplog.records if "RIB" in r.message]
     assert line.levelno == logging.WARNING
     assert why in line.message and "they start afresh" in line.message
-    assert rib_keys(model.state_dict()) == set()
+    assert rib_keys(everything(model)) == set()
     assert torch.equal(model.layer.weight, state["layer.weight"])
     assert not any(model.train_epoch(3)) and all(model.train_epoch(4))
 
@@ -278,7 +281,7 @@ def test_a_run_may_go_on_with_another_form_and_weight():
     state = on_disk(trained(3))
     model = Model(**EMBEDDING)
     model.load_state_dict(state)
-    assert_equal(model.state_dict(), state)
+    assert_equal(everything(model), state)
 
 
 @pytest.mark.parametrize("settings", [{"num_classes": 4}, {"num_clusters": 9}])
@@ -288,7 +291,7 @@ def test_other_numbers_of_identities_or_clusters_start_afresh(settings, epochs, 
     model = Model(**settings)
     with caplog.at_level(logging.INFO):
         model.load_state_dict(state)
-    assert rib_keys(model.state_dict()) == set()
+    assert rib_keys(everything(model)) == set()
     assert torch.equal(model.layer.weight, state["layer.weight"])
     (line,) = [r for r in caplog.records if "RIB" in r.message]
     assert "another number of identities" in line.message
@@ -299,7 +302,7 @@ def test_a_bank_with_labels_of_more_identities_starts_afresh(caplog):
     model = Model(num_classes=2)
     with caplog.at_level(logging.INFO):
         model.load_state_dict(state)
-    assert rib_keys(model.state_dict()) == set()
+    assert rib_keys(everything(model)) == set()
     assert "labels beyond 2 identities" in caplog.text
 
 
@@ -309,21 +312,43 @@ def test_embeddings_of_another_size_start_afresh(caplog):
     with caplog.at_level(logging.INFO):
         loss = model.rib(torch.randn(4, 9), torch.arange(4))
     assert loss.item() == 0
-    assert model.rib.centroids is None
+    assert model.rib.statistics is None
     assert "size 6, the model's have 9" in caplog.text
     assert model.rib.start_epoch(2)["bound"] != 0
 
 
-def test_a_stock_checkpoint_starts_afresh_with_one_line(caplog):
+def test_a_models_own_weights_leave_the_statistics_alone(caplog):
     model = trained(2)
-    stock = {key: value for key, value in Model().state_dict().items() if "rib" not in key}
+    before, stock = on_disk(model), Model().state_dict()
+    assert stock.keys() == model.state_dict().keys() == {"layer.weight", "layer.bias"}
     with caplog.at_level(logging.INFO):
-        result = model.load_state_dict(stock)
-    assert (result.missing_keys, result.unexpected_keys) == ([], [])
-    assert rib_keys(model.state_dict()) == set()
+        model.load_state_dict(stock)
+    assert torch.equal(model.layer.weight, stock["layer.weight"])
+    after = on_disk(model)
+    assert_equal(*({k: v for k, v in of.items() if "rib" in k} for of in (before, after)))
+    assert not [r for r in caplog.records if "RIB" in r.message]
+
+
+def test_nothing_of_its_own_starts_afresh_with_one_line(caplog):
+    rib = trained(2).rib
+    with caplog.at_level(logging.INFO):
+        rib.load_state_dict(Model().rib.state_dict())
+    assert rib.state_dict() == {}
     assert [r.message for r in caplog.records if "RIB" in r.message] == [
         "RIB statistics: none in the checkpoint, they start afresh: harmless"
     ]
+
+
+def test_a_run_that_goes_on_without_them_pauses_for_an_epoch_and_says_so(caplog):
+    model = Model()
+    model.load_state_dict(trained(3).state_dict())
+    assert not any(model.train_epoch(3)) and all(model.train_epoch(4))
+    (line,) = [r for r in caplog.records if "RIB" in r.message]
+    assert "without statistics: it pauses for this epoch" in line.message
+    assert "saves rib.state_dict() beside the model's" in line.message
+    caplog.clear()
+    trained(3)
+    assert caplog.text == ""
 
 
 def test_unknown_keys_are_reported_as_torch_does():
@@ -337,9 +362,9 @@ def test_unknown_keys_are_reported_as_torch_does():
 def test_fine_tuning_begins_with_a_loss_of_zero_and_the_old_centroids():
     model = Model(warmup_epochs=1)
     model.load_state_dict(on_disk(trained(5)))
-    centroids = model.rib.centroids.clone()
+    centroids = model.rib.statistics.centroids.clone()
     assert not any(model.train_epoch(0))
-    assert torch.equal(model.rib.centroids, centroids)
+    assert torch.equal(model.rib.statistics.centroids, centroids)
     assert all(model.train_epoch(1))
 
 
@@ -351,8 +376,8 @@ def test_statistics_follow_the_module(kind):
     model.train_epoch(2)
     assert model.rib.start_epoch(3)["bound"] != 0
     other = Model(**kind)
-    other.load_state_dict(model.state_dict())
-    assert_equal(other.state_dict(), model.state_dict())
+    other.load_state_dict(everything(model))
+    assert_equal(everything(other), everything(model))
 
 
 @every_kind
@@ -379,10 +404,10 @@ def test_with_fastreids_checkpointer(tmp_path, caplog, kind):
     resumed, fewer = Model(**kind), trained(2, **kind, num_clusters=4)
     with caplog.at_level(logging.INFO):
         Checkpointer(resumed, str(tmp_path)).load(str(tmp_path / "model.pth"))
-        assert_equal(resumed.state_dict(), model.state_dict())
+        assert_equal(everything(resumed), everything(model))
         assert "RIB statistics loaded" in caplog.text
         # By itself it would drop keys of another shape, and RIB not see that they do not fit.
         Checkpointer(fewer, str(tmp_path)).load(str(tmp_path / "model.pth"))
-    assert rib_keys(fewer.state_dict()) == set()
+    assert rib_keys(everything(fewer)) == set()
     assert "as centroids is (5, 6) and (4, 6) is needed (another number of" in caplog.text
     assert torch.equal(fewer.layer.weight, model.layer.weight)

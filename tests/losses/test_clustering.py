@@ -5,6 +5,7 @@ import torch
 
 from fastreid_rib.losses import clustering
 from fastreid_rib.losses.clustering import kmeans, spread_seeds
+from fastreid_rib.ops import sums
 
 
 def inertia(rows, centroids):
@@ -104,7 +105,7 @@ def test_same_result_for_the_same_seed_and_for_other_chunks(blobs, monkeypatch):
     first = kmeans(rows, spread_seeds(rows, 9, random.Random(3)), 5)
     assert torch.equal(first, kmeans(rows, spread_seeds(rows, 9, random.Random(3)), 5))
     assert not torch.equal(first, kmeans(rows, spread_seeds(rows, 9, random.Random(4)), 5))
-    monkeypatch.setattr(clustering, "_CHUNK_ELEMENTS", 9 * 7)
+    monkeypatch.setattr(sums, "_CHUNK_ELEMENTS", 9 * 7)
     assert torch.allclose(first, kmeans(rows, spread_seeds(rows, 9, random.Random(3)), 5))
 
 

@@ -3,6 +3,7 @@
 import functools
 
 import torch
+from files import everything
 from kinds import every_kind
 from torch import nn
 from torch.nn import functional as F
@@ -95,9 +96,9 @@ def test_two_losses_in_a_model_keep_apart(kind):
     assert reports[0] == ({}, {})
     for whole, part in reports[1:]:
         assert whole["bound"] != 0 and part["bound"] != 0 and whole != part
-    assert model.whole.centroids.shape == (CLASSES, 6)
-    assert model.part.centroids.shape == (7, 3)
-    state = model.state_dict()
+    assert model.whole.statistics.centroids.shape == (CLASSES, 6)
+    assert model.part.statistics.centroids.shape == (7, 3)
+    state = everything(model)
     names = {key.split(".", 1)[0]: set() for key in state}
     for key in state:
         owner, name = key.split(".", 1)
@@ -117,5 +118,5 @@ def test_one_loss_of_two_alone_is_what_it_is_beside_the_other(kind):
             images, labels = batch(10 * epoch + step)
             model(images, labels)
             alone(model.layer(images), labels)
-    assert torch.equal(alone.centroids, model.whole.centroids)
-    assert torch.equal(alone.log_q, model.whole.log_q)
+    assert torch.equal(alone.statistics.centroids, model.whole.statistics.centroids)
+    assert torch.equal(alone.statistics.log_q, model.whole.statistics.log_q)

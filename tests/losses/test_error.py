@@ -62,9 +62,10 @@ def test_the_compression_counts_as_gamma_times_it(form):
     for gamma in (0.0, 0.5, 1.0):
         rib, report = refreshed(embeddings, labels, form=form, gamma=gamma)
         assert 0 < report["error"] < 1
+        of = rib.statistics
         expected = rib_loss(
-            embeddings, labels, rib.centroids, rib.log_q, beta=rib.beta,
-            gamma=gamma * report["error"], form=form, log_p=rib.log_p, mean=rib.mean,
+            embeddings, labels, of.centroids, of.log_q, beta=rib.beta,
+            gamma=gamma * report["error"], form=form, log_p=of.log_p, mean=of.mean,
         )  # fmt: skip
         assert_close(rib(embeddings, labels), expected)
         assert report["bound"] == pytest.approx(float(expected), abs=2e-3)  # of rows in float16

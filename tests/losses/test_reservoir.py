@@ -59,7 +59,7 @@ def test_a_batch_larger_than_the_limit():
 def test_decisions_are_keyed_by_seed_and_epoch():
     def sample(seed, epoch):
         bank = Reservoir(10, seed)
-        bank.clear(epoch)
+        bank.begin(epoch)
         return stream(bank, 100, 8).content()[1].tolist()
 
     assert sample(0, 1) == sample(0, 1)
@@ -69,7 +69,7 @@ def test_decisions_are_keyed_by_seed_and_epoch():
 
 def test_clearing_starts_a_new_stream():
     bank = stream(Reservoir(10, seed=0), 40, 8)
-    bank.clear(3)
+    bank.begin(3)
     assert (bank.seen, bank.filled, bank.rows) == (0, 0, None)
     assert stream(bank, 6, 2).content()[1][:, 0].tolist() == list(range(6))
 
@@ -77,7 +77,7 @@ def test_clearing_starts_a_new_stream():
 def test_a_restored_bank_goes_on_as_the_first_would():
     first = stream(Reservoir(10, seed=0), 24, 8)
     second = Reservoir(10, seed=0)
-    second.restore(tuple(t.clone() for t in first.content()), 24, first.epoch)
+    second.begin(first.epoch, 24, tuple(t.clone() for t in first.content()))
     assert torch.equal(
         stream(first, 80, 8, 24).content()[1], stream(second, 80, 8, 24).content()[1]
     )
@@ -86,13 +86,13 @@ def test_a_restored_bank_goes_on_as_the_first_would():
 def test_another_limit_after_a_restore_keeps_the_sample_unbiased():
     full = stream(Reservoir(10, seed=0), 24, 8)
     larger = Reservoir(100, seed=0)
-    larger.restore(full.content(), 24, 0)
+    larger.begin(0, 24, full.content())
     assert stream(larger, 80, 8, 24).filled == 10  # 14 rows are gone: it cannot grow any more
     smaller = Reservoir(4, seed=0)
-    smaller.restore(full.content(), 24, 0)
+    smaller.begin(0, 24, full.content())
     assert stream(smaller, 80, 8, 24).filled == 10
-    smaller.clear(1)
+    smaller.begin(1)
     assert stream(smaller, 80, 8).filled == 4
     unsampled = Reservoir(100, seed=0)
-    unsampled.restore(stream(Reservoir(10, seed=0), 8, 8).content(), 8, 0)
+    unsampled.begin(0, 8, stream(Reservoir(10, seed=0), 8, 8).content())
     assert stream(unsampled, 80, 8, 8).filled == 80

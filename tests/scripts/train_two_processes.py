@@ -18,7 +18,8 @@ def main(args):
     default_setup(cfg, args)
     trainer = DefaultTrainer(cfg)
     trainer.train()
-    state = trainer.model.module.state_dict()
+    model = trainer.model.module
+    state = {**model.state_dict(), **{f"rib.{k}": v for k, v in model.rib.state_dict().items()}}
     # Batch norm's running averages are each process's own: FastReID does not share them.
     state = {k: v for k, v in state.items() if "running_" not in k}
     torch.save(state, os.path.join(os.environ["DUMP"], f"rank{comm.get_rank()}.pth"))

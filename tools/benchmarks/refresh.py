@@ -19,9 +19,10 @@ import fastreid_rib  # noqa: F401  before FastReID, also where the .pth file is 
 import torch
 from torch.nn import functional as F
 
-from fastreid_rib.losses.clustering import chunks, kmeans
+from fastreid_rib.losses.clustering import kmeans
 from fastreid_rib.losses.refresh import refresh
 from fastreid_rib.losses.table import Rows
+from fastreid_rib.ops.sums import chunks
 from fastreid_rib.settings import RIBSettings
 
 IMAGES, DIMENSIONS, IDENTITIES = 12936, 2048, 751

@@ -44,7 +44,7 @@ def _without_state(architecture: type) -> Any:
 
 
 class _AddsRIB(torch.nn.Module):
-    """Mixin over a meta-architecture; ``rib`` holds the statistics, in the checkpoint with it."""
+    """Mixin over a meta-architecture; ``rib`` holds the statistics."""
 
     rib_architecture: type
 

@@ -17,7 +17,6 @@ from tabulate import tabulate
 from torch import nn
 
 from fastreid_rib.base.whole_files import written_whole
-from fastreid_rib.integration.run.checkpoints import is_rib
 from fastreid_rib.integration.search.cost import search_table
 from fastreid_rib.search import Space, WidthSearch, narrow
 
@@ -142,9 +141,7 @@ def weights_of(model: Any, space: Space, widths: Dict[str, int]) -> Dict[str, to
     state = {**model.state_dict(), **backbone.state_dict(prefix="backbone.")}
     apart = tuple(f"backbone.{path}.attention." for path in space.blocks)
     return {
-        name: value
-        for name, value in state.items()
-        if not (name.startswith(("search.", *apart)) or is_rib(name))
+        name: value for name, value in state.items() if not name.startswith(("search.", *apart))
     }
 
 

@@ -103,7 +103,7 @@ def test_the_embedding_follows_neck_feat(make_small_cfg):
         model = build_model(make_small_cfg({**RIB, **changes}))
         step(model, epoch=0)
         step(model, epoch=1)
-        assert model.rib.centroids.shape == (8, dim)
+        assert model.rib.statistics.centroids.shape == (8, dim)
 
 
 def test_mgn_uses_the_embedding_that_it_retrieves_with(make_small_cfg):
@@ -123,7 +123,7 @@ def test_mgn_uses_the_embedding_that_it_retrieves_with(make_small_cfg):
     model.eval()
     with torch.no_grad():
         retrieved = model(batch())
-    assert model.rib.centroids.shape == (8, retrieved.shape[1]) == (8, 128)
+    assert model.rib.statistics.centroids.shape == (8, retrieved.shape[1]) == (8, 128)
     losses["loss_rib"].backward()
     for branch in (model.b1, model.b2, model.b3):
         assert all(p.grad is not None for p in branch.parameters())
@@ -253,6 +253,5 @@ def test_cameras_come_with_the_batch(make_small_cfg):
                 storage.epoch = epoch
                 losses = model(dict(images, images=images["images"].clone()))
             assert torch.isfinite(losses["loss_rib"])
-        assert model.rib.centroids is not None
-        assert (model.rib.camera_rows is not None) == crossed, (changes, cameras)
+        assert (model.rib.statistics.camera_rows is not None) == crossed, (changes, cameras)
         assert model._rib_cameras is None
