@@ -127,7 +127,7 @@ def test_statistics_that_are_not_finite_are_not_loaded(model, load):
     for lost in ("centroids", "log_q", "class_means", "bank_rows"):
         state = {key: value.clone() for key, value in stock().items()}
         state[lost][1, 1] = float("nan")
-        source.rib.state_dict = lambda state=state: state
+        source.rib.state_dict = lambda *args, state=state, **kwargs: state
         (line,) = load(source, target)
         assert f"as {lost} holds NaN or infinity: they start afresh" in line
         assert not target.rib.state_dict()

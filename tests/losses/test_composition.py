@@ -48,7 +48,7 @@ def test_accumulated_gradients_train_as_the_whole_batch(kind):
     whole, accumulated = train(1, kind), train(4, kind)
     assert whole[2][6:].abs().min() > 0
     # The reservoir rounds to float16, and parts of a batch another way than the whole one.
-    assert torch.allclose(whole[2], accumulated[2], rtol=1e-4, atol=1e-4)
+    assert torch.allclose(whole[2], accumulated[2], rtol=1e-4, atol=3e-4)
     assert torch.allclose(whole[0].weight, accumulated[0].weight, atol=2e-4)
     mine, theirs = whole[1].state_dict(), accumulated[1].state_dict()
     assert mine["rows_seen"] == theirs["rows_seen"] == 6 * 24

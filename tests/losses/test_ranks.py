@@ -130,7 +130,7 @@ def beside_another_backend(rank):
     """Sizes are told from host to host also where the process group is not gloo's."""
     get_backend, dist.get_backend = dist.get_backend, lambda: "nccl"
     try:
-        return [ranks.exchange(rank, 7), ranks.exchange(rank + 1, 7), ranks._made is not None]
+        return [ranks.exchange(rank, 7), ranks.exchange(rank + 1, 7), bool(ranks._host_groups)]
     finally:
         dist.get_backend = get_backend
 
