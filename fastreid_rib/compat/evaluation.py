@@ -206,6 +206,29 @@ def rerank_gallery(stock: Stock, features: Any, k1: int = 20, *args: Any, **kwar
 
 
 @repair(
+    "fastreid.evaluation.reid_evaluation",
+    defect="TEST.ROC takes the pairs of two people for the positive class, and the least rate of "
+    "several: a perfect model has 0",
+    essential=True,
+)
+def roc_rates(module: ModuleType) -> None:
+    """TPR@FPR is in per cent, as the other results; the pairs of one person are positive.
+
+    Of the thresholds with one false positive rate, the one with the most true positives counts.
+    """
+    import numpy
+
+    stock = module.metrics.roc_curve
+
+    def roc_curve(labels: Any, distances: Any) -> Any:  # FastReID labels pairs of two people 1
+        fpr, tpr, thresholds = stock(1 - labels, -distances, drop_intermediate=False)
+        best = numpy.append(numpy.diff(fpr) > 0, True)  # the rates rise together
+        return fpr[best], 100 * tpr[best], -thresholds[best]
+
+    overlay(module, "metrics", roc_curve=roc_curve)
+
+
+@repair(
     "fastreid.utils.visualizer:Visualizer.vis_rank_list",
     defect="demo/visualize_result.py --max-rank 4 hands text to a function that adds numbers",
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from fastreid_rib.compat import evaluation
 
@@ -100,3 +101,28 @@ def test_fastreids_evaluator_calls_the_repaired_one():
 
     assert reid_evaluation.compile_helper is rank_cylib.compile_helper
     assert rank_cylib.compile_helper.__stock__.__module__ == "fastreid.evaluation.rank_cylib"
+
+
+def roc(features, people, queries=2):
+    """TPR@FPR as FastReID's evaluator reports it; each picture has a camera of its own."""
+    from fastreid.config import get_cfg
+    from fastreid.evaluation import ReidEvaluator
+
+    cfg = get_cfg()
+    cfg.TEST.ROC.ENABLED = True
+    evaluator = ReidEvaluator(cfg, queries)
+    evaluator.reset()
+    batch = {"targets": torch.tensor(people), "camids": torch.arange(len(people))}
+    evaluator.process(batch, torch.tensor(features))
+    found = evaluator.evaluate()
+    return [found[f"TPR@FPR={rate}"] for rate in ("1e-04", "1e-03", "1e-02")]
+
+
+def test_roc_of_a_perfect_model_and_of_another():
+    right, other = [1.0, 0.0], [0.0, 1.0]
+    gallery = [right, right, other, other]
+    assert roc([right, other, *gallery], [0, 1, 0, 0, 1, 1]) == [100, 100, 100]
+    # One of four right pairs is farther than every wrong one.
+    assert roc([right, other, [-1.0, -0.2], *gallery[1:]], [0, 1, 0, 0, 1, 1]) == [75, 75, 75]
+    # No picture is nearer to its own person than to the other one.
+    assert roc([right, other, *gallery], [0, 1, 1, 1, 0, 0]) == [0, 0, 0]
