@@ -65,6 +65,10 @@ class _BatchNorm(nn.BatchNorm1d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.jit.is_tracing() and not self.training:
+            # torch's ONNX exporter by TorchScript does not know the channels of a batch of any size.
+            scale = (self.running_var + self.eps).rsqrt()
+            return ((x - self.running_mean) * scale).to(x.dtype)
         # Rows, not (B, D, N): compiled, torch's batch normalisation mistakes a transposed layout.
         rows = x.reshape(-1, x.shape[-1])
         if self.training and len(rows) > 1:

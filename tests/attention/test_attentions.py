@@ -186,7 +186,7 @@ def test_state_loads_into_a_new_module(name, options):
 
 @each_module
 def test_exported_it_gives_the_same(name, options):
-    """Traced without a warning, for any size; and as ONNX."""
+    """Traced without a warning, for any size; and as ONNX, for any batch."""
     x, module = feature_map(), trained(name, options).eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -201,11 +201,20 @@ def test_exported_it_gives_the_same(name, options):
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(module, (x,), file, input_names=["x"], opset_version=13, **legacy)
+        torch.onnx.export(
+            module,
+            (x,),
+            file,
+            input_names=["x"],
+            opset_version=13,
+            dynamic_axes={"x": {0: "batch"}},
+            **legacy,
+        )
     onnxruntime = pytest.importorskip("onnxruntime", reason=reason)
     session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
-    (y,) = session.run(None, {"x": x.numpy()})
-    assert torch.allclose(torch.from_numpy(y), module(x), atol=1e-5)
+    for batch in (x, torch.cat((x, x.flip(0), x))):
+        (y,) = session.run(None, {"x": batch.numpy()})
+        assert torch.allclose(torch.from_numpy(y), module(batch), atol=1e-5)
 
 
 @pytest.mark.today_only
