@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -124,6 +125,21 @@ def test_another_number_of_identities_is_told_before_the_model_is_made(store, ma
     agreement._say(store, "fastreid_rib/data/1/1", '{"identities in the training data": 700}')
     with pytest.raises(agreement.RanksDisagreeError, match="751 on rank 0; 700 on rank 1"):
         DefaultTrainer.auto_scale_hyperparams(make_cfg(RIB), 751)
+
+
+def test_a_rank_may_read_its_data_slowly(store, monkeypatch, caplog):
+    """It is waited for as long as torch.distributed waits, and said; nobody blames the plugin."""
+    monkeypatch.setattr(agreement, "PATIENCE", 0.1)
+    own = {"identities in the training data": 751}
+    late = threading.Timer(
+        0.5, lambda: agreement._say(store, "fastreid_rib/data/1/1", json.dumps(own))
+    )
+    late.start()
+    agreement.compare("data", own)
+    late.join()
+    assert f"rank 1 and its data, {store.timeout.total_seconds():.0f} s at most" in caplog.text
+    with pytest.raises(agreement.RanksDisagreeError, match="within 0.2 s: it has ended, .* reads"):
+        agreement.compare("data", own, patience=0.2)
 
 
 def test_alone_nothing_is_compared(make_cfg, monkeypatch):

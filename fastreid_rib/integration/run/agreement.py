@@ -19,7 +19,11 @@ from fastreid_rib.integration.config import at
 logger = logging.getLogger(__name__)
 
 PATIENCE = 60.0
-"""Seconds that a rank waits for what the others say. They met a moment ago, so it is plenty."""
+"""Seconds that a rank waits for the others' settings: they met a moment ago, so it is plenty.
+
+For what they found in their data it waits as long as ``torch.distributed`` does, and says so after
+these seconds: a rank may read its data slowly.
+"""
 
 _KEYS = (
     "MODEL.LOSSES.NAME", "MODEL.HEADS.NAME", "MODEL.HEADS.NUM_CLASSES", "SEED",
@@ -56,6 +60,7 @@ def compare_settings(cfg: Any, patience: Optional[float] = None) -> None:
         RanksDisagreeError: on every rank that has the plugin, naming ranks and settings. Where
             neither RIB nor attention is in use, a rank without the plugin is a warning.
     """
+    patience = PATIENCE if patience is None else patience
     compare("settings", settings(cfg), patience, required=config.asks_for_plugin(cfg))
 
 
@@ -67,7 +72,7 @@ def compare(
     Args:
         topic: of the comparison; each may be made several times, by every rank as often.
         own: of this rank, plain values by name.
-        patience: seconds to wait for the other ranks; None: `PATIENCE`.
+        patience: seconds to wait for the other ranks; None: as long as ``torch.distributed``.
         required: whether a rank that says nothing is an error, and not just a warning.
 
     Raises:
@@ -80,12 +85,16 @@ def compare(
     prefix = f"fastreid_rib/{topic}/{_rounds[topic]}"
     store = _store()
     _say(store, f"{prefix}/{rank}", json.dumps(own))
-    end = time.monotonic() + (PATIENCE if patience is None else patience)
+    patience = store.timeout.total_seconds() if patience is None else patience
+    began = time.monotonic()
     said: Dict[int, Dict[str, Any]] = {rank: own}
-    for other in range(size):
-        if other != rank and _heard(store, f"{prefix}/{other}", end):
-            said[other] = json.loads(store.get(f"{prefix}/{other}").decode())
-    problem = _difference(said, size)
+    for other in [other for other in range(size) if other != rank]:
+        key = f"{prefix}/{other}"
+        if patience > PATIENCE and not _heard(store, key, began + PATIENCE):
+            logger.warning("Waiting for rank %d and its %s, %.0f s at most.", other, topic, patience)
+        if _heard(store, key, began + patience):
+            said[other] = json.loads(store.get(key).decode())
+    problem = _difference(said, size, topic, patience)
     _say(store, f"{prefix}/{rank}/done", "")
     if rank == 0:  # it holds the store and may be about to end: the others read it first
         end = time.monotonic() + _FAREWELL
@@ -97,14 +106,24 @@ def compare(
         logger.warning("%s", problem)
 
 
-def _difference(said: Dict[int, Dict[str, Any]], size: int) -> str:
+def _difference(
+    said: Dict[int, Dict[str, Any]], size: int, topic: str = "settings", patience: float = PATIENCE
+) -> str:
     """What differs between the ranks, for people to read; empty if nothing does."""
     silent = [rank for rank in range(size) if rank not in said]
     if silent:
+        told = (
+            f"rank {', '.join(map(str, silent))} of {size} says nothing about its {topic} of "
+            f"fastreid-rib within {patience:g} s: "
+        )
+        if topic != "settings":
+            return (
+                f"{told}it has ended, which its log shows, or still reads. Put the pictures on a "
+                "faster disk, or give torch.distributed.init_process_group a longer timeout"
+            )
         return (
-            f"rank {', '.join(map(str, silent))} of {size} says nothing about its settings of "
-            "fastreid-rib: there the plugin is not installed, is switched off by "
-            "FASTREID_RIB_DISABLE, or its training script does not call default_setup. Install "
+            f"{told}there the plugin is not installed, is switched off by FASTREID_RIB_DISABLE, or "
+            "its training script does not call default_setup, or has not come to it. Install "
             "the same version everywhere (`python -m fastreid_rib doctor` says what is there)"
         )
     lines: List[str] = []
