@@ -2,8 +2,10 @@
 
 import logging
 import os
+import re
+from collections import Counter
 from types import ModuleType
-from typing import Any, Iterator, List, Optional, Sequence
+from typing import Any, Iterator, List, Mapping, Optional, Sequence
 
 from fastreid_rib.base.kept import generators_kept
 from fastreid_rib.base.patching import wrap
@@ -244,25 +246,37 @@ def fills_batches(
     return sum(min(max(1, n // instances), rounds) for n in images) >= rounds * identities
 
 
-@repair(_SAMPLERS, defect="SetReWeightSampler never fills a batch")
+@repair(
+    _SAMPLERS,
+    defect="SetReWeightSampler never fills a batch, and takes cameras that are numbered from 0 alone",
+)
 def set_reweight(module: ModuleType) -> None:
-    """It fills batches with whole draws; SET_WEIGHT is checked.
+    """It fills batches with whole draws, from cameras of any name; SET_WEIGHT is checked.
 
     FastReID's adds an array to a list, which fails, and compares one draw of every camera with a
-    batch, which its own check wants to be several draws.
+    batch, which its own check wants to be several draws. Its own data sets name their cameras,
+    ``market1501_0``.
     """
 
-    def init(stock: Stock, self: Any, data_source: Any, *args: Any, **kw: Any) -> None:
-        weights = kw["set_weight"] if "set_weight" in kw else args[2]
-        cameras = sorted({item[2] for item in data_source})
-        if cameras != list(range(len(weights))) or not sum(weights):
-            raise ValueError(
-                f"SetReWeightSampler draws DATALOADER.SET_WEIGHT[c] identities from camera (set) "
-                f"c: expected one weight for each of the {len(cameras)} cameras "
-                f"{cameras[:10]}, got {tuple(weights)}. Write as many weights as there are "
-                f"cameras, numbered from 0."
-            )
-        stock(self, data_source, *args, **kw)
+    def init(
+        stock: Stock,
+        self: Any,
+        data_source: Any,
+        mini_batch_size: int,
+        num_instances: int,
+        set_weight: Any,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        pictures = Counter(item[2] for item in data_source)
+        cameras = sorted(pictures, key=_natural)
+        batch = mini_batch_size * module.comm.get_world_size()
+        refuse_set_weight(
+            set_weight, {camera: pictures[camera] for camera in cameras}, batch, num_instances
+        )
+        number = {camera: i for i, camera in enumerate(cameras)}
+        numbered = [(*item[:2], number[item[2]], *item[3:]) for item in data_source]
+        stock(self, numbered, mini_batch_size, num_instances, set_weight, *args, **kwargs)
 
     def indices(stock: Stock, self: Any) -> Iterator[int]:
         draws = module.np.random  # as FastReID's samplers have it
@@ -281,6 +295,50 @@ def set_reweight(module: ModuleType) -> None:
 
     wrap(module.SetReWeightSampler, "__init__", init)
     wrap(module.SetReWeightSampler, "_infinite_indices", indices)
+
+
+def _natural(name: Any) -> List[Any]:
+    """A key to sort names by: numbers in them by their size."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(name))]
+
+
+def refuse_set_weight(
+    weights: Sequence[int], pictures: Mapping[Any, int], batch: int, instances: int
+) -> None:
+    """Does nothing if SetReWeightSampler can fill its batches.
+
+    Args:
+        weights: DATALOADER.SET_WEIGHT.
+        pictures: number of training pictures of each camera, in the order of the weights.
+        batch: images in a batch, over all processes.
+        instances: images per identity in a batch.
+
+    Raises:
+        ValueError: with the keys, what came, and what would work.
+    """
+    told = f"SetReWeightSampler draws DATALOADER.SET_WEIGHT {tuple(weights)} identities, one number "
+    names = ", ".join(map(str, list(pictures)[:10]))
+    whole = all(isinstance(weight, int) and weight >= 0 for weight in weights)
+    if len(weights) != len(pictures) or not whole or not sum(weights):
+        raise ValueError(
+            f"{told}for each camera (set). Expected {len(pictures)} whole numbers, for the cameras "
+            f"{names}, in this order; 0 leaves a camera out. Without cameras of one's own write "
+            "DATALOADER.SAMPLER_TRAIN NaiveIdentitySampler."
+        )
+    for (camera, there), weight in zip(pictures.items(), weights):
+        if weight > there:
+            raise ValueError(
+                f"{told}for each camera ({names}). Camera {camera} has {there} pictures: write at "
+                f"most {there} for it."
+            )
+    draw = sum(weights) * instances
+    if batch % draw or batch <= draw:
+        suits = max(2, batch // draw) * draw
+        raise ValueError(
+            f"{told}for each camera, with DATALOADER.NUM_INSTANCE {instances} images each: "
+            f"{draw} images. Expected SOLVER.IMS_PER_BATCH to be two or more times {draw}, got "
+            f"{batch}. Write SOLVER.IMS_PER_BATCH {suits}, or other weights."
+        )
 
 
 @repair(

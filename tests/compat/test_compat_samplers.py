@@ -114,6 +114,30 @@ def test_set_reweight_sampler_fills_batches():
     assert all(pids.count(pid) % 2 == 0 for pid in pids)
 
 
-def test_set_weights_must_match_the_cameras():
-    with pytest.raises(ValueError, match=r"each of the 2 cameras \[0, 1\], got \(1, 1, 1\)"):
-        samplers.SetReWeightSampler(data([4] * 6), 24, 2, (1, 1, 1), seed=0)
+def test_set_reweight_sampler_takes_cameras_of_any_name():
+    """FastReID's data sets name them: the weights are in the order of the names' numbers."""
+    names = {0: "market1501_2", 1: "market1501_10"}
+    images = [(path, pid, names[camera]) for path, pid, camera in data([4] * 6)]
+    for pid in range(3):  # who is seen by one camera alone
+        images += [("", 10 + pid, names[0]), ("", 20 + pid, names[1])]
+    sampler = samplers.SetReWeightSampler(images, 8, 2, (2, 0), seed=0)
+    chosen = [images[index][1] for index in itertools.islice(iter(sampler), 400)]
+    assert max(chosen) in range(10, 20)
+    again = samplers.SetReWeightSampler([(p, i, str(c)) for p, i, c in images], 8, 2, (2, 0), 0)
+    assert [images[index][1] for index in itertools.islice(iter(again), 400)] == chosen
+
+
+@pytest.mark.parametrize(
+    "weights, batch, message",
+    [
+        ((1, 1, 1), 24, r"\(1, 1, 1\) identities, .* Expected 2 whole numbers, .* cameras 0, 1,"),
+        ((0, 0), 24, "Expected 2 whole numbers"),
+        ((1, 0.5), 24, "Expected 2 whole numbers"),
+        ((1, 13), 56, "Camera 1 has 12 pictures: write at most 12"),
+        ((1, 3), 8, "two or more times 8, got 8. Write SOLVER.IMS_PER_BATCH 16"),
+        ((1, 3), 30, "two or more times 8, got 30. Write SOLVER.IMS_PER_BATCH 24"),
+    ],
+)
+def test_set_weights_that_fill_no_batch(weights, batch, message):
+    with pytest.raises(ValueError, match=message):
+        samplers.SetReWeightSampler(data([4] * 6), batch, 2, weights, seed=0)
