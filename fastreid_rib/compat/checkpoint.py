@@ -7,10 +7,12 @@ import errno
 import importlib
 import logging
 import os
+import re
+import sys
 from types import ModuleType
 from typing import Any, Callable, Dict
 
-from fastreid_rib.base.patching import overlay, replace, wrap
+from fastreid_rib.base.patching import overlay, own_class, replace, wrap
 from fastreid_rib.base.safe_reads import checked, loads_weights_only, read_safely, what_to_load
 from fastreid_rib.base.whole_files import written_whole
 from fastreid_rib.compat.repairs import Stock, repair
@@ -161,6 +163,37 @@ def best_model(stock: Stock, self: Any) -> None:
             logging.getLogger("fastreid").warning(
                 "How good %s is cannot be read; the next one takes its place. %s", path, error
             )
+
+
+@repair(
+    "fastreid.engine.defaults:default_argument_parser",
+    defect="a path behind --resume is taken for a key of the config: an AssertionError",
+)
+def resume_path(stock: Stock, *args: Any, **kwargs: Any) -> Any:
+    """The error says OUTPUT_DIR, which --resume goes on in, and MODEL.WEIGHTS."""
+    parser = stock(*args, **kwargs)
+
+    def refuse(path: str) -> None:
+        folder = path if os.path.isdir(path) else os.path.dirname(path) or "."
+        parser.error(
+            f"--resume takes no path, got {path}: it goes on from the last checkpoint in "
+            f"OUTPUT_DIR. Write --resume OUTPUT_DIR {folder}. To start a new training from the "
+            "weights of a file, leave --resume out and write MODEL.WEIGHTS FILE"
+        )
+
+    def parse(stock: Stock, self: Any, args: Any = None, namespace: Any = None) -> Any:
+        given = list(sys.argv[1:] if args is None else args)
+        for argument in given:
+            if argument.startswith("--resume="):
+                refuse(argument.partition("=")[2])
+        parsed, rest = stock(self, given, namespace)
+        first = (getattr(parsed, "opts", None) or ["KEY"])[0]
+        if parsed.resume and not re.fullmatch(r"[A-Z0-9_.]+", first):
+            refuse(first)
+        return parsed, rest
+
+    wrap(own_class(parser), "parse_known_args", parse)
+    return parser
 
 
 @repair(

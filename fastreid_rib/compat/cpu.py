@@ -22,6 +22,25 @@ def no_cuda() -> bool:
 
 
 @repair(
+    "fastreid.engine.defaults:default_setup",
+    "fastreid.modeling.meta_arch.build:build_model",
+    defect="MODEL.DEVICE cuda, which is the default, fails deep inside torch without a GPU",
+    where="no CUDA",
+    present=no_cuda,
+    at_run_time=True,
+)
+def gpu_config(stock: Stock, cfg: Any, *args: Any, **kwargs: Any) -> Any:
+    """ValueError that says MODEL.DEVICE cpu."""
+    device = cfg.MODEL.DEVICE
+    if str(device).startswith("cuda") and no_cuda():
+        raise ValueError(
+            f"MODEL.DEVICE is {device}, and torch finds no GPU here: write MODEL.DEVICE cpu, at the "
+            "end of the command or in the config."
+        )
+    return stock(cfg, *args, **kwargs)
+
+
+@repair(
     "fastreid.data.data_utils",
     defect="DataLoaderX and its background thread need CUDA",
     where="no CUDA",

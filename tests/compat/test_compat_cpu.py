@@ -104,3 +104,12 @@ print(batches.iter.is_alive())
 
 def test_a_busy_background_thread_does_not_abort_the_process(run_script):
     assert run_script("-c", EXIT, str(Path(__file__).parent)).stdout.split()[-1] == "True"
+
+
+def test_a_config_for_a_gpu_says_what_to_write(make_cfg):
+    from fastreid.engine import DefaultTrainer, default_setup
+
+    cfg = make_cfg({"MODEL.DEVICE": "cuda:0"})
+    for begin in (lambda: default_setup(cfg, None), lambda: DefaultTrainer.build_model(cfg)):
+        with pytest.raises(ValueError, match="MODEL.DEVICE is cuda:0, .* write MODEL.DEVICE cpu"):
+            begin()

@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import resumed
+from fastreid.engine import default_argument_parser
 from of_itself import report
 
 
@@ -101,3 +102,19 @@ def test_a_checkpoint_without_the_teacher_says_that_it_starts_anew(tmp_path, cap
     torch.save(held, path)
     resumed.make(str(tmp_path), resume=True, **distiller)
     assert "does not hold ema_teacher, which therefore starts anew" in caplog.text
+
+
+@pytest.mark.parametrize("given", [["--resume", "out/a.pth", "SEED", "1"], ["--resume=out/a.pth"]])
+def test_a_path_behind_resume_is_told_how_to_be_written(given, capsys):
+    parser = default_argument_parser()
+    with pytest.raises(SystemExit):
+        parser.parse_args(given)
+    told = capsys.readouterr().err
+    assert "got out/a.pth: " in told and "Write --resume OUTPUT_DIR out." in told
+    assert "leave --resume out and write MODEL.WEIGHTS" in told
+
+
+def test_resume_is_parsed_as_before():
+    parse = default_argument_parser().parse_args
+    assert parse(["--resume", "OUTPUT_DIR", "out/a"]).opts == ["OUTPUT_DIR", "out/a"]
+    assert parse(["--resume"]).resume and not parse(["MODEL.WEIGHTS", "a.pth"]).resume
