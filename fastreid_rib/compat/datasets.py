@@ -316,7 +316,9 @@ def refuse_set_weight(
     Raises:
         ValueError: with the keys, what came, and what would work.
     """
-    told = f"SetReWeightSampler draws DATALOADER.SET_WEIGHT {tuple(weights)} identities, one number "
+    told = (
+        f"SetReWeightSampler draws DATALOADER.SET_WEIGHT {tuple(weights)} identities, one number "
+    )
     names = ", ".join(map(str, list(pictures)[:10]))
     whole = all(isinstance(weight, int) and weight >= 0 for weight in weights)
     if len(weights) != len(pictures) or not whole or not sum(weights):

@@ -91,7 +91,9 @@ def compare(
     for other in [other for other in range(size) if other != rank]:
         key = f"{prefix}/{other}"
         if patience > PATIENCE and not _heard(store, key, began + PATIENCE):
-            logger.warning("Waiting for rank %d and its %s, %.0f s at most.", other, topic, patience)
+            logger.warning(
+                "Waiting for rank %d and its %s, %.0f s at most.", other, topic, patience
+            )
         if _heard(store, key, began + patience):
             said[other] = json.loads(store.get(key).decode())
     problem = _difference(said, size, topic, patience)
