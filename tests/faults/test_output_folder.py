@@ -153,7 +153,7 @@ def test_a_data_root_that_vanishes(make_cfg, tmp_path, monkeypatch, caplog, seed
         )
     )
     trainer.register_hooks([Remove(tmp_path / "data")])
-    with pytest.raises(OSError, match="cannot be read, .* is gone: .*FASTREID_DATASETS"):
+    with pytest.raises(OSError, match="cannot be read: .* is gone: .*FASTREID_DATASETS"):
         trainer.train()
     rib = trainer.model.rib.state_dict()
     assert len(rib["bank_rows"]) % 16 == 0 and rib["bank_rows"].isfinite().all()
