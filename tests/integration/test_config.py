@@ -150,9 +150,7 @@ def test_dumps_hold_plugin_keys_only_where_they_differ(make_cfg):
     assert changed["SEED"] == 3
     assert changed["MODEL"]["LOSSES"]["RIB"] == {"BETA": 7.0}
     assert changed["MODEL"]["ATTENTION"] == {"NAME": "DCS", "WIDTH": 64}
-    assert cfg.SEED == 3 and cfg.MODEL.LOSSES.RIB.GAMMA == RIBSettings.gamma, (
-        "dump changed the config"
-    )
+    assert cfg.SEED == 3 and set(cfg.TEST) >= {"OCCLUDED"}, "dump changed the config"
 
 
 def test_a_dump_loads_without_the_plugin_and_back(make_cfg, run_script, tmp_path):
