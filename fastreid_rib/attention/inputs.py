@@ -65,10 +65,11 @@ class _BatchNorm(nn.BatchNorm1d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.jit.is_tracing() and not self.training:
-            # torch's ONNX exporter by TorchScript does not know the channels of a batch of any size.
-            scale = (self.running_var + self.eps).rsqrt()
-            return ((x - self.running_mean) * scale).to(x.dtype)
+        mean, variance = self.running_mean, self.running_var
+        if torch.jit.is_tracing() and not self.training and mean is not None:
+            # torch's ONNX exporter by TorchScript knows no channels of a batch of any size.
+            assert variance is not None
+            return ((x - mean) * (variance + self.eps).rsqrt()).to(x.dtype)
         # Rows, not (B, D, N): compiled, torch's batch normalisation mistakes a transposed layout.
         rows = x.reshape(-1, x.shape[-1])
         if self.training and len(rows) > 1:

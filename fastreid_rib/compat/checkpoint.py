@@ -1,4 +1,4 @@
-"""Checkpoints, and runs that go on from them (``--resume``): what FastReID forgets or gets wrong.
+"""Checkpoints, and runs that resume from them (``--resume``): what FastReID forgets or gets wrong.
 
 Checkpoints are written whole or not at all, and read without running code.
 """
@@ -120,7 +120,7 @@ def _step(optimizer: Any, freeze_iters: int) -> Callable[..., Any]:
         frozen = [group for group in self.param_groups if group["freeze_status"] == "freeze"]
         hidden = [(p, p.grad) for group in frozen for p in group["params"]]
         for parameter, _ in hidden:
-            parameter.grad = None  # optimizers pass over these
+            parameter.grad = None  # optimizers ignore these
         try:
             return optimizer.step(self, closure)
         finally:
@@ -153,7 +153,7 @@ def frozen_evaluation(stock: Stock, self: Any) -> None:
     essential=True,
 )
 def best_model(stock: Stock, self: Any) -> None:
-    """Its metric is read when the run goes on."""
+    """Its metric is read when the run resumes."""
     stock(self)
     path = os.path.join(self.checkpointer.save_dir, "model_best.pth")
     if self.trainer.start_iter > 0 and os.path.isfile(path):
@@ -286,7 +286,7 @@ def another_training(module: ModuleType) -> None:
 
 def _refusal(path: str, difference: str) -> ValueError:
     return ValueError(
-        f"--resume goes on with the training of {path}, but {difference}. Another number of "
+        f"--resume continues the training of {path}, but {difference}. Another number of "
         "identities (DATASETS.NAMES, MODEL.HEADS.NUM_CLASSES), another network or another "
         f"optimizer is a new training: leave --resume out, write MODEL.WEIGHTS {path} to start "
         "from its weights, and an OUTPUT_DIR of its own."

@@ -34,8 +34,8 @@ def gpu_config(stock: Stock, cfg: Any, *args: Any, **kwargs: Any) -> Any:
     device = cfg.MODEL.DEVICE
     if str(device).startswith("cuda") and no_cuda():
         raise ValueError(
-            f"MODEL.DEVICE is {device}, and torch finds no GPU here: write MODEL.DEVICE cpu, at the "
-            "end of the command or in the config."
+            f"MODEL.DEVICE is {device}, and torch finds no GPU here: write MODEL.DEVICE cpu, at "
+            "the end of the command or in the config."
         )
     return stock(cfg, *args, **kwargs)
 
@@ -99,7 +99,7 @@ def test_workers(stock: Stock, *args: Any, **kwargs: Any) -> Any:
     if not hasattr(cfg, "DATALOADER"):
         return stock(*args, **kwargs)
     workers = min(4, os.cpu_count() or 1, cfg.DATALOADER.NUM_WORKERS)
-    # FastReID's own two steps: the config's arguments, then the function behind it.
+    # FastReID's own two steps: the config's arguments, then the function itself.
     explicit = build._test_loader_from_config(*args, **kwargs)
     return stock(**{"num_workers": workers, **explicit})
 

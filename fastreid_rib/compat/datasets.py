@@ -230,7 +230,7 @@ def fills_batches(
     """Whether the sampler ever yields; arguments as in `refuse_impossible_batch`.
 
     Follows what FastReID's loops do rather than what they are meant to do: some batches that are
-    not a multiple of NUM_INSTANCE do train, and those must go on doing so.
+    not a multiple of NUM_INSTANCE do train, and those must still do so.
     """
     identities = batch // instances  # of one process
     total = batch * processes
@@ -248,7 +248,7 @@ def fills_batches(
 
 @repair(
     _SAMPLERS,
-    defect="SetReWeightSampler never fills a batch, and takes cameras that are numbered from 0 alone",
+    defect="SetReWeightSampler never fills a batch, and takes cameras numbered from 0 alone",
 )
 def set_reweight(module: ModuleType) -> None:
     """It fills batches with whole draws, from cameras of any name; SET_WEIGHT is checked.

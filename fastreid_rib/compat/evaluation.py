@@ -43,7 +43,7 @@ setup(
     "with the wrong Python",
 )
 def compile_ranking(module: ModuleType) -> None:
-    """Compiled by the running Python; a failure is one warning, the ranking in Python goes on.
+    """Compiled by the running Python; a failure is one warning, the ranking in Python is used.
 
     FastReID calls ``make``, which calls the ``python3`` of PATH. Where FastReID's folder is
     read-only, what is compiled goes into a cache of the user.
@@ -157,7 +157,7 @@ def small_gallery(
 
     A query leaves out its own camera's pictures, so queries see galleries of different lengths.
     Where one is shorter than ``max_rank``, the ranking in Python cannot stack the curves, and the
-    compiled one reads on in what the last query left behind. Right answers, mAP and mINP stay what
+    compiled one reads on in what the last query left there. Right answers, mAP and mINP stay what
     they are.
     """
     import numpy

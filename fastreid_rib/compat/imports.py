@@ -127,7 +127,7 @@ def clas_data_set() -> Iterator[None]:
 def evaluate_rank(module: ModuleType) -> None:
     """The name is there too.
 
-    Loaded when it is asked for: the module behind it looks for the compiled ranking when it is
+    Loaded when it is asked for: its module looks for the compiled ranking when it is
     imported, and the evaluator compiles that before.
     """
 

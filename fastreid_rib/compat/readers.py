@@ -25,7 +25,7 @@ class _Limits(NamedTuple):
 
     identities: Tuple[float, float]
     cameras: Tuple[int, int]
-    junk: Optional[int]  # the identity that is passed over, if one is
+    junk: Optional[int]  # the identity that is left out, if one is
 
 
 @repair(

@@ -105,7 +105,7 @@ def repair(
         defect: what goes wrong without it, in a part of a sentence.
         where: on which machines, or with which data, in words.
         present: whether this process has the defect; the default is for defects of FastReID itself.
-        essential: whether FastReID goes on in silence without it, with a training that learns
+        essential: whether FastReID continues in silence without it, with a training that learns
             nothing or is another one, or with wrong numbers. Such a one that does not fit is an
             error, others are a warning.
         at_run_time: `present` cannot be asked while modules are being imported (it would start
