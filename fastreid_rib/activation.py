@@ -81,15 +81,20 @@ def _concerns(name: str, origin: str | None) -> bool:
         name: its full name.
         origin: its file.
     """
-    if (
-        name.partition(".")[0] == "predictor"
-    ):  # many projects have one: ours is demo/predictor.py of a checkout
-        folder, demo = os.path.split(os.path.dirname(os.path.abspath(origin or "")))
-        if demo != "demo" or not os.path.isdir(os.path.join(folder, "fastreid")):
-            return False
+    if name.partition(".")[0] == "predictor" and not _is_demo(origin):
+        return False
     from fastreid_rib import compat
 
     return name in REGISTRATIONS or any(name in repair.modules for repair in compat.REPAIRS)
+
+
+def _is_demo(origin: str | None) -> bool:
+    """Whether a file is FastReID's demo/predictor.py, or a copy: many projects have a predictor."""
+    if not origin or not os.path.isfile(origin):
+        return False
+    with open(origin, encoding="utf-8", errors="replace") as file:
+        source = file.read()
+    return "class FeatureExtractionDemo" in source and "from fastreid." in source
 
 
 class _Finder:

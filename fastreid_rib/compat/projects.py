@@ -111,6 +111,24 @@ def partial_fc_message(stock: Stock, self: Any, *args: Any, **kwargs: Any) -> No
 
 @repair(
     "predictor:FeatureExtractionDemo.run_on_image",
+    defect="the demo makes large pictures small without smoothing: their features are not those of "
+    "the evaluation",
+    essential=True,
+)
+def demo_resizing(stock: Stock, self: Any, original_image: Any) -> Any:
+    """They are resized as in the evaluation, by Pillow."""
+    import numpy
+    from PIL import Image
+
+    if getattr(original_image, "dtype", None) == numpy.uint8:
+        height, width = self.cfg.INPUT.SIZE_TEST
+        picture = Image.fromarray(original_image).resize((width, height), Image.BICUBIC)
+        original_image = numpy.asarray(picture)  # FastReID resizes it once more, to the same size
+    return stock(self, original_image)
+
+
+@repair(  # after the one above: it looks at what comes first
+    "predictor:FeatureExtractionDemo.run_on_image",
     defect="demo/demo.py --input FOLDER, or a file that is no picture, fails without saying what "
     "to write",
 )

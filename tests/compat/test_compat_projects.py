@@ -12,6 +12,7 @@ import pytest
 import torch
 from fastreid.config import get_cfg
 from of_itself import outcome
+from PIL import Image
 
 from fastreid_rib import activation, compat
 from fastreid_rib.compat import imports, projects
@@ -186,27 +187,38 @@ def test_a_retired_key_warns_and_is_ignored(tmp_path, caplog):
 
 
 DEMO = """
+from fastreid.engine import *
 class FeatureExtractionDemo:
     def run_on_image(self, original_image):
         return original_image[::-1]
 """
 
 
-def test_the_demo_says_what_to_write_for_a_folder(tmp_path, project, monkeypatch):
-    """FastReID's demo has the folder ``demo`` beside ``fastreid``."""
-    (tmp_path / "fastreid").mkdir()
-    (tmp_path / "demo").mkdir()
-    (tmp_path / "demo" / "predictor.py").write_text(DEMO)
-    monkeypatch.syspath_prepend(str(tmp_path / "demo"))
-    demo = importlib.import_module("predictor").FeatureExtractionDemo()
+def test_the_demo_says_what_to_write_for_a_folder(project):
+    """FastReID's demo, or a copy of it in another folder."""
+    demo = project("predictor", DEMO).FeatureExtractionDemo()
     assert demo.run_on_image([1, 2]) == [2, 1]
     with pytest.raises(ValueError, match=r"Write the pictures, --input FOLDER/\*\.jpg"):
         demo.run_on_image(None)
 
 
+def test_the_demo_resizes_as_the_evaluation_does(project):
+    from fastreid.data.transforms import build_transforms
+
+    demo = project("predictor", DEMO).FeatureExtractionDemo()
+    demo.cfg = get_cfg()
+    demo.cfg.INPUT.SIZE_TEST = [32, 16]
+    large = np.random.RandomState(0).randint(0, 256, (300, 100, 3), np.uint8)
+    expected = build_transforms(demo.cfg, is_train=False)(Image.fromarray(large))
+    shown = demo.run_on_image(large)[::-1]  # the one that stands for it turns it around
+    assert shown.transpose(2, 0, 1).tolist() == expected.tolist()
+
+
 def test_other_modules_of_the_demos_name_are_left_alone(project, caplog):
     """They are common: nothing of ours is loaded for them, and nothing of theirs is changed."""
-    demo = project("predictor", DEMO).FeatureExtractionDemo
+    demo = project(
+        "predictor", DEMO.replace("from fastreid.engine", "from types")
+    ).FeatureExtractionDemo
     assert not hasattr(demo.run_on_image, "__stock__")
     assert project("predictors.big", "answer = 42").answer == 42
     assert "does not fit" not in caplog.text
