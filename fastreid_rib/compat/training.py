@@ -200,3 +200,36 @@ def regnet_configs(module: ModuleType) -> None:
         cfg.merge_from_file(path)
 
     overlay(module, name, merge_from_file=merge_from_file)
+
+
+@repair(
+    "fastreid.modeling.heads.embedding_head:EmbeddingHead.__init__",
+    defect="a name in MODEL.HEADS that FastReID does not have is an assertion without its key",
+)
+def head_layers(stock: Stock, self: Any, *args: Any, **kwargs: Any) -> None:
+    """ValueError that names MODEL.HEADS.POOL_LAYER or MODEL.HEADS.CLS_LAYER, and its choices."""
+    try:
+        stock(self, *args, **kwargs)
+    except AssertionError as error:
+        key = "POOL_LAYER" if "pool types" in str(error) else "CLS_LAYER"
+        raise ValueError(f"MODEL.HEADS.{key} is not right. {error}") from error
+
+
+@repair(
+    "fastreid.modeling.meta_arch.distiller:Distiller.__init__",
+    defect="a teacher of other identities is a shape error at the first step; the config.yaml of a "
+    "run has MODEL.HEADS.NUM_CLASSES 0 unless it was written",
+)
+def teacher_identities(stock: Stock, self: Any, cfg: Any) -> None:
+    """ValueError that names the teacher's config and MODEL.HEADS.NUM_CLASSES."""
+    stock(self, cfg)
+    own = len(self.heads.weight)
+    files = list(cfg.KD.MODEL_CONFIG)
+    for file, teacher in zip(files, self.model_ts[len(self.model_ts) - len(files) :]):
+        if len(teacher.heads.weight) != own:
+            raise ValueError(
+                f"The teacher of KD.MODEL_CONFIG {file} has MODEL.HEADS.NUM_CLASSES "
+                f"{len(teacher.heads.weight)}, and the student {own}. Write "
+                f"MODEL.HEADS.NUM_CLASSES {own} in that file, if the teacher was trained on the "
+                "same identities; else train one on them."
+            )

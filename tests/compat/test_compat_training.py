@@ -178,3 +178,29 @@ def test_nothing_is_evaluated_after_a_failure():
         except RuntimeError:
             assert not called.is_set()
     assert called.is_set()
+
+
+@pytest.mark.parametrize("key, choices", [("POOL_LAYER", "GlobalAvgPool"), ("CLS_LAYER", "Linear")])
+def test_an_unknown_layer_of_a_head_names_its_key(make_small_cfg, key, choices):
+    from fastreid.engine import DefaultTrainer
+
+    with pytest.raises(ValueError, match=f"MODEL.HEADS.{key} is not right.*{choices}.* got Nope"):
+        DefaultTrainer.build_model(make_small_cfg({f"MODEL.HEADS.{key}": "Nope"}))
+
+
+def test_a_teacher_of_other_identities_names_the_key(make_small_cfg, tmp_path):
+    from fastreid.engine import DefaultTrainer
+
+    others, file, weights = make_small_cfg({"MODEL.HEADS.NUM_CLASSES": 5}), "t.yml", "t.pth"
+    (tmp_path / file).write_text(others.dump())
+    state = DefaultTrainer.build_model(others).state_dict()
+    torch.save({"model": state}, str(tmp_path / weights))
+    distills = {
+        "MODEL.META_ARCHITECTURE": "Distiller",
+        "KD.MODEL_CONFIG": (str(tmp_path / file),),
+        "KD.MODEL_WEIGHTS": (str(tmp_path / weights),),
+    }
+    with pytest.raises(ValueError, match=r"t.yml has MODEL.HEADS.NUM_CLASSES 5, and the student 8"):
+        DefaultTrainer.build_model(make_small_cfg(distills))
+    built = DefaultTrainer.build_model(make_small_cfg({**distills, "MODEL.HEADS.NUM_CLASSES": 5}))
+    assert len(built.model_ts) == 1
