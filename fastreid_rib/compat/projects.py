@@ -122,7 +122,7 @@ def demo_resizing(stock: Stock, self: Any, original_image: Any) -> Any:
 
     if getattr(original_image, "dtype", None) == numpy.uint8:
         height, width = self.cfg.INPUT.SIZE_TEST
-        picture = Image.fromarray(original_image).resize((width, height), Image.BICUBIC)
+        picture = Image.fromarray(original_image).resize((width, height), Image.Resampling.BICUBIC)
         original_image = numpy.asarray(picture)  # FastReID resizes it once more, to the same size
     return stock(self, original_image)
 
