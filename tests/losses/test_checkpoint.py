@@ -339,7 +339,7 @@ def test_nothing_of_its_own_starts_afresh_with_one_line(caplog):
     ]
 
 
-def test_a_run_that_goes_on_without_them_pauses_for_an_epoch_and_says_so(caplog):
+def test_a_run_that_resumes_without_them_pauses_for_an_epoch_and_says_so(caplog):
     model = Model()
     model.load_state_dict(trained(3).state_dict())
     assert not any(model.train_epoch(3)) and all(model.train_epoch(4))
