@@ -40,7 +40,7 @@ class RIBTripletEngine(torchreid.engine.ImageTripletEngine):
         super().train(*args, **kwargs)
 
     def save_model(self, epoch: int, rank1: float, save_dir: str, is_best: bool = False) -> None:
-        """What a run needs to go on: torchreid's checkpoint, and RIB's statistics beside it."""
+        """What a run needs to resume: torchreid's checkpoint, and RIB's statistics beside it."""
         super().save_model(epoch, rank1, save_dir, is_best)
         torch.save(self.rib.state_dict(), f"{save_dir}/rib.pth")
 

@@ -167,16 +167,16 @@ def best_model(stock: Stock, self: Any) -> None:
 
 @repair(
     "fastreid.engine.defaults:default_argument_parser",
-    defect="a path behind --resume is taken for a key of the config: an AssertionError",
+    defect="a path after --resume is taken for a key of the config: an AssertionError",
 )
 def resume_path(stock: Stock, *args: Any, **kwargs: Any) -> Any:
-    """The error says OUTPUT_DIR, which --resume goes on in, and MODEL.WEIGHTS."""
+    """The error says OUTPUT_DIR, where --resume looks, and MODEL.WEIGHTS."""
     parser = stock(*args, **kwargs)
 
     def refuse(path: str) -> None:
         folder = path if os.path.isdir(path) else os.path.dirname(path) or "."
         parser.error(
-            f"--resume takes no path, got {path}: it goes on from the last checkpoint in "
+            f"--resume takes no path, got {path}: it resumes from the last checkpoint in "
             f"OUTPUT_DIR. Write --resume OUTPUT_DIR {folder}. To start a new training from the "
             "weights of a file, leave --resume out and write MODEL.WEIGHTS FILE"
         )

@@ -37,7 +37,7 @@ class Reservoir:
     def begin(
         self, epoch: int, seen: int = 0, content: Optional[Tuple[Tensor, Tensor]] = None
     ) -> None:
-        """The stream of an epoch begins, or goes on with what another saw and its ``content()``."""
+        """The stream of an epoch begins, or resumes with what another saw and its ``content()``."""
         self.rows: Optional[Tensor]
         self.labels: Optional[Tensor]
         self.rows, self.labels = content or (None, None)

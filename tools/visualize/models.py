@@ -116,6 +116,7 @@ class _Strict(Checkpointer):
         self.name = name
 
     def _load_model(self, checkpoint: Any) -> Any:
+        checkpoint.pop("rib", None)  # its statistics, which the training alone needs
         weights = checkpoint["model"]
         if all(key.startswith("module.") for key in weights):
             weights = {key[len("module.") :]: value for key, value in weights.items()}
