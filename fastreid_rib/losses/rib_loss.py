@@ -266,8 +266,7 @@ class RIBLoss(nn.Module):
     def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *rest: Any) -> None:
         own = {key[len(prefix) :]: v for key, v in state_dict.items() if key.startswith(prefix)}
         found = {name: own[name] for name in state.NAMES if name in own}
-        unexpected_keys = rest[3]
-        unexpected_keys.extend(prefix + name for name in own if name not in found)
+        rest[3].extend(prefix + name for name in own if name not in found)  # unexpected keys
         if prefix and not found:
             return  # a model's own weights
         self._reset()
