@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from torchvision import transforms
 
-from fastreid_rib.data.layouts import Item, named_as_market
+from fastreid_rib.base.pictures import shots_in
 from fastreid_rib.data.synthetic_folder import (
     GALLERY,
     QUERY,
@@ -19,6 +19,9 @@ from fastreid_rib.data.synthetic_folder import (
     folder_name,
     generate,
 )
+
+Item = Tuple[str, int, int]
+"""Path, identity and camera (from 0) of a picture."""
 
 SMALL = SyntheticSpec(
     num_train_ids=48, train_images=8, num_test_ids=40, query_images=2, gallery_images=4
@@ -76,7 +79,11 @@ def read(folder: Optional[str]) -> Splits:
     folder = folder or drawn()
     train, query, gallery = (
         # -1 is Market-1501's mark for parts of people, which count neither as right nor as wrong
-        [item for item in named_as_market(os.path.join(folder, split), folder) if item[1] >= 0]
+        [
+            (os.path.join(folder, split, shot.name), shot.identity, shot.camera - 1)
+            for shot in shots_in(os.path.join(folder, split), folder)
+            if shot.identity >= 0
+        ]
         for split in (TRAIN, QUERY, GALLERY)
     )
     labels = {identity: i for i, identity in enumerate(sorted({item[1] for item in train}))}

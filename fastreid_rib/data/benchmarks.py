@@ -6,12 +6,13 @@ FastReID.
 
 import logging
 import os
+import re
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from fastreid.data.datasets.bases import ImageDataset
 
-from fastreid_rib.data.layouts import Item, named_as_market, named_by_identity
-from fastreid_rib.data.registering import register
+from fastreid_rib.base.pictures import ENDINGS, log_left_out, pictures_below, shots_in
+from fastreid_rib.data import named, register
 
 logger = logging.getLogger(__name__)
 
@@ -22,29 +23,44 @@ _ZHUO = "ICME2018_Occluded-Person-Reidentification_datasets"  # what its publish
 class Benchmark(ImageDataset):
     """A published data set, in a folder of its own below the data root.
 
+    Args:
+        root: data root.
+        **kwargs: what FastReID's `ImageDataset` takes.
+
     Attributes:
         dataset_name: begins the names of identities in training.
         folders: where it may be below the data root; the first is what the publishers call it.
+        parts: folders of it: those of training (a test set has none), of the queries, of the gallery.
         published: number of pictures of each part. Another one is a warning: results on a part of
             a benchmark, or on an extended one, do not compare with published ones.
         all_occluded: whether something stands before the person in every query.
+
+    Raises:
+        RuntimeError: a folder is missing.
+        ValueError: a folder is empty, or the name of a picture says nothing or something else than
+            its folder.
     """
 
     dataset_name = ""
     folders: Tuple[str, ...] = ()
+    parts: Tuple[str, ...] = ()
     published: Dict[str, int] = {}
     all_occluded = False
+
+    def __init__(self, root: str = "datasets", **kwargs: Any) -> None:
+        """Reads the names."""
+        places = [os.path.join(root, folder) for folder in self.folders]
+        folder = next(filter(os.path.isdir, places), places[0])
+        needed = [os.path.join(folder, *part.split("/")) for part in self.parts]
+        self.check_before_run([folder, *needed])
+        *train, query, gallery = (self.read(part, side % 2) for side, part in enumerate(needed))
+        items = named(self.dataset_name, [item for part in train for item in part])
+        super().__init__(items, query, gallery, **kwargs)
 
     @property
     def occluded_queries(self) -> Optional[List[str]]:
         """Paths of the queries, if something stands before all of them; None: not known."""
         return [item[0] for item in self.query] if self.all_occluded else None
-
-    @classmethod
-    def folder(cls, root: str) -> str:
-        """Where it is below the data root, or should be."""
-        places = [os.path.join(root, folder) for folder in cls.folders]
-        return next(filter(os.path.isdir, places), places[0])
 
     def show_train(self) -> None:
         """Logs FastReID's table, and whether the pictures are as many as published.
@@ -78,35 +94,28 @@ class Benchmark(ImageDataset):
                 self.published[part],
             )
 
-    def _named(self, items: Sequence[Item]) -> List[Tuple[str, str, str]]:
-        # FastReID trains on names, so that identities of several data sets stay apart
-        name = self.dataset_name
-        return [(path, f"{name}_{pid}", f"{name}_{camera}") for path, pid, camera in items]
+    def read(self, folder: str, side: int) -> List[Tuple[str, int, int]]:
+        """Path, identity and camera (from 0) of the pictures in a folder.
+
+        Args:
+            folder: one of `parts`.
+            side: 0 for those of hidden persons, 1 for those of whole ones, where they are apart.
+        """
+        raise NotImplementedError
 
 
 class MarketLayout(Benchmark):
     """``bounding_box_train``, ``query``, ``bounding_box_test``; identity and camera in the names.
 
-    Args:
-        root: data root.
-        **kwargs: what FastReID's `ImageDataset` takes.
-
-    Raises:
-        RuntimeError: a folder is missing.
-        ValueError: a folder is empty, or the name of a picture says nothing.
+    Pictures are named as in Market-1501: ``0001_c1s1_000001_00.jpg``.
     """
 
-    def __init__(self, root: str = "datasets", **kwargs: Any) -> None:
-        """Reads the names."""
-        folder = self.folder(root)
-        parts = [
-            os.path.join(folder, part)
-            for part in ("bounding_box_train", "query", "bounding_box_test")
-        ]
-        self.check_before_run([folder, *parts])
-        name = type(self).__name__
-        train, query, gallery = (named_as_market(part, name) for part in parts)
-        super().__init__(self._named(train), query, gallery, **kwargs)
+    parts = ("bounding_box_train", "query", "bounding_box_test")
+
+    def read(self, folder: str, side: int) -> List[Tuple[str, int, int]]:
+        """Goes by the names alone."""
+        shots = shots_in(folder, type(self).__name__)
+        return [(os.path.join(folder, s.name), s.identity, s.camera - 1) for s in shots]
 
 
 class SidesLayout(Benchmark):
@@ -115,39 +124,36 @@ class SidesLayout(Benchmark):
     Pictures stand in a folder for each identity, or directly; their names begin with the number of
     the identity (``001_02.tif``). The two sides count as two cameras, so that every picture of the
     gallery is kept.
-
-    Attributes:
-        sides: folders of the queries and of the gallery.
-        train_sides: the same for training; None: a test set.
-
-    Args:
-        root: data root.
-        **kwargs: what FastReID's `ImageDataset` takes.
-
-    Raises:
-        RuntimeError: a folder is missing.
-        ValueError: a folder is empty, or the name of a picture says nothing or something else than
-            its folder.
     """
 
     all_occluded = True
-    sides: Tuple[str, str] = (OCCLUDED, WHOLE)
-    train_sides: Optional[Tuple[str, str]] = None
+    parts = (OCCLUDED, WHOLE)
 
-    def __init__(self, root: str = "datasets", **kwargs: Any) -> None:
-        """Reads the names."""
-        folder = self.folder(root)
-        places = [os.path.join(folder, *side.split("/")) for side in self.sides]
-        training = [os.path.join(folder, *side.split("/")) for side in self.train_sides or ()]
-        self.check_before_run([folder, *training, *places])
+    def read(self, folder: str, side: int) -> List[Tuple[str, int, int]]:
+        """Goes by the beginning of the names; the camera is the side."""
         name = type(self).__name__
-        train = [
-            item
-            for camera, place in enumerate(training)
-            for item in named_by_identity(place, name, camera)
-        ]
-        query, gallery = (named_by_identity(place, name, i) for i, place in enumerate(places))
-        super().__init__(self._named(train), query, gallery, **kwargs)
+        paths, left_out = pictures_below(folder)
+        items = [(os.path.join(folder, p), _identity(folder, p, name), side) for p in paths]
+        if not items:
+            raise ValueError(
+                f"{name}: {folder} holds no picture. Expected names such as 001/001_01.tif "
+                f"({', '.join(ENDINGS)}, in any case)."
+            )
+        log_left_out(name, folder, left_out)
+        return items
+
+
+def _identity(folder: str, path: str, dataset: str) -> int:
+    *outer, name = path.split("/")
+    number = re.match(r"(\d+)_", name)
+    wrong = outer and outer[-1].isdigit() and number and int(outer[-1]) != int(number.group(1))
+    if number is None or wrong:
+        raise ValueError(
+            f"{dataset}: the name of {os.path.join(folder, path)} does not begin with the number "
+            f"of an identity{', the one of its folder' if outer else ''}. Expected names such as "
+            "001/001_01.tif. Rename the file, or move it out of the folder."
+        )
+    return int(number.group(1))
 
 
 @register
@@ -201,7 +207,7 @@ class PartialREID(SidesLayout):
 
     dataset_name = "partialreid"
     folders = ("Partial_REID", "Partial-REID_Dataset", "PartialREID")
-    sides = ("partial_body_images", WHOLE)
+    parts = ("partial_body_images", WHOLE)
     published = {"query": 300, "gallery": 300}
 
 
@@ -209,7 +215,7 @@ class PartialREID(SidesLayout):
 class PartialREIDOccluded(PartialREID):
     """Partial-REID with its occluded pictures, not cut to the visible part, as queries."""
 
-    sides = (OCCLUDED, WHOLE)
+    parts = (OCCLUDED, WHOLE)
 
 
 @register
@@ -227,8 +233,7 @@ class POccludedDuke(SidesLayout):
 
     dataset_name = "poccludedduke"
     folders = ("P-DukeMTMC-reid", "P-DukeMTMC-reID", f"{_ZHUO}/P-DukeMTMC-reid")
-    sides = (f"test/{OCCLUDED}", f"test/{WHOLE}")
-    train_sides = (f"train/{OCCLUDED}", f"train/{WHOLE}")
+    parts = (f"train/{OCCLUDED}", f"train/{WHOLE}", f"test/{OCCLUDED}", f"test/{WHOLE}")
     published = {"train": 12927, "query": 2163, "gallery": 9053}
 
 

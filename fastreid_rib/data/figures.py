@@ -45,85 +45,57 @@ def _shade(rng: np.random.RandomState, colours: Sequence[Colour], spread: int) -
     return r, g, b
 
 
-class Pedestrian(NamedTuple):
-    """What stays with a person from one picture to the next; lengths in units of a figure."""
+class Pedestrian:
+    """What stays with a person from one picture to the next; lengths in units of a figure.
 
-    skin: Colour
-    hair: Colour
-    hair_style: str
-    hat: Colour
-    upper: Cloth
-    sleeves: Cloth
-    long_sleeves: bool
-    hem: int
-    lower: Cloth
-    lower_style: str
-    shoes: Colour
-    scarf: bool
-    bag: str
-    bag_side: int
-    bag_colour: Colour
-    girth: int
-    stature: int
-    stride: int
-    arm_swing: int
-    stance: int
+    Args:
+        rng: makes up the person.
+    """
 
-    @classmethod
-    def random(cls, rng: np.random.RandomState) -> "Pedestrian":
-        """Makes up a person."""
+    def __init__(self, rng: np.random.RandomState) -> None:
+        """Draws everything in a fixed order."""
         main, second = _shade(rng, _CLOTHES, 16), _shade(rng, _CLOTHES, 16)
-        upper = Cloth(main, second, draw_one(rng, PATTERNS), draw_int(rng, 26, 52))
-        lower = Cloth(
+        self.upper = Cloth(main, second, draw_one(rng, PATTERNS), draw_int(rng, 26, 52))
+        self.lower = Cloth(
             _shade(rng, _TROUSERS, 14),
             _shade(rng, _TROUSERS, 14),
             draw_one(rng, ("plain", "plain", "plain", "pinstripes", "checks")),
             draw_int(rng, 26, 40),
         )
-        sleeves = draw_one(rng, (upper, upper, Cloth(main, main), Cloth(second, second)))
-        return cls(
-            skin=draw_one(rng, _SKIN),
-            hair=_shade(rng, _HAIR, 8),
-            hair_style=draw_one(rng, ("short", "short", "short", "long", "bun", "bald", "hat")),
-            hat=_shade(rng, _CLOTHES, 10),
-            upper=upper,
-            sleeves=sleeves,
-            long_sleeves=draw_int(rng, 0, 2) > 0,
-            hem=draw_one(rng, (500, 500, 540, 660)),
-            lower=lower,
-            lower_style=draw_one(rng, ("trousers", "trousers", "trousers", "shorts", "skirt")),
-            shoes=_shade(rng, _SHOES, 8),
-            scarf=draw_int(rng, 0, 4) == 0,
-            bag=draw_one(rng, ("none", "none", "backpack", "shoulder", "handbag")),
-            bag_side=draw_one(rng, (-1, 1)),
-            bag_colour=_shade(rng, _CLOTHES, 10),
-            girth=draw_int(rng, 860, 1160),
-            stature=draw_int(rng, 930, 1040),
-            stride=draw_int(rng, 50, 130),
-            arm_swing=draw_int(rng, 20, 110),
-            stance=draw_int(rng, 34, 60),
-        )
+        cloths = (self.upper, self.upper, Cloth(main, main), Cloth(second, second))
+        self.sleeves = draw_one(rng, cloths)
+        self.skin = draw_one(rng, _SKIN)
+        self.hair = _shade(rng, _HAIR, 8)
+        self.hair_style = draw_one(rng, ("short", "short", "short", "long", "bun", "bald", "hat"))
+        self.hat = _shade(rng, _CLOTHES, 10)
+        self.long_sleeves = draw_int(rng, 0, 2) > 0
+        self.hem = draw_one(rng, (500, 500, 540, 660))
+        self.lower_style = draw_one(rng, ("trousers", "trousers", "trousers", "shorts", "skirt"))
+        self.shoes = _shade(rng, _SHOES, 8)
+        self.scarf = draw_int(rng, 0, 4) == 0
+        self.bag = draw_one(rng, ("none", "none", "backpack", "shoulder", "handbag"))
+        self.bag_side = draw_one(rng, (-1, 1))
+        self.bag_colour = _shade(rng, _CLOTHES, 10)
+        self.girth = draw_int(rng, 860, 1160)
+        self.stature = draw_int(rng, 930, 1040)
+        self.stride = draw_int(rng, 50, 130)
+        self.arm_swing = draw_int(rng, 20, 110)
+        self.stance = draw_int(rng, 34, 60)
 
 
 class Pose(NamedTuple):
-    """How a person is seen in one picture.
-
-    Attributes:
-        view: "front", "back", "left" or "right" (walking towards that side of the picture).
-        phase: moment of the step, -100 to 100; at 0 the legs are together.
-    """
+    """How a person is seen in one picture."""
 
     view: str
+    """"front", "back", "left" or "right" (walking towards that side of the picture)."""
     phase: int
+    """Moment of the step, -100 to 100; at 0 the legs are together."""
 
 
 class Place(NamedTuple):
-    """Where a figure stands on the canvas, in canvas units.
+    """Where a figure stands: x of its middle, y of its crown, height from there to the soles.
 
-    Attributes:
-        centre: x of its middle.
-        top: y of its crown.
-        height: from crown to soles, for a person of average stature.
+    In canvas units, for a person of average stature.
     """
 
     centre: int
@@ -149,8 +121,8 @@ class _Pen:
         )
 
     def shape(self, points: Sequence[Point], paint: Paint, shadow: int = 0) -> None:
-        start = self.point(0, 150)
-        self.canvas.polygon([self.point(x, y) for x, y in points], _dim(paint, shadow), start)
+        corners = [self.point(x, y) for x, y in points]
+        self.canvas.polygon(corners, paint, shadow, self.point(0, 150))
 
     def limb(
         self, a: Point, wide_a: int, b: Point, wide_b: int, paint: Paint, shadow: int = 0
@@ -162,35 +134,15 @@ class _Pen:
 
     def oval(self, x: int, y: int, rx: int, ry: int, paint: Paint, shadow: int = 0) -> None:
         rx, ry = rx * self.wide // 1000, ry * self.tall // 1000
-        self.canvas.ellipse(self.point(x, y), rx, ry, _dim(paint, shadow))
-
-
-def _dim(paint: Paint, shadow: int) -> Paint:
-    """The paint in the shade: 0 leaves it, 100 makes it black."""
-    if not shadow:
-        return paint
-    if isinstance(paint, Cloth):
-        return paint._replace(
-            colour=_dim_colour(paint.colour, shadow), second=_dim_colour(paint.second, shadow)
-        )
-    return _dim_colour(paint, shadow)
-
-
-def _dim_colour(colour: Colour, shadow: int) -> Colour:
-    r, g, b = (c * (100 - shadow) // 100 for c in colour)
-    return r, g, b
+        self.canvas.ellipse(self.point(x, y), rx, ry, paint, shadow)
 
 
 def paint_pedestrian(canvas: Canvas, who: Pedestrian, pose: Pose, place: Place) -> None:
     """Paints a person onto the canvas, over what is there."""
-    sideways = pose.view in ("left", "right")
     # a figure is drawn walking to the right, or from the front: its left hand at positive x
     flip = -1 if pose.view in ("left", "back") else 1
-    pen = _Pen(canvas, place, who, flip)
-    if sideways:
-        _from_the_side(pen, who, pose)
-    else:
-        _from_front_or_back(pen, who, pose)
+    paint = _from_the_side if pose.view in ("left", "right") else _from_front_or_back
+    paint(_Pen(canvas, place, who, flip), who, pose)
 
 
 def _leg(pen: _Pen, who: Pedestrian, hip: int, foot: Point, toes: int, shadow: int) -> None:
@@ -208,9 +160,8 @@ def _leg(pen: _Pen, who: Pedestrian, hip: int, foot: Point, toes: int, shadow: i
 
 def _arm(pen: _Pen, who: Pedestrian, shoulder: int, hand: int, shadow: int) -> None:
     elbow = ((shoulder + hand) // 2, 350)
-    wrist = (hand, 510)
     pen.limb((shoulder, 180), 34, elbow, 30, who.sleeves, shadow)
-    pen.limb(elbow, 30, wrist, 22, who.sleeves if who.long_sleeves else who.skin, shadow)
+    pen.limb(elbow, 30, (hand, 510), 22, who.sleeves if who.long_sleeves else who.skin, shadow)
     pen.oval(hand, 522, 24, 26, who.skin, shadow)
 
 

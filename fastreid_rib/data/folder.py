@@ -17,6 +17,7 @@ from fastreid.data.datasets.bases import ImageDataset
 
 from fastreid_rib.base.patching import wrap
 from fastreid_rib.base.pictures import log_left_out, missing
+from fastreid_rib.data import named, register
 from fastreid_rib.data.own_pictures import (
     GALLERY,
     QUERY,
@@ -28,7 +29,6 @@ from fastreid_rib.data.own_pictures import (
 )
 from fastreid_rib.data.own_table import read_table
 from fastreid_rib.data.own_tree import read_tree
-from fastreid_rib.data.registering import register
 from fastreid_rib.settings.declaration import from_keys
 from fastreid_rib.settings.run import FolderSettings
 

@@ -4,11 +4,9 @@ A camera brings its background, colours and sharpness; each picture its own ligh
 noise and, where asked for, something that stands before the person.
 """
 
-from typing import NamedTuple, Tuple
-
 import numpy as np
 
-from fastreid_rib.data.canvas import TALL, WIDE, Canvas, Cloth, Colour
+from fastreid_rib.data.canvas import TALL, WIDE, Canvas, Cloth
 from fastreid_rib.data.figures import (
     Pedestrian,
     Place,
@@ -23,57 +21,36 @@ _GROUNDS = ((124, 122, 118), (150, 146, 138), (98, 100, 104), (112, 122, 92), (1
 _THINGS = ((60, 62, 66), (96, 78, 60), (70, 96, 70), (130, 130, 132), (120, 52, 46), (52, 70, 104))
 
 
-class Camera(NamedTuple):
+class Camera:
     """One camera and what it looks at.
 
-    Attributes:
-        horizon: y where wall and ground meet, canvas units.
-        wall: its surface.
-        ground: RGB.
-        things: boxes (x0, y0, x1, y1, RGB) that stand in the background.
-        views: the views of `Pose` that it sees, as often as they are named.
-        gain: per RGB channel, 256 leaves it.
-        grey: how far colours fade towards grey, 0 to 256.
-        lift: added to every value.
-        blur: passes of a 3 x 3 blur at a height of 64 pixels.
-        noise: largest error of a value to either side.
+    Args:
+        rng: puts it up.
     """
 
-    horizon: int
-    wall: Cloth
-    ground: Colour
-    things: Tuple[Tuple[int, int, int, int, Colour], ...]
-    views: Tuple[str, ...]
-    gain: Tuple[int, int, int]
-    grey: int
-    lift: int
-    blur: int
-    noise: int
-
-    @classmethod
-    def random(cls, rng: np.random.RandomState) -> "Camera":
-        """Puts up a camera."""
+    def __init__(self, rng: np.random.RandomState) -> None:
+        """Draws everything in a fixed order; lengths are in canvas units."""
         wall = draw_one(rng, _WALLS)
         seam = (wall[0] - 24, wall[1] - 24, wall[2] - 24)
-        things = []
+        self.things = []  # boxes in the background
         for _ in range(draw_int(rng, 2, 4)):
             x, y = draw_int(rng, -60, WIDE), draw_int(rng, 60, 520)
             size = (draw_int(rng, 60, 200), draw_int(rng, 100, 400))
-            things.append((x, y, x + size[0], y + size[1], draw_one(rng, _THINGS)))
+            self.things.append((x, y, x + size[0], y + size[1], draw_one(rng, _THINGS)))
         straight = draw_one(rng, (("front", "back"), ("front",), ("back",)))
         views = draw_one(rng, (straight * 3, (*straight, "left", "right"), ("left", "right") * 2))
-        return cls(
-            horizon=draw_int(rng, 380, 640),
-            wall=Cloth(wall, seam, draw_one(rng, ("plain", "hoops", "pinstripes", "checks")), 70),
-            ground=draw_one(rng, _GROUNDS),
-            things=tuple(things),
-            views=(*views, "front", "back", "left", "right"),
-            gain=(draw_int(rng, 232, 282), draw_int(rng, 240, 272), draw_int(rng, 232, 282)),
-            grey=draw_int(rng, 0, 40),
-            lift=draw_int(rng, -8, 16),
-            blur=draw_int(rng, 0, 2) // 2,
-            noise=draw_int(rng, 2, 6),
-        )
+        # what it sees of people, as often as it stands here
+        self.views = (*views, "front", "back", "left", "right")
+        self.horizon = draw_int(rng, 380, 640)  # where wall and ground meet
+        pattern = draw_one(rng, ("plain", "hoops", "pinstripes", "checks"))
+        self.wall = Cloth(wall, seam, pattern, 70)
+        self.ground = draw_one(rng, _GROUNDS)
+        # of each channel, 256 leaves it
+        self.gain = (draw_int(rng, 232, 282), draw_int(rng, 240, 272), draw_int(rng, 232, 282))
+        self.grey = draw_int(rng, 0, 40)  # how far colours fade, to 256
+        self.lift = draw_int(rng, -8, 16)  # added to every value
+        self.blur = draw_int(rng, 0, 2) // 2  # passes of a 3 x 3 blur at a height of 64 pixels
+        self.noise = draw_int(rng, 2, 6)  # largest error of a value to either side
 
 
 def photograph(
@@ -118,7 +95,7 @@ def _paint_background(rng: np.random.RandomState, canvas: Canvas, camera: Camera
         x = draw_one(rng, (draw_int(rng, 0, 110), draw_int(rng, 400, WIDE)))
         tall = draw_int(rng, 400, 620)
         pose = Pose(draw_one(rng, ("front", "back", "left", "right")), draw_int(rng, -100, 100))
-        paint_pedestrian(canvas, Pedestrian.random(rng), pose, Place(x, 760 - tall, tall))
+        paint_pedestrian(canvas, Pedestrian(rng), pose, Place(x, 760 - tall, tall))
 
 
 def _paint_occluder(rng: np.random.RandomState, canvas: Canvas, place: Place) -> None:
@@ -152,7 +129,7 @@ def _paint_occluder(rng: np.random.RandomState, canvas: Canvas, place: Place) ->
         x = place.centre + draw_one(rng, (-1, 1)) * draw_int(rng, 130, 200)
         pose = Pose(draw_one(rng, ("front", "back", "left", "right")), draw_int(rng, -100, 100))
         top = place.top + draw_int(rng, 20, 140)
-        paint_pedestrian(canvas, Pedestrian.random(rng), pose, Place(x, top, place.height))
+        paint_pedestrian(canvas, Pedestrian(rng), pose, Place(x, top, place.height))
 
 
 def _expose(rng: np.random.RandomState, scene: np.ndarray, camera: Camera) -> np.ndarray:

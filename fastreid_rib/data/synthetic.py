@@ -8,16 +8,15 @@ Importing this module registers them.
 """
 
 import os
-from typing import Any, List, Set, Tuple
+from typing import Any, Dict, List, Set, Tuple
 
 from fastreid.data.datasets.bases import ImageDataset
 
-from fastreid_rib.data.registering import register
+from fastreid_rib.data import named, register
 from fastreid_rib.data.synthetic_folder import (
     GALLERY,
     QUERY,
     TRAIN,
-    Shot,
     SyntheticSpec,
     folder_name,
     generate,
@@ -32,6 +31,9 @@ class SyntheticReID(ImageDataset):
     200 training identities with 12 pictures each, 60 others in query and gallery, six cameras,
     most of the queries occluded. A subclass with another `spec` draws others.
 
+    Attributes:
+        occluded_queries: paths of the queries in which something stands before the person.
+
     Args:
         root: data root; FastReID passes the environment variable FASTREID_DATASETS, or "datasets".
         **kwargs: what FastReID's `ImageDataset` takes (transform, mode, combineall, verbose).
@@ -43,35 +45,21 @@ class SyntheticReID(ImageDataset):
     _junk_pids = [0, -1]
     dataset_name = "SyntheticReID"
     spec = SyntheticSpec()
+    occluded_queries: Set[str] = set()
 
     def __init__(self, root: str = "datasets", **kwargs: Any) -> None:
         """Finds the pictures, or draws them."""
         self.data_dir = os.path.join(root, folder_name(self.spec))
         generate(self.data_dir, self.spec)
-        super().__init__(self._train_items(), self._items(QUERY), self._items(GALLERY), **kwargs)
-
-    @property
-    def occluded_queries(self) -> Set[str]:
-        """Paths of the queries in which something stands before the person."""
-        return {
-            self._path(shot) for shot in plan(self.spec) if shot.subset == QUERY and shot.occluded
-        }
-
-    def _items(self, subset: str) -> List[Tuple[str, int, int]]:
-        # from the plan, not from a listing: its order is the same on every machine
-        return [
-            (self._path(shot), shot.pid, shot.camera - 1)
-            for shot in plan(self.spec)
-            if shot.subset == subset
-        ]
-
-    def _path(self, shot: Shot) -> str:
-        return os.path.join(self.data_dir, *shot.path.split("/"))
-
-    def _train_items(self) -> List[Tuple[str, str, str]]:
-        # FastReID trains on names, so that identities of several data sets stay apart
-        name = self.dataset_name
-        return [(path, f"{name}_{pid}", f"{name}_{cam}") for path, pid, cam in self._items(TRAIN)]
+        self.occluded_queries = set()
+        items: Dict[str, List[Tuple[str, int, int]]] = {TRAIN: [], QUERY: [], GALLERY: []}
+        for shot in plan(self.spec):  # not a listing: its order is the same on every machine
+            path = os.path.join(self.data_dir, *shot.path.split("/"))
+            items[shot.subset].append((path, shot.pid, shot.camera - 1))
+            if shot.subset == QUERY and shot.occluded:
+                self.occluded_queries.add(path)
+        train = named(self.dataset_name, items[TRAIN])
+        super().__init__(train, items[QUERY], items[GALLERY], **kwargs)
 
 
 @register
@@ -79,14 +67,7 @@ class SyntheticReIDTiny(SyntheticReID):
     """A SyntheticReID that is made in half a second, for tests and smoke runs."""
 
     dataset_name = "SyntheticReIDTiny"
-    spec = SyntheticSpec(
-        num_train_ids=8,
-        train_images=8,
-        num_test_ids=6,
-        query_images=2,
-        gallery_images=4,
-        num_distractors=4,
-    )
+    spec = SyntheticSpec(8, 8, num_test_ids=6, query_images=2, gallery_images=4, num_distractors=4)
 
 
 @register
