@@ -7,10 +7,15 @@ from typing import Any, List, Optional
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    """Runs one command and returns its exit status."""
+    """Runs one command and returns its exit status; what it cannot do it says, in a line."""
     arguments = vars(_parser().parse_args(argv))
-    command = arguments.pop("command").replace("-", "_")
-    return importlib.import_module(f"fastreid_rib.commands.{command}").main(**arguments)
+    command = arguments.pop("command")
+    module = importlib.import_module(f"fastreid_rib.commands.{command.replace('-', '_')}")
+    try:
+        return module.main(**arguments) or 0
+    except (ImportError, OSError, RuntimeError, ValueError, KeyError) as error:
+        print(f"{command}: {error}")
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:

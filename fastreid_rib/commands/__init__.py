@@ -1,1 +1,24 @@
-"""The commands of ``python -m fastreid_rib``."""
+"""The commands of ``python -m fastreid_rib``: each is a module, and runs by its ``main``.
+
+The arguments of ``main`` are those of the command line, which ``--help`` explains. It returns an
+exit status or None, which is success, and raises what the command line prints as an error.
+"""
+
+from typing import Any, Sequence
+
+
+def read_config(config_file: str, opts: Sequence[Any] = ()) -> Any:
+    """A FastReID config from a file, with keys and values that change it.
+
+    Raises:
+        ImportError: FastReID, which has the other keys, is not there.
+        OSError: the file cannot be read.
+        KeyError: a key that neither FastReID nor this plugin has.
+        ValueError: a value of another type.
+    """
+    from fastreid.config import get_cfg
+
+    cfg = get_cfg()
+    cfg.merge_from_file(config_file)
+    cfg.merge_from_list(list(opts))
+    return cfg

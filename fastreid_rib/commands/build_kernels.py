@@ -12,22 +12,8 @@ from fastreid_rib.ops import build, native
 
 
 def main(kind: Optional[str] = None, arch: Optional[str] = None, into: Optional[str] = None) -> int:
-    """Builds libraries of kernels and says what became of each.
-
-    Args:
-        kind: "cpu", "cuda" or "all"; None: each for which there is a compiler.
-        arch: architectures of GPUs: "native" (those of this machine), numbers as in "75,80", or
-            "all", also None: one of each generation that nvcc knows.
-        into: "package" or "cache"; None: the package if it can be written, else the user's cache.
-
-    Returns:
-        0; 1 if something that was asked for could not be built.
-    """
-    try:
-        folder = _destination(into)
-    except (OSError, RuntimeError) as error:
-        print(f"nothing built: {error}")
-        return 1
+    """Builds libraries and says what became of each; 1 if one that was asked for is not there."""
+    folder = _destination(into)
     results = [
         _build(one, arch, folder, asked_for=kind is not None)
         for one in (build.KINDS if kind in (None, "all") else [str(kind)])

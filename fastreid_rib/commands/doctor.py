@@ -1,27 +1,41 @@
-"""The command ``doctor``: would a training run work here, and what is at work?"""
+"""The command ``doctor``: would a training run work here, and what is at work?
+
+Of a config and its data it says what would stop or spoil a training, all of it, by the checks that
+a training makes at its start.
+"""
 
 import importlib
+import logging
 import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from importlib import util
-from typing import Callable, Iterator, Optional, Sequence
+from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Sequence
 
 import fastreid_rib
 from fastreid_rib import compat
 from fastreid_rib.base import __version__, disabled
-from fastreid_rib.commands.examination import Finding, examine
+from fastreid_rib.base.kept import generators_kept
+from fastreid_rib.base.safe_reads import checked, read_safely
+from fastreid_rib.commands import read_config
+from fastreid_rib.compat.datasets import refuse_unanswerable
+from fastreid_rib.integration import config, own_keys
+
+
+class Finding(NamedTuple):
+    """One line of the report."""
+
+    status: str
+    """``ok``, ``note`` (works, but you may want to know) or ``FAIL`` (training cannot work)."""
+    subject: str
+    text: str
 
 
 def main(config_file: Optional[str] = None, opts: Sequence[str] = ()) -> int:
-    """Prints the report; 0 if training can work here, 1 if not.
-
-    Args:
-        config_file: of a training that is to be looked at as well; None: none.
-        opts: keys and values that change it, as FastReID's scripts take them.
-    """
-    findings = [finding for check in CHECKS for finding in _run(check)]
+    """Prints the report; 0 if training can work here, 1 if not."""
+    findings = [finding for check in CHECKS for finding in _found(check.__name__, check)]
     if config_file is not None and all(finding.status != "FAIL" for finding in findings):
         findings += examine(config_file, opts)  # FastReID loads by now
     for finding in findings:
@@ -32,11 +46,17 @@ def main(config_file: Optional[str] = None, opts: Sequence[str] = ()) -> int:
     return 1 if failed else 0
 
 
-def _run(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+def _found(subject: str, check: Callable[..., Any], *args: Any) -> Iterator[Finding]:
+    """What a check yields, if it does; one that fails is a finding, not the end of the report."""
     try:
-        yield from check()
-    except Exception as error:  # a check that fails is a finding, not the end of the report
-        yield Finding("FAIL", check.__name__, f"{type(error).__name__}: {error}")
+        yield from check(*args) or ()
+    except Exception as error:
+        yield _failure(subject, error)
+
+
+def _failure(subject: str, error: BaseException) -> Finding:
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    return Finding("FAIL", subject, text or type(error).__name__)
 
 
 def plugin() -> Iterator[Finding]:
@@ -44,29 +64,24 @@ def plugin() -> Iterator[Finding]:
     home = os.path.dirname(fastreid_rib.__file__)
     yield Finding("ok", "fastreid-rib", f"{__version__} from {home}")
     off = disabled()
+    loaded = "import sys; sys.exit('fastreid_rib' not in sys.modules)"
     if "all" in off:
         text = "FASTREID_RIB_DISABLE switches the plugin off: RIB in a config has no effect"
         yield Finding("FAIL", "activation", text)
     elif "register" in off:
         text = "FASTREID_RIB_DISABLE=register: repairs only, RIB is not registered"
         yield Finding("FAIL", "activation", text)
+    elif subprocess.run([sys.executable, "-c", loaded]).returncode == 0:  # as a training starts one
+        yield Finding("ok", "activation", "at interpreter start (fastreid_rib.pth)")
     else:
-        yield _activation()
-
-
-def _activation() -> Finding:
-    """Whether a new interpreter, as a training starts one, knows RIB without an import."""
-    loaded = "import sys; sys.exit('fastreid_rib' not in sys.modules)"
-    if subprocess.run([sys.executable, "-c", loaded]).returncode == 0:
-        return Finding("ok", "activation", "at interpreter start (fastreid_rib.pth)")
-    there = any(os.path.isfile(os.path.join(p, "fastreid_rib.pth")) for p in sys.path)
-    why = "fastreid_rib.pth did not load" if there else "no .pth file (editable install?)"
-    text = (
-        f"{why}: write `import fastreid_rib` before `get_cfg()`. Without it a config with RIB "
-        "beside FastReID's long names of losses (CrossEntropyLoss) trains without RIB, and says "
-        "nothing"
-    )
-    return Finding("FAIL" if there else "note", "activation", text)
+        there = any(os.path.isfile(os.path.join(p, "fastreid_rib.pth")) for p in sys.path)
+        why = "fastreid_rib.pth did not load" if there else "no .pth file (editable install?)"
+        text = (
+            f"{why}: write `import fastreid_rib` before `get_cfg()`. Without it a config with RIB "
+            "beside FastReID's long names of losses (CrossEntropyLoss) trains without RIB, and "
+            "says nothing"
+        )
+        yield Finding("FAIL" if there else "note", "activation", text)
 
 
 def versions() -> Iterator[Finding]:
@@ -110,16 +125,15 @@ def fastreid() -> Iterator[Finding]:
             text = f"does not load: {error}; what FastReID needs comes with fastreid-rib[fastreid]"
             yield Finding("FAIL", module, text)
             return
-    active, off = compat.active(), disabled()
     for repair in compat.REPAIRS:
         text = f"{repair.name}: {repair.defect}"
-        if repair.name in active:
+        if repair.name in compat.active():
             yield Finding("ok", "repaired", text)
-        elif repair.name in off and repair.present():
+        elif repair.name in disabled() and repair.present():
             yield Finding("note", "not repaired", text)
 
 
-def learns() -> Iterator[Finding]:
+def optimizer() -> Iterator[Finding]:
     """Whether one step of FastReID's optimizer changes a weight (it did not on torch 2)."""
     import torch
     from fastreid.config import get_cfg
@@ -127,12 +141,12 @@ def learns() -> Iterator[Finding]:
 
     layer = torch.nn.Linear(2, 1)
     before = layer.weight.detach().clone()
-    optimizer, _ = build_optimizer(get_cfg(), layer)
+    built, _ = build_optimizer(get_cfg(), layer)
     for _ in range(2):
         loss = layer(torch.ones(1, 2)).sum()
-        optimizer.zero_grad()
+        built.zero_grad()
         loss.backward()
-        optimizer.step()
+        built.step()
     if torch.equal(before, layer.weight.detach()):
         yield Finding("FAIL", "optimizer", "FastReID's optimizer does not change the weights")
     else:
@@ -157,15 +171,13 @@ def evaluator() -> Iterator[Finding]:
 
 def data_root() -> Iterator[Finding]:
     """The folder that FastReID reads data sets from."""
-    where = os.path.abspath(os.environ.get("FASTREID_DATASETS", "datasets"))
+    where = parent = os.path.abspath(os.environ.get("FASTREID_DATASETS", "datasets"))
+    while not os.path.exists(parent):
+        parent = os.path.dirname(parent)
     if os.path.isdir(where):
         found = ", ".join(sorted(os.listdir(where))) or "empty"
         yield Finding("ok", "data root", f"{where}: {found}")
-        return
-    parent = where
-    while not os.path.exists(parent):
-        parent = os.path.dirname(parent)
-    if os.path.isdir(parent) and os.access(parent, os.W_OK):
+    elif os.path.isdir(parent) and os.access(parent, os.W_OK):
         text = f"{where} is not there (SyntheticReID makes it); FASTREID_DATASETS names another"
         yield Finding("note", "data root", text)
     else:
@@ -173,4 +185,149 @@ def data_root() -> Iterator[Finding]:
         yield Finding("FAIL", "data root", text)
 
 
-CHECKS = (plugin, versions, kernels, fastreid, learns, evaluator, data_root)
+CHECKS = (plugin, versions, kernels, fastreid, optimizer, evaluator, data_root)
+
+
+def examine(config_file: str, opts: Sequence[str] = ()) -> List[Finding]:
+    """Examines a config and its data.
+
+    Pictures are counted, not read; a network is built without pretrained weights, and nothing is
+    trained. Drawn data sets are made, as a training would.
+
+    Returns:
+        "FAIL" for what a training would stop at, "note" for what may spoil one, "ok" for counts.
+    """
+    try:
+        cfg = read_config(config_file, opts)
+    except Exception as error:  # yacs has several
+        return [_failure("config", error)]
+    findings = list(_found("config", _keys, cfg))
+    understood = findings[0].status != "FAIL"
+    findings += [*_machine(cfg), *_files(cfg)]
+    logging.disable(logging.INFO)  # FastReID's tables of the data sets
+    try:
+        with generators_kept():
+            data: List[Any] = []
+            findings += _found("training set", _training_set, cfg, data)
+            for name in cfg.DATASETS.TESTS:
+                findings += _found("test set", _test_set, name)
+            findings += _schedule(cfg, *data) if understood else []
+            if all(finding.status != "FAIL" for finding in findings):
+                findings += _found("network", _network, cfg, *data)
+    finally:
+        logging.disable(logging.NOTSET)
+    return findings
+
+
+def _keys(cfg: Any) -> Iterator[Finding]:
+    config.check(cfg)  # the rules ask for the names of the losses, which are known then
+    refusals = [Finding("FAIL", "config", str(refusal)) for refusal in own_keys.refusals(cfg)]
+    yield from refusals or [Finding("ok", "config", "its keys are what they can be")]
+
+
+def _machine(cfg: Any) -> Iterator[Finding]:
+    import torch
+
+    cuda = cfg.MODEL.DEVICE.startswith("cuda")
+    if cuda and not torch.cuda.is_available():
+        text = f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, and there is no GPU: write cpu"
+        yield Finding("FAIL", "device", text)
+    if cfg.SOLVER.AMP.ENABLED and not torch.cuda.is_available():
+        yield Finding("FAIL", "device", "SOLVER.AMP.ENABLED is True, and needs a GPU: write False")
+    for key in ("BACKBONE", "HEADS"):
+        if cfg.MODEL[key].NORM == "syncBN" and not cuda:
+            text = f"MODEL.{key}.NORM syncBN is for processes with a GPU each: write BN"
+            yield Finding("FAIL", "device", text)
+
+
+def _files(cfg: Any) -> Iterator[Finding]:
+    backbone = cfg.MODEL.BACKBONE
+    pretrained = backbone.PRETRAIN_PATH if backbone.PRETRAIN else ""
+    for key, path in (
+        ("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS),
+        ("MODEL.BACKBONE.PRETRAIN_PATH", pretrained),
+    ):
+        if path and "://" not in path:
+            yield from _found("weights", _file, key, path)
+    if backbone.PRETRAIN and not pretrained:
+        text = "MODEL.BACKBONE.PRETRAIN True without PRETRAIN_PATH: fetched at the first start"
+        yield Finding("note", "weights", text)
+    if os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
+        text = f"{cfg.OUTPUT_DIR} holds a training: --resume continues it, another replaces it"
+        yield Finding("note", "output folder", text)
+
+
+def _file(key: str, path: str) -> None:
+    if not os.path.isfile(path):
+        raise ValueError(f"{key} is {path!r}, which is not there: name a file, or write ''")
+    if key == "MODEL.WEIGHTS":
+        checked(path, lambda: read_safely(path))
+    else:
+        read_safely(path)
+
+
+def _training_set(cfg: Any, data: List[Any]) -> Iterator[Finding]:
+    """Puts the data set of the training loader into `data`, if it can be loaded."""
+    from fastreid.data import build_reid_train_loader
+
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATALOADER.NUM_WORKERS = 0
+    found = build_reid_train_loader(cfg, combineall=cfg.DATASETS.COMBINEALL).dataset
+    data.append(found)
+    text = f"{len(found)} pictures of {found.num_classes} identities by {found.num_cameras} cameras"
+    yield Finding("ok", "training set", text)
+    pictures = Counter(item[1] for item in found.img_items)
+    alone = sum(count == 1 for count in pictures.values())
+    if alone:
+        text = f"{alone} of {found.num_classes} identities have one picture: they have no positive"
+        yield Finding("note", "training set", text)
+    own_keys.check_identities(cfg, found.num_classes)
+
+
+def _test_set(name: str) -> Iterator[Finding]:
+    from fastreid.data.build import _root
+    from fastreid.data.datasets import DATASET_REGISTRY
+
+    data = DATASET_REGISTRY.get(name)(root=_root)
+    refuse_unanswerable(name, data.query, data.gallery)
+    cameras = {item[2] for item in [*data.query, *data.gallery]}
+    text = f"{name}: {len(data.query)} queries, {len(data.gallery)} pictures in the gallery"
+    yield Finding("ok", "test set", f"{text}, {len(cameras)} cameras")
+
+
+def _schedule(cfg: Any, training: Optional[Any] = None) -> Iterator[Finding]:
+    epochs, batch = cfg.SOLVER.MAX_EPOCH, cfg.SOLVER.IMS_PER_BATCH
+    if config.late_rib(cfg):
+        yield Finding("note", "RIB", config.late_rib(cfg))
+    if cfg.SOLVER.SCHED == "MultiStepLR" and min(cfg.SOLVER.STEPS, default=0) >= epochs:
+        text = f"SOLVER.STEPS {tuple(cfg.SOLVER.STEPS)} are beyond {epochs} epochs: it never falls"
+        yield Finding("note", "learning rate", text)
+    if training is None:
+        return
+    steps = len(training) // batch
+    if steps == 0:
+        text = (
+            f"SOLVER.IMS_PER_BATCH is {batch}, and there are {len(training)} pictures: no batch is "
+            "ever full. Write a smaller one"
+        )
+        yield Finding("FAIL", "training set", text)
+    elif steps * epochs <= cfg.SOLVER.WARMUP_ITERS:
+        text = (
+            f"SOLVER.WARMUP_ITERS is {cfg.SOLVER.WARMUP_ITERS}, and the training has "
+            f"{steps * epochs} steps: SOLVER.BASE_LR is never reached"
+        )
+        yield Finding("note", "learning rate", text)
+
+
+def _network(cfg: Any, training: Any) -> Iterator[Finding]:
+    from fastreid.modeling import build_model
+
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.BACKBONE.PRETRAIN = False
+    cfg.MODEL.HEADS.NUM_CLASSES = cfg.MODEL.HEADS.NUM_CLASSES or training.num_classes
+    model = build_model(cfg)
+    own_keys.check_network(cfg, model)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    yield Finding("ok", "network", f"{type(model).__name__}, {count / 1e6:.1f} million parameters")

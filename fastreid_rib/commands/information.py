@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from fastreid_rib.base.kept import evaluated
 from fastreid_rib.base.safe_reads import checked, read_safely
 from fastreid_rib.base.whole_files import written_whole
+from fastreid_rib.commands import read_config
 from fastreid_rib.integration import config
 from fastreid_rib.integration.rib.embedding import embedding_and_labels
 from fastreid_rib.losses.clustering import kmeans, spread_seeds
@@ -40,32 +41,15 @@ class Images(NamedTuple):
     pixels: Tensor
 
 
-def main(folder: str, config_file: Optional[str], opts: List[str]) -> int:
-    """Prints the table of a run, writes ``information.png`` beside its checkpoints.
-
-    Args:
-        folder: of the run: model_*.pth.
-        config_file: of the run; None: the config.yaml in the folder.
-        opts: keys and values that change it, as FastReID's scripts take them.
-
-    Returns:
-        0; 1 if there is nothing to look at, which has been said.
-    """
-    try:
-        from fastreid.config import get_cfg
-
-        cfg = get_cfg()
-        cfg.merge_from_file(config_file or os.path.join(folder, "config.yaml"))
-        cfg.merge_from_list([*opts, "MODEL.BACKBONE.PRETRAIN", False, "DATALOADER.NUM_WORKERS", 0])
-        plane = planes(cfg, folder)
-        path = os.path.join(folder, "information.png")
-        draw(plane, path)
-    except (ImportError, OSError, ValueError, KeyError) as error:
-        print(f"information: {error}")
-        return 1
-    print(table(plane))
+def main(folder: str, config_file: Optional[str], opts: List[str]) -> None:
+    """Prints the table of a run, writes ``information.png`` beside its checkpoints."""
+    changes = [*opts, "MODEL.BACKBONE.PRETRAIN", False, "DATALOADER.NUM_WORKERS", 0]
+    plane = planes(read_config(config_file or os.path.join(folder, "config.yaml"), changes), folder)
+    path = os.path.join(folder, "information.png")
+    draw(plane, path)
+    rows = [(epoch, *of.values()) for epoch, of in plane.items()]
+    print(tabulate(rows, ("epoch", *COLUMNS), "pipe", floatfmt=".4f"))
     print(f"\nIn nats, of the training images in evaluation mode; drawn in {path}")
-    return 0
 
 
 def planes(cfg: Any, folder: str) -> Dict[int, Dict[str, float]]:
@@ -147,12 +131,6 @@ def measures(images: Images, settings: RIBSettings) -> Dict[str, float]:
         joint += phi.double().t() @ soft_assignment(pixels[part], of_pixels, settings.beta).double()
     kept, told = float(mutual_information(joint)), report["mutual_information"]
     return dict(zip(COLUMNS, (kept, told, kept - told, report["klb"], report["bound"])))
-
-
-def table(plane: Dict[int, Dict[str, float]]) -> str:
-    """The measures in Markdown, an epoch a line."""
-    rows = [(epoch, *of.values()) for epoch, of in plane.items()]
-    return tabulate(rows, ("epoch", *COLUMNS), "pipe", floatfmt=".4f")
 
 
 def draw(plane: Dict[int, Dict[str, float]], path: str) -> None:

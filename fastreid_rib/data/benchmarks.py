@@ -30,7 +30,7 @@ class Benchmark(ImageDataset):
     Attributes:
         dataset_name: begins the names of identities in training.
         folders: where it may be below the data root; the first is what the publishers call it.
-        parts: folders of it: those of training (a test set has none), of the queries, of the gallery.
+        parts: folders of training (a test set has none), one of the queries, one of the gallery.
         published: number of pictures of each part. Another one is a warning: results on a part of
             a benchmark, or on an extended one, do not compare with published ones.
         all_occluded: whether something stands before the person in every query.
@@ -127,7 +127,7 @@ class SidesLayout(Benchmark):
     """
 
     all_occluded = True
-    parts = (OCCLUDED, WHOLE)
+    parts: Tuple[str, ...] = (OCCLUDED, WHOLE)
 
     def read(self, folder: str, side: int) -> List[Tuple[str, int, int]]:
         """Goes by the beginning of the names; the camera is the side."""

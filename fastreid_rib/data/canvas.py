@@ -8,7 +8,7 @@ x runs to the right, y downwards.
 """
 
 from bisect import bisect_left, bisect_right
-from typing import Callable, Dict, NamedTuple, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, NamedTuple, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -17,7 +17,7 @@ HEIGHTS = (32, 64, 128, 256, 512)
 
 Colour = Tuple[int, int, int]
 Point = Tuple[int, int]
-Mask = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Mask = Callable[[np.ndarray, np.ndarray], Any]
 
 # where the second colour shows, at x and y from the start of the pattern; p is the period
 _SECOND: Dict[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = {
@@ -81,7 +81,7 @@ class Canvas:
             origin: where the pattern of the cloth starts.
         """
 
-        def inside(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        def inside(x: np.ndarray, y: np.ndarray) -> Any:
             sides = np.array(
                 [
                     (x1 - x0) * (y - y0) - (y1 - y0) * (x - x0)
@@ -101,7 +101,7 @@ class Canvas:
         """Paints an upright ellipse with half axes rx and ry."""
         (cx, cy), rx, ry = centre, max(rx, 1), max(ry, 1)
 
-        def inside(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        def inside(x: np.ndarray, y: np.ndarray) -> Any:
             return ((x - cx) * ry) ** 2 + ((y - cy) * rx) ** 2 <= (rx * ry) ** 2
 
         self._paint((cx - rx, cy - ry, cx + rx, cy + ry), inside, paint, shadow, centre)

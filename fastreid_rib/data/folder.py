@@ -11,6 +11,7 @@ docs/guide/data.md says which layouts are understood. Importing this module regi
 
 import logging
 import os
+from collections import Counter
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 from fastreid.data.datasets.bases import ImageDataset
@@ -38,10 +39,7 @@ _configured = FolderSettings()
 
 
 def configure(cfg: Any) -> None:
-    """Takes the settings of a config: FastReID makes its data sets without one.
-
-    Args:
-        cfg: a FastReID config; one without the keys changes nothing.
+    """Takes the settings of a config, if it has them: FastReID makes its data sets without one.
 
     Raises:
         ValueError: a key out of its range.
@@ -52,11 +50,7 @@ def configure(cfg: Any) -> None:
 
 
 def extend_loaders(build: Any) -> None:
-    """Lets FastReID's loaders say which config they are built from.
-
-    Args:
-        build: the module ``fastreid.data.build``.
-    """
+    """Lets the loaders of ``fastreid.data.build`` say which config they are built from."""
 
     def built(stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         cfg = args[0] if args else kwargs.get("cfg")
@@ -110,20 +104,21 @@ class FolderReID(ImageDataset):
                 self._parts[part].append(kept)
         tested = [*self._parts[QUERY], *self._parts[GALLERY]]
         self.identities = tuple(sorted({picture.identity for picture in tested}))
-        self._numbers = {name: number for number, name in enumerate(self.identities)}
-        cameras = sorted({p.camera for p in tested if p.camera is not None})
+        known = sorted({p.camera for p in tested if p.camera is not None})
         # A picture without a camera is its own: by its path.
         own = sorted({p.path for p in tested if p.camera is None})
-        self._cameras = {key: number for number, key in enumerate([*cameras, *own])}
-        self._own_cameras: Set[Any] = {self._cameras[path] for path in own}
-        self._own_cameras.update(f"{self.dataset_name}_test_{self._cameras[path]}" for path in own)
-        self._own_cameras.update(_name(p.path) for p in self._parts[TRAIN] if p.camera is None)
-        super().__init__(
-            [(p.path, _name(p.identity), _name(p.camera or p.path)) for p in self._parts[TRAIN]],
-            self._numbered(QUERY),
-            self._numbered(GALLERY),
-            **kwargs,
+        numbers = {name: number for number, name in enumerate(self.identities)}
+        cameras = {key: number for number, key in enumerate([*known, *own])}
+        name = self.dataset_name
+        self._own_cameras: Set[Any] = {cameras[path] for path in own}
+        self._own_cameras |= {f"{name}_test_{number}" for number in self._own_cameras}
+        self._own_cameras |= {f"{name}_{p.path}" for p in self._parts[TRAIN] if p.camera is None}
+        train = [(p.path, p.identity, p.camera or p.path) for p in self._parts[TRAIN]]
+        query, gallery = (
+            [(p.path, numbers[p.identity], cameras[p.camera or p.path]) for p in self._parts[part]]
+            for part in (QUERY, GALLERY)
         )
+        super().__init__(named(name, train), query, gallery, **kwargs)
 
     @property
     def occluded_queries(self) -> Optional[Set[str]]:
@@ -133,14 +128,7 @@ class FolderReID(ImageDataset):
         return {picture.path for picture in self._parts[QUERY] if picture.occluded}
 
     def parse_data(self, data: Sequence[Tuple[str, Any, Any]]) -> Tuple[int, int]:
-        """As FastReID's; pictures without a camera count none.
-
-        Args:
-            data: (path, identity, camera) of each picture.
-
-        Returns:
-            Numbers of identities and of cameras.
-        """
+        """Numbers of identities and of cameras; pictures without a camera count none."""
         identities, cameras = {item[1] for item in data}, {item[2] for item in data}
         return len(identities), len(cameras - self._own_cameras)
 
@@ -153,7 +141,8 @@ class FolderReID(ImageDataset):
         """Logs FastReID's table, what was left out, and what deserves a look."""
         super().show_train()
         self._show(self._parts[TRAIN], "training", "each is treated as a separate camera")
-        both = {p.identity for p in self._parts[TRAIN]} & set(self.identities)
+        counts = Counter(picture.identity for picture in self._parts[TRAIN])
+        both = set(counts) & set(self.identities)
         if both:
             logger.warning(
                 "FolderReID: %d identities are in training and test, such as %s: the results will "
@@ -161,9 +150,6 @@ class FolderReID(ImageDataset):
                 len(both),
                 min(both),
             )
-        counts: Dict[str, int] = {}
-        for picture in self._parts[TRAIN]:
-            counts[picture.identity] = counts.get(picture.identity, 0) + 1
         single = [identity for identity, count in counts.items() if count == 1]
         if single:
             logger.info(
@@ -192,24 +178,8 @@ class FolderReID(ImageDataset):
         log_left_out("FolderReID", place, self._found.left_out)
         without = sum(picture.camera is None for picture in pictures)
         if without:
-            logger.info(
-                "FolderReID: %d of %d %s pictures have no camera: %s.",
-                without,
-                len(pictures),
-                part,
-                counts,
-            )
-
-    def _numbered(self, part: str) -> List[Tuple[str, int, int]]:
-        return [
-            (p.path, self._numbers[p.identity], self._cameras[p.camera or p.path])
-            for p in self._parts[part]
-        ]
-
-
-def _name(text: str) -> str:
-    # FastReID trains on names, so that identities of several data sets stay apart
-    return f"{FolderReID.dataset_name}_{text}"
+            told = "FolderReID: %d of %d %s pictures have no camera: %s."
+            logger.info(told, without, len(pictures), part, counts)
 
 
 def _read(root: str, settings: FolderSettings) -> Collection:

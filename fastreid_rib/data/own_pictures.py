@@ -5,7 +5,8 @@ out with a reason, never in silence; where nothing can, or where it is doubtful,
 """
 
 import re
-from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from collections import Counter
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -22,6 +23,7 @@ SPLITS: Dict[str, Tuple[str, ...]] = {
 """What the pictures of a folder (or of a row) of this name are for. Those in ``test`` are queries
 and gallery at once: each is looked for among the others."""
 
+_CAMERA = re.compile(r"^c(am(era)?)?[-_ ]?(?=\d+$)", re.IGNORECASE)
 _JUNK = "-1"  # the identity of pictures that Market-1501 leaves out
 
 
@@ -86,44 +88,28 @@ class Collection:
                 r"another layout, such as '(?P<camera>\w+)/(?P<identity>\w+)/' "
                 "(docs/guide/data.md)."
             )
-        identities = (picture.identity for picture in self.pictures)
-        cameras = (picture.camera for picture in self.pictures if picture.camera)
-        for what, twins in (
-            ("identities", _twins(identities, _written_alike)),
-            ("cameras", _twins(cameras, _camera_written_alike)),
-        ):
-            if twins:
-                raise ValueError(
-                    f"{where} has the {what} {twins[0]!r} and {twins[1]!r}: are they one? Write "
-                    "the same name, or names that differ in more than case and zeros; "
-                    "DATASETS.FOLDER.PATTERN says which part of a path is the name."
-                )
+        identities = {picture.identity for picture in self.pictures}
+        cameras = {picture.camera for picture in self.pictures if picture.camera}
+        for what, names in (("identities", identities), ("cameras", cameras)):
+            first: Dict[str, str] = {}
+            for name in sorted(names):
+                number = name if what == "identities" else _CAMERA.sub("", name)
+                key = str(int(number)) if number.isdecimal() else number.casefold()
+                other = first.setdefault(key, name)
+                if other != name:
+                    raise ValueError(
+                        f"{where} has the {what} {other!r} and {name!r}: are they one? Write the "
+                        "same name, or names that differ in more than case and zeros; "
+                        "DATASETS.FOLDER.PATTERN says which part of a path is the name."
+                    )
         splits = {picture.split for picture in self.pictures if picture.split}
-        other = sorted(split for split in splits if SPLITS[split] in ((QUERY,), (GALLERY,)))
-        if "test" in splits and other:
+        parts = sorted(split for split in splits if SPLITS[split] in ((QUERY,), (GALLERY,)))
+        if "test" in splits and parts:
             raise ValueError(
                 f"{where} has pictures in test, which are queries and gallery at once, and in "
-                f"{other[0]}. Write query or gallery in place of test."
+                f"{parts[0]}. Write query or gallery in place of test."
             )
         return self
-
-
-def _twins(names: Iterable[str], key: Callable[[str], str]) -> Optional[Tuple[str, str]]:
-    """Two names that differ and have the same key, or None."""
-    first: Dict[str, str] = {}
-    for name in sorted(set(names)):
-        other = first.setdefault(key(name), name)
-        if other != name:
-            return other, name
-    return None
-
-
-def _written_alike(name: str) -> str:
-    return str(int(name)) if name.isdecimal() else name.casefold()
-
-
-def _camera_written_alike(name: str) -> str:
-    return _written_alike(re.sub(r"(?i)^c(am(era)?)?[-_ ]?(?=\d+$)", "", name))
 
 
 def divide(pictures: Sequence[Picture], test_share: float) -> List[Picture]:
@@ -139,9 +125,7 @@ def divide(pictures: Sequence[Picture], test_share: float) -> List[Picture]:
     Returns:
         The same pictures, in their order, with the splits "train" and "test".
     """
-    counts: Dict[str, int] = {}
-    for picture in pictures:
-        counts[picture.identity] = counts.get(picture.identity, 0) + 1
+    counts = Counter(picture.identity for picture in pictures)
     several = sorted(identity for identity, count in counts.items() if count > 1)
     number = min(len(several), round(test_share * len(counts)))
     drawn = np.random.RandomState(0).permutation(len(several))[:number]

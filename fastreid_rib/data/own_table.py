@@ -5,7 +5,7 @@ import io
 import logging
 import os
 import unicodedata
-from typing import Dict, List, Sequence, Set, Tuple
+from typing import Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 from fastreid_rib.base.spelling import did_you_mean
 from fastreid_rib.data.own_pictures import SPLITS, Collection, Picture
@@ -16,8 +16,11 @@ COLUMNS = ("path", "identity", "camera", "split", "occluded")
 """Headings of a table; path and identity have to be there."""
 
 _TRUTH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-_NOT_KNOWN = ("nan", "none", "null", "na", "n/a", "unknown", "?", "-")  # as pandas and people write
+# as pandas, FastReID and people write
+_NOT_KNOWN = ("nan", "none", "null", "na", "n/a", "unknown", "?", "-", "-1")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+
+_Listed = Dict[str, Dict[str, List[str]]]  # of each folder, its files by names without case
 
 
 def read_table(path: str) -> Collection:
@@ -35,15 +38,15 @@ def read_table(path: str) -> Collection:
             different things of a picture, or no picture is there; with file and line.
     """
     collection = Collection(path)
-    files = _Files()
+    listed: _Listed = {}
     said: Dict[str, Picture] = {}
-    seen: Set[Tuple[str, ...]] = set()
+    seen: Set[Tuple[str, Optional[str]]] = set()
     for number, row in _rows(path):
         where = f"{path}, line {number}"
         if not row["path"] or not row["identity"]:
             collection.leave_out("no path or no identity in the line", where)
             continue
-        place = files.find(os.path.dirname(path), row["path"])
+        place = _find(os.path.dirname(path), row["path"], listed)
         picture = _picture(place, row, where)
         other = said.setdefault(place, picture)
         if other._replace(split=None) != picture._replace(split=None):
@@ -52,48 +55,40 @@ def read_table(path: str) -> Collection:
                 f"{_tells(other)}. Expected one identity and camera of a picture: correct one of "
                 "the lines."
             )
-        if (place, row["split"].lower()) in seen:
+        if (place, picture.split) in seen:
             collection.leave_out("listed before", row["path"])
         elif not os.path.isfile(place):
             collection.leave_out("no such file", row["path"])
         else:
             collection.add(picture)
-        seen.add((place, row["split"].lower()))
+        seen.add((place, picture.split))
     return collection.checked()
 
 
-class _Files:
-    """Finds files by names as another system may have written them."""
+def _find(folder: str, path: str, listed: _Listed) -> str:
+    """Where a file is, or would be, whose name another system may have written."""
+    places = [os.path.normpath(os.path.join(folder, p)) for p in (path, path.replace("\\", "/"))]
+    return next(filter(os.path.exists, places), None) or _alike(places[1], listed)
 
-    def __init__(self) -> None:
-        self._listed: Dict[str, Dict[str, List[str]]] = {}
 
-    def find(self, folder: str, path: str) -> str:
-        """Where a file is, or would be if it is not there."""
-        place = os.path.normpath(os.path.join(folder, path))
-        if not os.path.exists(place):
-            place = os.path.normpath(os.path.join(folder, path.replace("\\", "/")))
-        return place if os.path.exists(place) else self._alike(place)
-
-    def _alike(self, place: str) -> str:
-        folder, name = os.path.split(place)
-        if not name or os.path.exists(place):
-            return place
-        folder = self._alike(folder)
-        if folder not in self._listed:
-            names: Dict[str, List[str]] = {}
-            for entry in os.listdir(folder) if os.path.isdir(folder) else ():
-                names.setdefault(_plain(entry).casefold(), []).append(entry)
-            self._listed[folder] = names
-        found = self._listed[folder].get(_plain(name).casefold(), [])
-        return os.path.join(folder, found[0] if len(found) == 1 else name)
+def _alike(place: str, listed: _Listed) -> str:
+    folder, name = os.path.split(place)
+    if not name or os.path.exists(place):
+        return place
+    folder = _alike(folder, listed)
+    if folder not in listed:
+        listed[folder] = {}
+        for entry in os.listdir(folder) if os.path.isdir(folder) else ():
+            listed[folder].setdefault(_plain(entry).casefold(), []).append(entry)
+    found = listed[folder].get(_plain(name).casefold(), [])
+    return os.path.join(folder, found[0] if len(found) == 1 else name)
 
 
 def _plain(text: str) -> str:
     return unicodedata.normalize("NFC", text.strip())
 
 
-def _rows(path: str) -> List[Tuple[int, Dict[str, str]]]:
+def _rows(path: str) -> Iterator[Tuple[int, Dict[str, str]]]:
     """The number and the values of each line below the headings."""
     with open(path, "rb") as file:
         content = file.read()
@@ -106,28 +101,25 @@ def _rows(path: str) -> List[Tuple[int, Dict[str, str]]]:
         )
     lines = list(io.StringIO(text, newline=None))
     skipped = 1 if lines and lines[0].startswith("sep=") else 0  # of Excel
-    heading = lines[skipped] if lines[skipped:] else ""
-    separator = max(",;\t", key=heading.count)
-    reader = csv.reader(lines[skipped:], delimiter=separator, skipinitialspace=True)
-    headings = [name.strip().lower() for name in next(reader, [])]
+    separator = max(",;\t", key="".join(lines[skipped : skipped + 1]).count)
+    reader = csv.DictReader(lines[skipped:], restval="", delimiter=separator, skipinitialspace=True)
+    headings = [name.strip().lower() for name in reader.fieldnames or ()]
     _check_headings(path, headings)
-    rows = []
+    reader.fieldnames = headings
     for cells in reader:
-        number = reader.line_num + skipped
-        if any(cells[len(headings) :]):
+        number, more = reader.line_num + skipped, cells.pop(None, ())
+        if any(more):
             raise ValueError(
-                f"{path}, line {number} has {len(cells)} values for {len(headings)} columns. Put "
-                f'values with {separator!r} in them between quotes: "a{separator}b.jpg".'
+                f"{path}, line {number} has {len(headings) + len(more)} values for {len(headings)} "
+                f"columns. Put values with {separator!r} in them between quotes: "
+                f'"a{separator}b.jpg".'
             )
-        row = dict.fromkeys(COLUMNS, "")
-        for name, cell in zip(headings, map(_plain, cells)):
-            may_lack = name not in ("path", "identity")
-            row[name] = "" if may_lack and cell.lower() in _NOT_KNOWN else cell
-        if row["camera"] == "-1":
-            row["camera"] = ""
-        if any(cells):
-            rows.append((number, row))
-    return rows
+        row = {name: _plain(cells.get(name, "")) for name in COLUMNS}
+        for name in ("camera", "split", "occluded"):
+            if row[name].lower() in _NOT_KNOWN:
+                row[name] = ""
+        if any(cells.values()):
+            yield number, row
 
 
 def _check_headings(path: str, headings: Sequence[str]) -> None:
@@ -142,13 +134,8 @@ def _check_headings(path: str, headings: Sequence[str]) -> None:
     if len(set(headings)) < len(headings):
         raise ValueError(f"The first line of {path} names a column twice: {', '.join(headings)}.")
     for name in set(headings).difference(COLUMNS):
-        logger.warning(
-            "Column %r of %s is not read.%s It may be one of %s.",
-            name,
-            path,
-            did_you_mean(name, COLUMNS),
-            ", ".join(COLUMNS),
-        )
+        hint = f"{did_you_mean(name, COLUMNS)} It may be one of {', '.join(COLUMNS)}."
+        logger.warning("Column %r of %s is not read.%s", name, path, hint)
 
 
 def _picture(place: str, row: Dict[str, str], where: str) -> Picture:
@@ -159,13 +146,9 @@ def _picture(place: str, row: Dict[str, str], where: str) -> Picture:
                 f"{where}: expected {name} to be empty or one of {', '.join(known)}, got "
                 f"{value!r}.{did_you_mean(value, known)}"
             )
-    return Picture(
-        place,
-        row["identity"],
-        row["camera"] or None,
-        row["split"].lower() or None,
-        _TRUTH.get(row["occluded"].lower()),
-    )
+    occluded = _TRUTH.get(row["occluded"].lower())
+    split = row["split"].lower() or None
+    return Picture(place, row["identity"], row["camera"] or None, split, occluded)
 
 
 def _tells(picture: Picture) -> str:

@@ -69,8 +69,9 @@ class SyntheticSpec(Settings):
 
     def conflicts(self) -> Iterator[Tuple[str, str]]:
         """Identities and queries that are too many beside other settings."""
-        if self.num_train_ids + self.num_test_ids > _MAX_IDS:
-            yield "num_test_ids", f"at most {_MAX_IDS - self.num_train_ids} beside {{num_train_ids}}"
+        others = _MAX_IDS - self.num_train_ids
+        if self.num_test_ids > others:
+            yield "num_test_ids", f"at most {others} beside {{num_train_ids}}"
         if self.query_images > self.num_cameras:
             yield "query_images", "at most {num_cameras}"
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from fastreid.data import build
 
-from fastreid_rib.commands.examination import examine
+from fastreid_rib.commands.doctor import examine
 from fastreid_rib.data.synthetic import SyntheticReIDTiny
 from fastreid_rib.data.synthetic_folder import generate
 

@@ -11,7 +11,8 @@ from fastreid.data.datasets import DATASET_REGISTRY
 from fastreid.engine import DefaultTrainer
 from trees import in_market, market_names, small_market, write_picture, write_tree
 
-from fastreid_rib.data import benchmarks, registering
+from fastreid_rib import data
+from fastreid_rib.data import benchmarks
 from fastreid_rib.integration import evaluation
 
 
@@ -224,7 +225,7 @@ def test_fastreid_s_own_cuhk03_stays(tmp_path):
 
 
 def test_a_project_s_data_set_of_the_same_name_is_taken(heard):
-    said = heard(registering.logger)
+    said = heard(data.logger)
     entries = dict(DATASET_REGISTRY._obj_map)
 
     class PartialREID:
@@ -234,7 +235,7 @@ def test_a_project_s_data_set_of_the_same_name_is_taken(heard):
         DATASET_REGISTRY.register()(PartialREID)
         assert DATASET_REGISTRY.get("PartialREID") is PartialREID
         assert said() == [f"PartialREID of {__name__} is taken in place of fastreid-rib's."]
-        registering.register(entries["PartialREID"])  # loaded again: theirs stays
+        data.register(entries["PartialREID"])  # loaded again: theirs stays
         assert DATASET_REGISTRY.get("PartialREID") is PartialREID
         with pytest.raises(AssertionError, match="already registered"):
             DATASET_REGISTRY.register(PartialREID)
