@@ -8,14 +8,7 @@ from typing import Any, Sequence
 
 
 def read_config(config_file: str, opts: Sequence[Any] = ()) -> Any:
-    """A FastReID config from a file, with keys and values that change it.
-
-    Raises:
-        ImportError: FastReID, which has the other keys, is not there.
-        OSError: the file cannot be read.
-        KeyError: a key that neither FastReID nor this plugin has.
-        ValueError: a value of another type.
-    """
+    """A FastReID config from a file, with keys and values that change it; raises as FastReID's."""
     from fastreid.config import get_cfg
 
     cfg = get_cfg()

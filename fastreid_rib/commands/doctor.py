@@ -7,7 +7,6 @@ a training makes at its start.
 import importlib
 import logging
 import os
-import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -17,7 +16,6 @@ from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Sequence
 import fastreid_rib
 from fastreid_rib import compat
 from fastreid_rib.base import __version__, disabled
-from fastreid_rib.base.kept import generators_kept
 from fastreid_rib.base.safe_reads import checked, read_safely
 from fastreid_rib.commands import read_config
 from fastreid_rib.compat.datasets import refuse_unanswerable
@@ -153,22 +151,6 @@ def optimizer() -> Iterator[Finding]:
         yield Finding("ok", "optimizer", "a step changes the weights")
 
 
-def evaluator() -> Iterator[Finding]:
-    """The fast evaluator of FastReID, which it compiles on first use."""
-    if util.find_spec("fastreid") is None:
-        return
-    missing = [name for name in ("Cython", "setuptools") if util.find_spec(name) is None]
-    if not any(shutil.which(compiler) for compiler in ("cc", "gcc", "clang")):
-        missing.append("a C compiler")
-    if util.find_spec("fastreid.evaluation.rank_cylib.rank_cy") is not None:
-        yield Finding("ok", "evaluator", "compiled")
-    elif missing:
-        text = f"pure Python, slow on large galleries; to compile it needs {', '.join(missing)}"
-        yield Finding("note", "evaluator", text)
-    else:
-        yield Finding("ok", "evaluator", "will be compiled at the first evaluation")
-
-
 def data_root() -> Iterator[Finding]:
     """The folder that FastReID reads data sets from."""
     where = parent = os.path.abspath(os.environ.get("FASTREID_DATASETS", "datasets"))
@@ -185,7 +167,7 @@ def data_root() -> Iterator[Finding]:
         yield Finding("FAIL", "data root", text)
 
 
-CHECKS = (plugin, versions, kernels, fastreid, optimizer, evaluator, data_root)
+CHECKS = (plugin, versions, kernels, fastreid, optimizer, data_root)
 
 
 def examine(config_file: str, opts: Sequence[str] = ()) -> List[Finding]:
@@ -206,14 +188,13 @@ def examine(config_file: str, opts: Sequence[str] = ()) -> List[Finding]:
     findings += [*_machine(cfg), *_files(cfg)]
     logging.disable(logging.INFO)  # FastReID's tables of the data sets
     try:
-        with generators_kept():
-            data: List[Any] = []
-            findings += _found("training set", _training_set, cfg, data)
-            for name in cfg.DATASETS.TESTS:
-                findings += _found("test set", _test_set, name)
-            findings += _schedule(cfg, *data) if understood else []
-            if all(finding.status != "FAIL" for finding in findings):
-                findings += _found("network", _network, cfg, *data)
+        data: List[Any] = []
+        findings += _found("training set", _training_set, cfg, data)
+        for name in cfg.DATASETS.TESTS:
+            findings += _found("test set", _test_set, name)
+        findings += _schedule(cfg, *data) if understood else []
+        if all(finding.status != "FAIL" for finding in findings):
+            findings += _found("network", _network, cfg, *data)
     finally:
         logging.disable(logging.NOTSET)
     return findings
@@ -243,10 +224,8 @@ def _machine(cfg: Any) -> Iterator[Finding]:
 def _files(cfg: Any) -> Iterator[Finding]:
     backbone = cfg.MODEL.BACKBONE
     pretrained = backbone.PRETRAIN_PATH if backbone.PRETRAIN else ""
-    for key, path in (
-        ("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS),
-        ("MODEL.BACKBONE.PRETRAIN_PATH", pretrained),
-    ):
+    files = {"MODEL.WEIGHTS": cfg.MODEL.WEIGHTS, "MODEL.BACKBONE.PRETRAIN_PATH": pretrained}
+    for key, path in files.items():
         if path and "://" not in path:
             yield from _found("weights", _file, key, path)
     if backbone.PRETRAIN and not pretrained:

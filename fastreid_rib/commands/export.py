@@ -1,7 +1,6 @@
 """The command ``export``: a checkpoint and its config for FastReID without this plugin."""
 
 import os
-from collections import OrderedDict
 from typing import Any, Optional
 
 import torch
@@ -13,8 +12,7 @@ from fastreid_rib.commands import read_config
 from fastreid_rib.integration import config
 from fastreid_rib.integration.run.checkpoints import KEY, is_rib
 
-CONFIG_NAME = "config.yaml"
-"""What FastReID calls the config in an output folder."""
+CONFIG_NAME = "config.yaml"  # as FastReID writes it
 
 
 def main(checkpoint: str, folder: str, config_file: Optional[str] = None) -> None:
@@ -48,14 +46,11 @@ def main(checkpoint: str, folder: str, config_file: Optional[str] = None) -> Non
 
     content = checked(checkpoint, lambda: read_safely(checkpoint))
     state, removed = content["model"], content.pop(KEY, {})
-    removed.update((key, value) for key, value in state.items() if is_rib(key))  # of 0.2
-    kept = OrderedDict((key, value) for key, value in state.items() if key not in removed)
-    if hasattr(state, "_metadata"):  # torch's versions of modules
-        vars(kept)["_metadata"] = state._metadata
+    removed.update((key, state.pop(key)) for key in list(state) if is_rib(key))  # of 0.2
 
     os.makedirs(folder, exist_ok=True)
     with written_whole(path, "wb") as file:
-        torch.save(dict(content, model=kept), file)
+        torch.save(content, file)
     with written_whole(os.path.join(folder, CONFIG_NAME), "w") as file:
         file.write(cfg.dump())
 

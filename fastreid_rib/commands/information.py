@@ -4,9 +4,10 @@ Legend: N training images, D dimensions, K clusters of embeddings, L of inputs; 
 clusters of an image's embedding and of its pixels, Y its identity.
 """
 
+import glob
 import os
 import random
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from tabulate import tabulate
@@ -31,14 +32,6 @@ PIXEL_GRID = (8, 4)
 """Rows and columns to which an image is average-pooled."""
 
 COLUMNS = ("I(F~;X~)", "I(F~;Y)", "IB", "KLB", "bound")
-
-
-class Images(NamedTuple):
-    """Training images: what RIB is given of them (N, D), identities (N,), grids of pixels."""
-
-    embeddings: Tensor
-    labels: Tensor
-    pixels: Tensor
 
 
 def main(folder: str, config_file: Optional[str], opts: List[str]) -> None:
@@ -67,10 +60,7 @@ def planes(cfg: Any, folder: str) -> Dict[int, Dict[str, float]]:
     cfg.MODEL.HEADS.NUM_CLASSES = data.num_classes
     model, found = build_model(cfg), {}
     settings = config.rib_settings(cfg).of_identities(data.num_classes)
-    for name in sorted(os.listdir(folder)):
-        if not (name.startswith("model_") and name.endswith(".pth")):
-            continue
-        path = os.path.join(folder, name)
+    for path in sorted(glob.glob(os.path.join(glob.escape(folder), "model_*.pth"))):
         checkpoint = checked(path, lambda path=path: read_safely(path))  # type: ignore[misc]
         epoch = checkpoint.get("epoch")
         if epoch is None or int(epoch) in found:  # model_final is the last epoch once more
@@ -78,26 +68,26 @@ def planes(cfg: Any, folder: str) -> Dict[int, Dict[str, float]]:
         missing = model.load_state_dict(checkpoint["model"], strict=False).missing_keys
         if missing:
             raise ValueError(f"{path} is of another network: it lacks {', '.join(missing[:3])}")
-        found[int(epoch)] = measures(embed(model, data, cfg), settings)
+        found[int(epoch)] = measures(*embed(model, data, cfg), settings)
     if not found:
         raise ValueError(f"{folder} has no model_*.pth with its epoch, as FastReID writes them")
     return dict(sorted(found.items()))
 
 
-def embed(model: Any, data: Any, cfg: Any) -> Images:
-    """What RIB would be given of each image of a data set, but in evaluation mode."""
+def embed(model: Any, data: Any, cfg: Any) -> Tuple[Rows, Tensor]:
+    """What RIB would be given of a data set, but in evaluation mode; grids of pixels (N, 96)."""
     from fastreid.data.build import fast_batch_collator
 
     batch = cfg.TEST.IMS_PER_BATCH
     loader = torch.utils.data.DataLoader(data, batch, collate_fn=fast_batch_collator)
-    parts: List[Images] = []
+    parts: List[Sequence[Tensor]] = []
 
     def losses(*args: Any) -> Dict[str, Tensor]:
         given = embedding_and_labels(args)
         if given is None:
             raise ValueError(f"{type(model).__name__} gives no embedding that RIB could take")
         pixels = F.adaptive_avg_pool2d(images, PIXEL_GRID).flatten(1)
-        parts.append(Images(given[0].detach().float().cpu(), given[1].cpu(), pixels))
+        parts.append((given[0].detach().float().cpu(), given[1].cpu(), pixels))
         return {"loss_rib": torch.zeros(())}
 
     model.losses = losses  # in place of its own, for as long as it lives: it is ours
@@ -108,19 +98,20 @@ def embed(model: Any, data: Any, cfg: Any) -> Images:
             images = batch["images"].clone()  # FastReID normalises what it is given in place
             with torch.enable_grad():  # hooks for RIB look whether this is a training
                 model(batch)
-    return Images(*(torch.cat(column) for column in zip(*parts)))
+    embeddings, labels, pixels = (torch.cat(column) for column in zip(*parts))
+    return Rows(embeddings, labels, None), pixels
 
 
-def measures(images: Images, settings: RIBSettings) -> Dict[str, float]:
+def measures(rows: Rows, pixels: Tensor, settings: RIBSettings) -> Dict[str, float]:
     """I(F~;X~), I(F~;Y), their difference IB, KLB and the bound of the loss, in nats.
 
     The embeddings are clustered as in a first refresh, without cameras: the bound then is one of
     I(F~;Y). So are the grids of pixels, each with its mean subtracted, L2-normalised.
     """
-    rows = Rows(F.normalize(images.embeddings, dim=1), images.labels, None)
+    rows = rows._replace(embeddings=F.normalize(rows.embeddings, dim=1))
     draws = random.Random(settings.seed)
     statistics, report = refresh(rows, None, settings, int(rows.labels.max()) + 1, draws)
-    pixels = F.normalize(images.pixels - images.pixels.mean(dim=1, keepdim=True), dim=1)
+    pixels = F.normalize(pixels - pixels.mean(dim=1, keepdim=True), dim=1)
     start = spread_seeds(pixels, settings.num_clusters, draws)
     of_pixels = kmeans(pixels, start, settings.kmeans_iterations)
     mean = statistics.mean

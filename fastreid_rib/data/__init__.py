@@ -13,9 +13,6 @@ def register(dataset: Any) -> Any:
 
     A FastReID that was extended may have its own, and so may projects that register theirs later
     (FastReID's PartialReID does): theirs is taken, and the log says so.
-
-    Args:
-        dataset: a class that FastReID's builders can call.
     """
     # Not at the top: loading it may be what loads the data sets.
     from fastreid.data.datasets import DATASET_REGISTRY
@@ -36,10 +33,8 @@ def register(dataset: Any) -> Any:
 
 
 def named(dataset: str, items: Sequence[Tuple[str, Any, Any]]) -> List[Tuple[str, str, str]]:
-    """Training pictures with names for numbers: identities of several data sets stay apart.
+    """Path, identity and camera of training pictures, with names that begin with the data set's.
 
-    Args:
-        dataset: begins the names.
-        items: path, identity and camera of each.
+    So identities of several data sets stay apart.
     """
     return [(path, f"{dataset}_{pid}", f"{dataset}_{camera}") for path, pid, camera in items]

@@ -7,7 +7,7 @@ FastReID.
 import logging
 import os
 import re
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from fastreid.data.datasets.bases import ImageDataset
 
@@ -76,23 +76,19 @@ class Benchmark(ImageDataset):
                 f"DATASETS.TESTS ('{name}',)."
             )
         super().show_train()
-        self._compare("train", self.train)
+        self._compare("train")
 
     def show_test(self) -> None:
         """Logs FastReID's table, and whether the pictures are as many as published."""
         super().show_test()
-        self._compare("query", self.query)
-        self._compare("gallery", self.gallery)
+        self._compare("query")
+        self._compare("gallery")
 
-    def _compare(self, part: str, items: Sequence[Any]) -> None:
-        if len(items) != self.published[part]:
-            logger.warning(
-                "%s has %d %s pictures here, and %d as published: results do not compare.",
-                type(self).__name__,
-                len(items),
-                part,
-                self.published[part],
-            )
+    def _compare(self, part: str) -> None:
+        name, found, published = type(self).__name__, len(getattr(self, part)), self.published[part]
+        if found != published:
+            told = "%s has %d %s pictures here, and %d as published: results do not compare."
+            logger.warning(told, name, found, part, published)
 
     def read(self, folder: str, side: int) -> List[Tuple[str, int, int]]:
         """Path, identity and camera (from 0) of the pictures in a folder.

@@ -72,14 +72,7 @@ class Canvas:
     def polygon(
         self, points: Sequence[Point], paint: Paint, shadow: int = 0, origin: Point = (0, 0)
     ) -> None:
-        """Paints a convex polygon.
-
-        Args:
-            points: its corners in order, either way round.
-            paint: a colour, or a cloth.
-            shadow: 0 to 100.
-            origin: where the pattern of the cloth starts.
-        """
+        """Paints a convex polygon, its corners in order; a cloth's pattern starts at `origin`."""
 
         def inside(x: np.ndarray, y: np.ndarray) -> Any:
             sides = np.array(

@@ -46,14 +46,10 @@ def _shade(rng: np.random.RandomState, colours: Sequence[Colour], spread: int) -
 
 
 class Pedestrian:
-    """What stays with a person from one picture to the next; lengths in units of a figure.
-
-    Args:
-        rng: makes up the person.
-    """
+    """What stays with a person from one picture to the next; lengths in units of a figure."""
 
     def __init__(self, rng: np.random.RandomState) -> None:
-        """Draws everything in a fixed order."""
+        """Makes up a person; everything is drawn in a fixed order."""
         main, second = _shade(rng, _CLOTHES, 16), _shade(rng, _CLOTHES, 16)
         self.upper = Cloth(main, second, draw_one(rng, PATTERNS), draw_int(rng, 26, 52))
         self.lower = Cloth(

@@ -11,8 +11,7 @@ docs/guide/data.md says which layouts are understood. Importing this module regi
 
 import logging
 import os
-from collections import Counter
-from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set
 
 from fastreid.data.datasets.bases import ImageDataset
 
@@ -109,16 +108,12 @@ class FolderReID(ImageDataset):
         own = sorted({p.path for p in tested if p.camera is None})
         numbers = {name: number for number, name in enumerate(self.identities)}
         cameras = {key: number for number, key in enumerate([*known, *own])}
-        name = self.dataset_name
-        self._own_cameras: Set[Any] = {cameras[path] for path in own}
-        self._own_cameras |= {f"{name}_test_{number}" for number in self._own_cameras}
-        self._own_cameras |= {f"{name}_{p.path}" for p in self._parts[TRAIN] if p.camera is None}
         train = [(p.path, p.identity, p.camera or p.path) for p in self._parts[TRAIN]]
         query, gallery = (
             [(p.path, numbers[p.identity], cameras[p.camera or p.path]) for p in self._parts[part]]
             for part in (QUERY, GALLERY)
         )
-        super().__init__(named(name, train), query, gallery, **kwargs)
+        super().__init__(named(self.dataset_name, train), query, gallery, **kwargs)
 
     @property
     def occluded_queries(self) -> Optional[Set[str]]:
@@ -126,11 +121,6 @@ class FolderReID(ImageDataset):
         if all(picture.occluded is None for picture in self._parts[QUERY]):
             return None
         return {picture.path for picture in self._parts[QUERY] if picture.occluded}
-
-    def parse_data(self, data: Sequence[Tuple[str, Any, Any]]) -> Tuple[int, int]:
-        """Numbers of identities and of cameras; pictures without a camera count none."""
-        identities, cameras = {item[1] for item in data}, {item[2] for item in data}
-        return len(identities), len(cameras - self._own_cameras)
 
     def combine_all(self) -> None:
         """As FastReID's, with each picture once: those in ``test`` are queries and gallery."""
@@ -141,21 +131,13 @@ class FolderReID(ImageDataset):
         """Logs FastReID's table, what was left out, and what deserves a look."""
         super().show_train()
         self._show(self._parts[TRAIN], "training", "each is treated as a separate camera")
-        counts = Counter(picture.identity for picture in self._parts[TRAIN])
-        both = set(counts) & set(self.identities)
+        both = {picture.identity for picture in self._parts[TRAIN]} & set(self.identities)
         if both:
             logger.warning(
                 "FolderReID: %d identities are in training and test, such as %s: the results will "
                 "look better than they are.",
                 len(both),
                 min(both),
-            )
-        single = [identity for identity, count in counts.items() if count == 1]
-        if single:
-            logger.info(
-                "FolderReID: %d identities have one training picture, such as %s.",
-                len(single),
-                min(single),
             )
 
     def show_test(self) -> None:

@@ -6,6 +6,7 @@ out with a reason, never in silence; where nothing can, or where it is doubtful,
 
 import re
 from collections import Counter
+from dataclasses import dataclass, field
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
@@ -45,6 +46,7 @@ class Picture(NamedTuple):
     occluded: Optional[bool] = None
 
 
+@dataclass
 class Collection:
     """Pictures as they are read.
 
@@ -54,11 +56,9 @@ class Collection:
         left_out: what was not, by the reason.
     """
 
-    def __init__(self, place: str) -> None:
-        """Nothing yet."""
-        self.place = place
-        self.pictures: List[Picture] = []
-        self.left_out: LeftOut = {}
+    place: str
+    pictures: List[Picture] = field(default_factory=list)
+    left_out: LeftOut = field(default_factory=dict)
 
     def add(self, picture: Picture) -> None:
         """Takes a picture, unless it is junk."""

@@ -3,13 +3,10 @@
 import os
 import re
 import unicodedata
-from typing import Dict, List, Optional, Pattern, Union
+from typing import Dict, Optional, Pattern, Union
 
 from fastreid_rib.base.pictures import pictures_below
 from fastreid_rib.data.own_pictures import GALLERY, SPLITS, Collection, Picture
-
-GROUPS = ("identity", "camera", "split")
-"""Named groups of a pattern; identity has to be there."""
 
 _NAME = re.compile(r"(.+?)_c(\d+)", re.IGNORECASE)
 _CAMERA_IN_NAME = re.compile(r"(?:^|[-_ ])c(?:am(?:era)?[-_ ]?)?(\d+)", re.IGNORECASE)
@@ -39,9 +36,9 @@ def read_tree(folder: str, pattern: str = "") -> Collection:
 
     Args:
         folder: the root of the tree; links are followed, hidden folders are not read.
-        pattern: a regular expression for another layout, with the named groups `GROUPS`, such as
-            ``(?P<camera>\w+)/(?P<identity>\w+)/``. It is searched in the path of each picture below
-            the folder, with ``/`` between folders.
+        pattern: a regular expression for another layout, with the named groups identity, camera
+            and split, such as ``(?P<camera>\w+)/(?P<identity>\w+)/``. It is searched in the path of
+            each picture below the folder, with ``/`` between folders.
 
     Raises:
         ValueError: the pattern is none, no picture is there or can be understood, or it is doubtful
@@ -52,17 +49,14 @@ def read_tree(folder: str, pattern: str = "") -> Collection:
     paths, collection.left_out = pictures_below(folder)
     # Archives of Windows unpack to names with backslashes, those of macOS to accents of their own.
     plain = {path: unicodedata.normalize("NFC", path.replace("\\", "/")) for path in paths}
-    has_splits = any(
-        "/" in path and path.split("/")[0].lower() in SPLITS for path in plain.values()
-    )
+    firsts = (meaning.split("/")[0] for meaning in plain.values() if "/" in meaning)
+    has_splits = any(first.lower() in SPLITS for first in firsts)
     in_folders: Dict[str, str] = {}
     path = ""
     try:
         for path, meaning in plain.items():
-            if expression:
-                read = _searched(meaning, expression)
-            else:
-                read = _understood(meaning, has_splits, in_folders)
+            read = expression and _searched(meaning, expression)
+            read = read or _understood(meaning, has_splits, in_folders)
             if isinstance(read, str):
                 collection.leave_out(read, path)
             else:
@@ -84,13 +78,7 @@ def read_tree(folder: str, pattern: str = "") -> Collection:
 def _understood(path: str, has_splits: bool, in_folders: Dict[str, str]) -> Union[Picture, str]:
     """What the folders and the name of a picture say, or why they say nothing.
 
-    Args:
-        path: of the picture.
-        has_splits: whether the first folder says what pictures are for.
-        in_folders: the identity that the names of files in a folder say, of those read before.
-
-    Raises:
-        _DoubtError: more than one reading is likely.
+    `in_folders` has the identity that the names of files in a folder say, of those read before.
     """
     *folders, name = path.split("/")
     split: Optional[str] = None
@@ -153,8 +141,8 @@ def _compiled(pattern: str) -> Pattern[str]:
         expression = re.compile(pattern)
     except re.error as error:
         raise ValueError(f"{expected}, but {pattern!r} is none: {error}.") from error
-    groups: List[str] = sorted(expression.groupindex)
-    if "identity" not in groups or not set(groups) <= set(GROUPS):
+    groups = sorted(expression.groupindex)
+    if "identity" not in groups or not set(groups) <= {"identity", "camera", "split"}:
         came = ", ".join(groups) or "none"
         raise ValueError(f"{expected}, but the named groups of {pattern!r} are: {came}.")
     return expression

@@ -22,14 +22,10 @@ _THINGS = ((60, 62, 66), (96, 78, 60), (70, 96, 70), (130, 130, 132), (120, 52, 
 
 
 class Camera:
-    """One camera and what it looks at.
-
-    Args:
-        rng: puts it up.
-    """
+    """One camera and what it looks at; lengths in units of the canvas."""
 
     def __init__(self, rng: np.random.RandomState) -> None:
-        """Draws everything in a fixed order; lengths are in canvas units."""
+        """Puts it up; everything is drawn in a fixed order."""
         wall = draw_one(rng, _WALLS)
         seam = (wall[0] - 24, wall[1] - 24, wall[2] - 24)
         self.things = []  # boxes in the background
@@ -56,15 +52,10 @@ class Camera:
 def photograph(
     rng: np.random.RandomState, camera: Camera, who: Pedestrian, occluded: bool, height: int
 ) -> np.ndarray:
-    """Takes a picture of a person.
+    """Takes a picture of a person, a part of whom something covers if it is `occluded`.
 
-    Args:
-        rng: decides everything about this one picture. The noise comes last, so that one state
-            gives the same scene at every height.
-        camera: takes the picture.
-        who: stands before it.
-        occluded: whether something covers a part of the person.
-        height: of the picture in pixels, one of `canvas.HEIGHTS`.
+    `rng` decides everything about this one picture. The noise comes last, so that one state gives
+    the same scene at every height, which is one of `canvas.HEIGHTS`, in pixels.
 
     Returns:
         (height, height // 2, 3), uint8, RGB.

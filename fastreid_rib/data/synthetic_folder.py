@@ -40,28 +40,21 @@ def _count(least: int, most: int) -> Range:
     )
 
 
+_HEIGHT = Range(f"one of {HEIGHTS}", lambda value: value in HEIGHTS)
+
+
 @dataclass(frozen=True)
 class SyntheticSpec(Settings):
     """What decides the content of a folder: the same spec gives the same pixels everywhere."""
 
     num_train_ids: int = setting(200, _count(1, _MAX_IDS - 1), "Identities in the training set.")
     train_images: int = setting(12, _count(1, 9999), "Pictures of each of them.")
-    num_test_ids: int = setting(
-        60, _count(1, _MAX_IDS - 1), "Identities in query and gallery, none of which trains."
-    )
+    num_test_ids: int = setting(60, _count(1, _MAX_IDS - 1), "Others, in query and gallery.")
     query_images: int = setting(3, _count(1, 6), "Queries of each, at most one a camera.")
-    gallery_images: int = setting(
-        8, _count(2, 9999), "Gallery pictures of each; of two, one is by another camera."
-    )
-    num_distractors: int = setting(
-        30, _count(0, 9999), "Gallery pictures of people whom nobody looks for (identity 0)."
-    )
+    gallery_images: int = setting(8, _count(2, 9999), "Gallery pictures of each, by two cameras.")
+    num_distractors: int = setting(30, _count(0, 9999), "Gallery pictures of people nobody seeks.")
     num_cameras: int = setting(6, _count(2, 6), "Cameras.")
-    height: int = setting(
-        64,
-        Range(f"one of {HEIGHTS}", lambda value: value in HEIGHTS),
-        "Of a picture in pixels; the width is half of it.",
-    )
+    height: int = setting(64, _HEIGHT, "Of a picture in pixels; the width is half of it.")
     train_occluded: float = setting(0.3, between(0, 1), "Share of occluded training pictures.")
     query_occluded: float = setting(0.65, between(0, 1), "The same among the queries.")
     gallery_occluded: float = setting(0.1, between(0, 1), "The same in the gallery.")
@@ -146,15 +139,11 @@ def folder_name(spec: SyntheticSpec) -> str:
 
 
 def generate(directory: str, spec: SyntheticSpec) -> None:
-    """Makes the folder, or what is missing of it.
+    """Makes the folder of a spec, or what is missing of it.
 
     Any number of processes may do so at once, and may be killed at any time. None waits for
     another: a picture comes out the same whoever draws it, and appears under its name in one
     step, so the worst that can happen is that it is drawn twice.
-
-    Args:
-        directory: the folder, made if need be.
-        spec: what goes into it.
 
     Raises:
         ValueError: the folder was made from another spec.
