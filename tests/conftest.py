@@ -73,7 +73,11 @@ def make_small_cfg(make_cfg):
 @pytest.fixture(autouse=True)
 def log_reaches_root():
     """FastReID's setup in a test before cuts its log off from the root logger, and from caplog."""
-    logging.getLogger("fastreid").propagate = True
+    log = logging.getLogger("fastreid")
+    log.propagate = True
+    before = log.handlers[:], log.level
+    yield
+    log.handlers[:], log.level = before
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Occluded sets and CUHK03-NP in small made-up trees of their layout, whole and damaged."""
 
-import logging
 import os
 import re
 import shutil
@@ -28,54 +27,36 @@ def sides(folder, identities, parts, form):
 
 OCCLUDED, WHOLE = "occluded_body_images", "whole_body_images"
 P_DUKE = "{identity:04d}/{identity:04d}_c{shot}_f0046182.jpg"
+OCCLUDED_DUKE = in_market(
+    market_names([1, 4], (1, 8), form="_f{:07d}"),
+    market_names([2, 3000], (2,), 1, form="_f{:07d}"),
+    market_names([2, 5, 3000], (2, 8), form="_f{:07d}"),
+    "Occluded_Duke",
+)
+REID, PARTIAL = "{identity:03d}/{identity:03d}_{shot:02d}.tif", "{identity:03d}_{shot:03d}.jpg"
+SIDES = (OCCLUDED, WHOLE)
+CUHK03 = ({1, 2, 3}, {11, 12, 13}), ({0, 1}, {0, 1})
 LAYOUTS = {
-    # name: (paths; identities that train, that test; cameras of query, of gallery)
-    "OccludedDuke": (
-        in_market(
-            market_names([1, 4], (1, 8), form="_f{:07d}"),
-            market_names([2, 3000], (2,), 1, form="_f{:07d}"),
-            market_names([2, 5, 3000], (2, 8), form="_f{:07d}"),
-            "Occluded_Duke",
-        ),
-        ({1, 4}, {2, 3000}),
-        ({1}, {1, 7}),
-    ),
+    # name: (paths, (identities that train, that test), cameras of (query, gallery))
+    "OccludedDuke": (OCCLUDED_DUKE, ({1, 4}, {2, 3000}), ({1}, {1, 7})),
     "OccludedREID": (
-        sides(
-            "Occluded_REID",
-            (1, 200),
-            (OCCLUDED, WHOLE),
-            "{identity:03d}/{identity:03d}_{shot:02d}.tif",
-        ),
+        sides("Occluded_REID", (1, 200), SIDES, REID),
         (set(), {1, 200}),
         ({0}, {1}),
     ),
     "PartialREID": (
-        sides(
-            "Partial_REID",
-            (1, 60),
-            ("partial_body_images", OCCLUDED, WHOLE),
-            "{identity:03d}_{shot:03d}.jpg",
-        ),
+        sides("Partial_REID", (1, 60), ("partial_body_images", *SIDES), PARTIAL),
         (set(), {1, 60}),
         ({0}, {1}),
     ),
     "POccludedDuke": (
-        sides("P-DukeMTMC-reid/train", (1, 2), (OCCLUDED, WHOLE), P_DUKE)
-        + sides("P-DukeMTMC-reid/test", (7, 5000), (OCCLUDED, WHOLE), P_DUKE),
+        sides("P-DukeMTMC-reid/train", (1, 2), SIDES, P_DUKE)
+        + sides("P-DukeMTMC-reid/test", (7, 5000), SIDES, P_DUKE),
         ({1, 2}, {7, 5000}),
         ({0}, {1}),
     ),
-    "CUHK03NP": (
-        small_market("cuhk03-np/detected", ending=".png", form="_{:d}"),
-        ({1, 2, 3}, {11, 12, 13}),
-        ({0, 1}, {0, 1}),
-    ),
-    "CUHK03NPLabeled": (
-        small_market("cuhk03-np/labeled", ending=".png", form="_{:d}"),
-        ({1, 2, 3}, {11, 12, 13}),
-        ({0, 1}, {0, 1}),
-    ),
+    "CUHK03NP": (small_market("cuhk03-np/detected", ending=".png", form="_{:d}"), *CUHK03),
+    "CUHK03NPLabeled": (small_market("cuhk03-np/labeled", ending=".png", form="_{:d}"), *CUHK03),
 }
 LAYOUTS["PartialREIDOccluded"] = LAYOUTS["PartialREID"]
 UNUSED = {"PartialREID": OCCLUDED, "PartialREIDOccluded": "partial_body_images"}
@@ -119,15 +100,6 @@ def test_it_is_evaluated_by_fastreid(name, tmp_path, monkeypatch, make_cfg, hear
     assert [line.split("all of its ")[0] + "all of its " for line in told()] == expected
 
 
-@pytest.mark.parametrize("name", [name for name in LAYOUTS if name not in TEST_ONLY])
-def test_it_gives_a_training_set(name, tmp_path, monkeypatch, make_cfg):
-    names, (train, _), _ = LAYOUTS[name]
-    monkeypatch.setattr(build, "_root", write_tree(tmp_path, names))
-    changes = {"DATASETS.NAMES": (name,), "SOLVER.IMS_PER_BATCH": 4, "DATALOADER.NUM_INSTANCE": 2}
-    loader = DefaultTrainer.build_train_loader(make_cfg(changes))
-    assert loader.dataset.num_classes == len(train)
-
-
 @pytest.mark.parametrize("name", TEST_ONLY)
 def test_a_test_set_does_not_train(name, tmp_path, monkeypatch, make_cfg):
     monkeypatch.setattr(build, "_root", write_tree(tmp_path, LAYOUTS[name][0]))
@@ -149,12 +121,7 @@ def test_trained_on_market_1501_and_tested_on_another(tmp_path, monkeypatch, mak
         "MODEL.HEADS.NUM_CLASSES": 3,
         "MODEL.BACKBONE.PRETRAIN": False,
     }
-    log = logging.getLogger("fastreid")
-    before = log.handlers[:], log.propagate, log.level
-    try:
-        DefaultTrainer(make_cfg(changes))
-    finally:
-        log.handlers[:], log.propagate, log.level = before
+    DefaultTrainer(make_cfg(changes))
 
 
 def parts_of(name):
@@ -179,14 +146,7 @@ def test_a_folder_that_is_missing_or_empty(name, part, tmp_path):
         DATASET_REGISTRY.get(name)(root=root)
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
-def test_all_of_it_is_missing(name, tmp_path):
-    with pytest.raises(RuntimeError, match=f"{name} expects it there.* holds nothing"):
-        DATASET_REGISTRY.get(name)(root=str(tmp_path))
-
-
-@pytest.mark.parametrize("name", LAYOUTS)
-@pytest.mark.parametrize("odd", ["copy of.jpg", "IMG.jpg"])
+@pytest.mark.parametrize("name, odd", [("OccludedREID", "copy of.jpg"), ("CUHK03NP", "IMG.jpg")])
 def test_a_file_with_another_name(name, odd, tmp_path):
     names = LAYOUTS[name][0]
     root = write_tree(tmp_path, names)
@@ -214,14 +174,6 @@ def test_other_places_and_endings(name, tmp_path):
     for number, place in enumerate(cls.folders[1:]):
         moved = [os.path.splitext(n.replace(cls.folders[0], place))[0] + ".PNG" for n in names]
         assert len(cls(root=write_tree(tmp_path / str(number), moved)).gallery) == expected
-
-
-def test_fastreid_s_own_cuhk03_stays(tmp_path):
-    from fastreid.data.datasets.cuhk03 import CUHK03
-
-    assert DATASET_REGISTRY.get("CUHK03") is CUHK03
-    with pytest.raises(RuntimeError, match="cuhk03_new_protocol_config_detected.mat"):
-        CUHK03(root=str(tmp_path))
 
 
 def test_a_project_s_data_set_of_the_same_name_is_taken(heard):

@@ -1,16 +1,13 @@
 """FolderReID through FastReID: what it trains on, how it is evaluated, and what the log says."""
 
-import dataclasses
-import logging
 import os
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from fastreid.data import build, build_reid_test_loader, build_reid_train_loader
-from fastreid.data.datasets import DATASET_REGISTRY, bases
+from fastreid.data.datasets import DATASET_REGISTRY
 from fastreid.engine import DefaultTrainer
 from trees import small_market, write_tree
 
@@ -22,13 +19,9 @@ from fastreid_rib.data.own_pictures import SPLITS
 
 @pytest.fixture(autouse=True)
 def as_after_setup(tmp_path, monkeypatch):
-    """A folder and logs as `default_setup` makes them, and no settings of another test."""
+    """A folder as `default_setup` makes it, and no settings of another test."""
     (tmp_path / "logs").mkdir()
     monkeypatch.setattr(folder, "_configured", FolderSettings())
-    log = logging.getLogger("fastreid")
-    before = log.handlers[:], log.propagate, log.level
-    yield
-    log.handlers[:], log.propagate, log.level = before
 
 
 @pytest.fixture
@@ -60,19 +53,6 @@ def data_of(cfg):
 
 
 PEOPLE = [f"{name}/{i}.jpg" for name in ("anna", "berta", "Cäsar", "d 4") for i in range(3)]
-
-
-def test_defaults_are_left_out_of_dumps(make_cfg):
-    assert "FOLDER" not in yaml.safe_load(make_cfg(base={}).dump())["DATASETS"]
-    dumped = yaml.safe_load(make_cfg({"DATASETS.FOLDER.PATH": "mine"}, base={}).dump())
-    assert dumped["DATASETS"]["FOLDER"] == {"PATH": "mine"}
-
-
-def test_keys_and_settings_are_the_same(make_cfg):
-    node = make_cfg(base={}).DATASETS.FOLDER
-    assert {key.lower(): value for key, value in node.items()} == dataclasses.asdict(
-        FolderSettings()
-    )
 
 
 def test_it_is_registered_and_takes_the_settings_of_the_config(own):
@@ -109,16 +89,13 @@ def test_queries_and_gallery_without_cameras_leave_nothing_out(own):
     ]
     data = data_of(own(names))
     assert len({camera for *_, camera in data.query + data.gallery}) == 8
-    assert data.parse_data(data.query) == (2, 0)
 
 
 def test_cameras_count_unless_they_are_not_to(own):
     names = [f"test/{who}/c{camera}_{i}.jpg" for who in "ab" for camera in (1, 12) for i in "xy"]
     data = data_of(own(names))
-    assert data.parse_data(data.query) == (2, 2)
     assert Counter(camera for *_, camera in data.query) == {0: 4, 1: 4}
     data = data_of(own(names, CAMERAS=False))
-    assert data.parse_data(data.query) == (2, 0)
     assert len({camera for *_, camera in data.query}) == 8
 
 
@@ -126,7 +103,6 @@ def test_some_cameras_are_known(own):
     data = data_of(own(["test/a/c7_1.jpg", "test/a/c7_2.jpg", "test/a/3.jpg", "test/b/4.jpg"]))
     cameras = [camera for *_, camera in data.query]
     assert cameras[1] == cameras[2] and len(set(cameras)) == 3
-    assert data.parse_data(data.query) == (2, 1)
 
 
 def test_market_s_layout_is_read_as_market_1501_reads_it(own, tmp_path):
@@ -180,7 +156,6 @@ def test_combineall_takes_each_picture_once(own):
     folder.configure(cfg)
     data = FolderReID(combineall=True)
     assert len(data.train) == 12 + 2
-    assert data.parse_data(data.train) == (5, 0)
 
 
 def test_a_relative_path_counts_from_the_data_root(own, tmp_path, monkeypatch):
@@ -190,7 +165,7 @@ def test_a_relative_path_counts_from_the_data_root(own, tmp_path, monkeypatch):
 
 
 def test_it_trains_and_evaluates(own, heard):
-    said, tables = heard(folder.logger), heard(bases.logger)
+    said = heard(folder.logger)
     cfg = own(PEOPLE)
     results = DefaultTrainer(cfg).train()
     assert 0 < results["mAP"] <= 100
@@ -208,10 +183,6 @@ def test_it_trains_and_evaluates(own, heard):
     )
     # before, training, evaluation
     assert said() == [divided, cameras, divided, trained, divided, cameras]
-    rows = [row for text in tables() for row in text.splitlines() if row.startswith("| ")]
-    cells = [[cell.strip() for cell in row.split("|")[1:5]] for row in rows]
-    assert ["train", "2", "6", "0"] in cells
-    assert ["query", "2", "6", "0"] in cells and ["gallery", "2", "6", "0"] in cells
 
 
 def test_what_is_skipped_and_what_deserves_a_look_is_told(own, heard):
@@ -230,7 +201,6 @@ def test_what_is_skipped_and_what_deserves_a_look_is_told(own, heard):
     assert said() == [
         "FolderReID: 2 identities are in training and test, such as a: the results will look "
         "better than they are.",
-        "FolderReID: 1 identities have one training picture, such as alone.",
     ]
 
 
@@ -243,24 +213,17 @@ REFUSED = {
     "nothing is there": ([], {"PATH": "gone"}, 'DATASETS.FOLDER.PATH: .*gone" is not found'),
     "a share": (PEOPLE, {"TEST_SHARE": 1.5}, "TEST_SHARE must be between 0 and 1, but is 1.5"),
     "a pattern": (PEOPLE, {"PATTERN": "x"}, "DATASETS.FOLDER.PATTERN must be"),
-    "no training pictures": (["test/a/1.jpg", "test/a/2.jpg"], {}, "The training set is empty"),
     "no test pictures": ([f"train/{name}" for name in PEOPLE], {}, "A test set is empty"),
     "no query": (
         [f"{part}/{name}" for part in ("train", "gallery") for name in PEOPLE],
         {},
         "FolderReID has no query pictures .0 queries, 12 in the gallery",
     ),
-    "no gallery": (
-        [f"{part}/{name}" for part in ("train", "query") for name in PEOPLE],
-        {},
-        "FolderReID has no gallery pictures",
-    ),
     "one camera": (
         [f"{name}_c1_{i}.jpg" for name in "abcdef" for i in range(3)],
         {},
         "9 have their identity there by their own camera alone.*DATASETS.FOLDER.CAMERAS False",
     ),
-    "a picture each": ([f"{name}/1.jpg" for name in "abcd"], {}, "A test set is empty"),
 }
 
 
