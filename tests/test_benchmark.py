@@ -1,4 +1,4 @@
-"""The benchmark counts right and runs; what it measures is no matter of pass or fail."""
+"""The benchmarks count right and run; what they measure is no matter of pass or fail."""
 
 import json
 import math
@@ -11,15 +11,30 @@ import torch
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 
 
-@pytest.fixture
-def harness(monkeypatch):
+@pytest.fixture(autouse=True)
+def tools(monkeypatch):
     monkeypatch.syspath_prepend(str(TOOLS))
+
+
+@pytest.fixture
+def measured(monkeypatch, tmp_path):
+    """Runs a benchmark by its name; gives the numbers that it writes."""
+
+    def run(name, *options):
+        import benchmark
+
+        path = tmp_path / "numbers.json"
+        command = ["benchmark.py", name, *options, "--json", str(path)]
+        monkeypatch.setattr(sys, "argv", command)
+        benchmark.main()
+        return json.loads(path.read_text())
+
+    return run
+
+
+def test_cases_take_turns_and_the_first_round_does_not_count():
     from benchmarks import harness
 
-    return harness
-
-
-def test_cases_take_turns_and_the_first_round_does_not_count(harness):
     calls = []
     cases = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
     times = harness.interleaved(cases, budget=0, before=lambda: calls.append("-"))
@@ -27,50 +42,19 @@ def test_cases_take_turns_and_the_first_round_does_not_count(harness):
     assert calls == ["-", "a", "-", "b"] * (rounds + 1)
     assert len(times["a"]) == len(times["b"]) == rounds
 
-
-def test_the_ratio_is_that_of_the_rounds(harness):
     # The machine was ten times slower in the second round; both suffered.
     times = {"a": [2.0, 20.0, 2.0], "b": [1.0, 10.0, 1.0]}
     assert harness.ratio(times, "a", "b") == 2.0
     assert harness.medians(times) == {"a": 2.0, "b": 1.0}
 
 
-def test_peak_memory_is_the_most_held_at_once(harness):
-    def function():
-        first = torch.zeros(1000)
-        second = first + 1
-        del first
-        return second + 1
-
-    # The scalars of the additions are tensors of four bytes each.
-    assert 8000 <= harness.peak_bytes(function) <= 8064
-
-
-def test_traffic(harness):
-    matrix, bias, other = torch.randn(8, 33), torch.randn(33), torch.randn(8, 5)
-    with harness.Traffic(33) as traffic:
-        torch.addmm(bias, other, torch.randn(33, 5).t())  # randn, the bias copied, the product
-        matrix.t() @ other  # no pass of its own
-        matrix.exp().sum(1)  # read, write; read
-        matrix[torch.zeros(8, dtype=torch.int64)]  # zeros; read, write
-        other * 2
-    assert traffic.launches == 9
-    assert traffic.moved == 8 * 33 * (1 + 3 + 2) + 33 * 5
-
-
 @pytest.mark.today_only
-def test_kernels_are_measured(harness, monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(TOOLS))
-    import benchmark
+def test_kernels_are_measured(measured, monkeypatch):
     from benchmarks import kernels
 
     monkeypatch.setattr(kernels, "SIZES", [(8, 37, 5)])
     monkeypatch.setattr(kernels, "can_compile", lambda: False)  # half a minute of C++
-    path = tmp_path / "numbers.json"
-    command = ["benchmark.py", "kernels", "--seconds", "0", "--threads", "1", "--json", str(path)]
-    monkeypatch.setattr(sys, "argv", command)
-    benchmark.main()
-    result = json.loads(path.read_text())
+    result = measured("kernels", "--seconds", "0", "--threads", "1")
     assert {"commit", "torch", "fastreid-rib"} <= set(result["about"])
     (numbers,) = result["kernels"]
     for name in ("fused", "eager", "published", "products"):
@@ -83,7 +67,7 @@ def test_kernels_are_measured(harness, monkeypatch, tmp_path):
     assert numbers["peak bytes"]["eager"] > numbers["peak bytes"]["fused"]
 
 
-def test_the_ways_agree(harness):
+def test_the_ways_agree():
     from benchmarks import kernels
 
     problem = kernels.Problem(8, 37, 5, "cpu")
@@ -93,7 +77,7 @@ def test_the_ways_agree(harness):
         assert torch.allclose(loss, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_growth_is_found_and_a_size_is_a_training(harness):
+def test_growth_is_found_and_a_size_is_a_training():
     from benchmarks import scaling
 
     sizes = [(1000, 10**4, 10), (1000, 10**5, 3), (10**4, 10**4, 10), (10**5, 10**4, 2)]
@@ -114,7 +98,7 @@ def test_growth_is_found_and_a_size_is_a_training(harness):
     assert len(result["losses"]) == scaling.STEPS and max(result["losses"]) < 14
 
 
-def test_refresh_is_compared_with_faiss(harness, monkeypatch):
+def test_refresh_is_compared_with_faiss(monkeypatch):
     pytest.importorskip("faiss")
     from benchmarks import refresh
 
@@ -127,3 +111,62 @@ def test_refresh_is_compared_with_faiss(harness, monkeypatch):
         ours = case["K-means of the refresh"]["inertia"]
         assert ours == case["whole refresh"]["inertia"]
         assert ours == pytest.approx(case["faiss, same start"]["inertia"], rel=0.05)
+
+
+@pytest.fixture
+def attention(monkeypatch):
+    """The benchmark of attention, on tiny inputs."""
+    from benchmarks import attention
+
+    tiny = {"BATCH": 8, "MAP": (64, 4, 2), "VIT_TOKENS": 9, "WIDTHS": (16,), "IMAGE_SIZE": [32, 32]}
+    for name, value in tiny.items():
+        monkeypatch.setattr(attention, name, value)
+    return attention
+
+
+def test_attention_is_measured(attention, measured, monkeypatch):
+    steps = {"SE, head": attention.STEPS["SE, head"]}
+    monkeypatch.setattr(attention, "STEPS", steps)
+    results = measured("attention", "--seconds", "0", "--pairs", "2")["attention"]
+    for place, base in (("map", "SelfAttention"), ("block", "block")):
+        assert results[place][base]["ratio"] == 1
+        for result in results[place].values():
+            assert min(result["milliseconds"].values()) > 0 and result["ratio"] > 0
+    (pairs,) = results["steps_without_and_with"].values()
+    assert [len(pair) for pair in pairs] == [2, 2] and min(map(min, pairs)) > 0
+
+    channels, width = 64, 16
+    parameters = {name: result["parameters"] for name, result in results["map"].items()}
+    assert parameters["DCS"] == 2 * (channels**2 + channels)
+    reduced = 2 * channels * width + channels
+    assert parameters["DCS, width 16"] == reduced + width**2 + width
+    assert parameters["Multihead"] == 4 * (channels**2 + channels)
+    # At least the result and the gradients of the input and of the parameters.
+    numbers = 2 * 8 * channels * 4 * 2
+    for result in results["map"].values():
+        assert result["peak bytes"] >= 4 * (numbers + result["parameters"])
+
+
+def test_the_steps_differ_in_the_attention_alone(attention, monkeypatch):
+    from benchmarks import bot
+
+    built, stock = [], bot.build_model
+    monkeypatch.setattr(bot, "build_model", lambda cfg: built.append(stock(cfg)) or built[-1])
+    monkeypatch.setattr(attention, "seconds", lambda step: 0)
+    monkeypatch.setattr(attention, "STEPS", {"DCS": attention.STEPS["DCS, width 256, head"]})
+    attention.measure_steps(1)
+    plain, attending = built
+    added = attending.state_dict().keys() - plain.state_dict().keys()
+    assert added and all(name.startswith("heads.attention.") for name in added)
+
+
+def test_a_supernet_is_measured(measured, monkeypatch, capsys):
+    from benchmarks import search
+
+    name = "the paper's, DEPTH 0.25x"
+    monkeypatch.setattr(search, "BACKBONES", {name: search.BACKBONES[name]})
+    monkeypatch.setattr(search, "BATCH", 8)
+    (rounds,) = measured("search", "--pairs", "2")["search"]["rounds"].values()
+    assert len(rounds) == 2 and all(min(times.values()) > 0 for times in rounds)
+    assert all(set(times) == {"widest", "supernet", "half"} for times in rounds)
+    assert "step of supernet / widest" in capsys.readouterr().out

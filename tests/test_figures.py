@@ -62,17 +62,6 @@ def test_a_page_has_the_table_of_the_numbers(draw_results, page):
     assert len(means) == 3 and all(mean in text for mean in means)
 
 
-@pytest.mark.parametrize("pages", ["README.md", "docs/results/*.md"])
-def test_differences_with_an_error_stand_in_the_notebook(pages):
-    logs = "".join(path.read_text("utf-8") for path in (ROOT / "docs" / "notebook").glob("*.md"))
-    found = [
-        number
-        for path in sorted(ROOT.glob(pages))
-        for number in re.findall(r"\d+\.\d \(\d\.\d\)", path.read_text("utf-8"))
-    ]
-    assert len(found) > 3 and [number for number in found if number not in logs] == []
-
-
 def test_points_of_the_plots_stand_in_the_notebook(draw_results):
     sources = {"sweeps": "experiments.md", "search": "search.md"}
     plots = draw_results.read()["plots"]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from fastreid_rib.ops import build, native
+from fastreid_rib.base import __version__
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
@@ -101,18 +101,12 @@ def metadata(wheel):
 
 
 def test_the_metadata_say_what_it_is_and_where_it_comes_from(metadata):
-    import fastreid_rib
-
-    assert metadata["Name"] == "fastreid-rib" and "FastReID" in metadata["Summary"]
-    assert metadata["Version"] == fastreid_rib.__version__
+    assert metadata["Name"] == "fastreid-rib" and metadata["Version"] == __version__
     assert metadata["License"] == "Apache-2.0"
-    assert metadata["Author"] == "The fastreid-rib maintainers"
     readme = (REPOSITORY / "README.md").read_text("utf-8")
     assert metadata["Description-Content-Type"] == "text/markdown"
     assert metadata.get_payload().strip() == readme.strip()
-    urls = dict(url.split(", ") for url in metadata.get_all("Project-URL"))
-    assert set(urls) == {"Paper", "FastReID"}
-    assert all(url in readme for url in urls.values())
+    assert all(url.split(", ")[1] in readme for url in metadata.get_all("Project-URL"))
 
 
 def test_each_python_that_is_tested_is_in_the_metadata(metadata):
@@ -148,30 +142,14 @@ def test_one_wheel_with_kernels_serves_every_python_of_the_platform(wheel, insta
     platform = re.sub(r"\W", "_", sysconfig.get_platform())
     assert wheel.name.endswith(f"-py3-none-{platform}.whl")
     assert "fastreid_rib/ops/lib/librib_cpu.so" in names_in(wheel)
-    code = (
-        "import ctypes; library = ctypes.CDLL('fastreid_rib/ops/lib/librib_cpu.so')\n"
-        "library.rib_describe.restype = ctypes.c_char_p\n"
-        "print(library.rib_describe().decode())"
-    )
-    assert installed.start(code).stdout.startswith("CPU")
+    code = "import ctypes; print(ctypes.CDLL('fastreid_rib/ops/lib/librib_cpu.so').rib_describe)"
+    assert "rib_describe" in installed.start(code).stdout
 
 
 def test_the_wheel_carries_what_build_kernels_compiles(wheel):
     sources = {path.name for path in (REPOSITORY / "fastreid_rib" / "ops" / "csrc").iterdir()}
     assert {"rib.h", "rib_cpu.cpp", "rib_cuda.cu"} <= sources
     assert {f"fastreid_rib/ops/csrc/{name}" for name in sources} <= names_in(wheel)
-
-
-@pytest.mark.parametrize("kind", ["cpu", pytest.param("cuda", marks=pytest.mark.all_only)])
-def test_the_plugin_was_installed_with_every_kind_there_is_a_compiler_for(kind):
-    if build.SOURCES.parent.parent.parent == REPOSITORY:
-        pytest.skip("runs from the source tree, where nothing is installed")
-    try:
-        build.compiler(kind)
-    except build.NoCompilerError as error:
-        pytest.skip(str(error))
-    library = native.Library(native.PACKAGE_FOLDER / build.library_name(kind))
-    assert library.description.lower().startswith(kind)
 
 
 def test_the_hook_is_armed_at_start_loads_nothing_heavy_and_can_be_disabled(installed):
@@ -211,18 +189,13 @@ def test_uninstalling_leaves_nothing_behind(environment, wheel):
 # Other ways to build it
 
 
-def without_compilers(folder):
-    """A PATH with the Python that pip builds with, and nothing else."""
-    (folder / "bin").mkdir()
-    return {"PATH": str(folder / "bin"), "CXX": "", "NVCC": "no-nvcc"}
-
-
 @pytest.mark.all_only
 def test_without_a_compiler_the_wheel_is_pure_and_says_so_unless_kernels_were_asked_for(
     tmp_path, environment
 ):
     source = copy_of_the_sources(tmp_path / "source")
-    without = without_compilers(tmp_path)
+    (tmp_path / "bin").mkdir()  # a PATH with the Python that pip builds with, and nothing else
+    without = {"PATH": str(tmp_path / "bin"), "CXX": "", "NVCC": "no-nvcc"}
     wheel, said = build_wheel(source, tmp_path, kernels="cpu", check=False, **without)
     assert wheel is None and "FASTREID_RIB_KERNELS=cpu: no compiler for the cpu kernels" in said
     for remains in (source, source / "build" / "lib"):  # of other builds, which may be of no use
