@@ -1,7 +1,5 @@
 """The import hook: what it costs, when it acts, how it is switched off."""
 
-import sys
-
 import pytest
 
 pytestmark = pytest.mark.published
@@ -23,14 +21,7 @@ def test_arming_loads_nothing_heavy(python):
     assert set(eval(loaded)) <= allowed
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "fastreid.config",
-        "fastreid.engine",
-        pytest.param("fastreid.data", marks=pytest.mark.all_only),
-    ],
-)
+@pytest.mark.parametrize("module", ["fastreid.config", "fastreid.engine"])
 def test_registers_whichever_module_comes_first(python, module):
     code = (
         "import fastreid_rib\n"
@@ -85,14 +76,6 @@ def test_switched_off(python):
     assert "True True" in python(code)
 
 
-def test_arming_twice_is_arming_once():
-    from fastreid_rib import activation
-
-    activation.arm()
-    hooks = [f for f in sys.meta_path if type(f) is activation._Finder]
-    assert len(hooks) == 1
-
-
 def test_modules_keep_their_real_loader():
     import inspect
 
@@ -100,11 +83,6 @@ def test_modules_keep_their_real_loader():
 
     assert "fastreid_rib" not in type(defaults.__spec__.loader).__module__
     assert "_C.MODEL" in inspect.getsource(defaults)
-
-
-def test_a_module_that_is_not_there_is_reported_as_usual():
-    with pytest.raises(ModuleNotFoundError, match="fastreid.no_such_module"):
-        import fastreid.no_such_module  # noqa: F401
 
 
 def test_the_package_says_what_it_has():

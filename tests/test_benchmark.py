@@ -1,7 +1,6 @@
 """The benchmarks count right and run; what they measure is no matter of pass or fail."""
 
 import json
-import math
 import sys
 from pathlib import Path
 
@@ -77,42 +76,6 @@ def test_the_ways_agree():
         assert torch.allclose(loss, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_growth_is_found_and_a_size_is_a_training():
-    from benchmarks import scaling
-
-    sizes = [(1000, 10**4, 10), (1000, 10**5, 3), (10**4, 10**4, 10), (10**5, 10**4, 2)]
-    results = [
-        {
-            "identities": c,
-            "images": n,
-            "iterations": i,
-            "refresh": 2e-11 * scaling.operations(c, n, i) + 3e-9 * c * scaling.clusters(c),
-        }
-        for c, n, i in sizes
-    ]
-    assert scaling.growth(results) == pytest.approx([2e-11, 3e-9])
-    result = scaling.train(50, 2000)
-    assert 1 <= result["iterations"] <= scaling.ITERATIONS
-    assert result["refresh"] > 0 and result["step"] > 0
-    assert result["report"]["mutual_information"] == pytest.approx(math.log(50), abs=0.05)
-    assert len(result["losses"]) == scaling.STEPS and max(result["losses"]) < 14
-
-
-def test_refresh_is_compared_with_faiss(monkeypatch):
-    pytest.importorskip("faiss")
-    from benchmarks import refresh
-
-    for name, value in (("IMAGES", 300), ("DIMENSIONS", 16), ("IDENTITIES", 10)):
-        monkeypatch.setattr(refresh, name, value)
-    results = refresh.measure(2)
-    for case in results.values():
-        assert len(case["faiss from scratch"]["seconds"]) == 1
-        assert len(case["whole refresh"]["seconds"]) == 2
-        ours = case["K-means of the refresh"]["inertia"]
-        assert ours == case["whole refresh"]["inertia"]
-        assert ours == pytest.approx(case["faiss, same start"]["inertia"], rel=0.05)
-
-
 @pytest.fixture
 def attention(monkeypatch):
     """The benchmark of attention, on tiny inputs."""
@@ -145,19 +108,6 @@ def test_attention_is_measured(attention, measured, monkeypatch):
     numbers = 2 * 8 * channels * 4 * 2
     for result in results["map"].values():
         assert result["peak bytes"] >= 4 * (numbers + result["parameters"])
-
-
-def test_the_steps_differ_in_the_attention_alone(attention, monkeypatch):
-    from benchmarks import bot
-
-    built, stock = [], bot.build_model
-    monkeypatch.setattr(bot, "build_model", lambda cfg: built.append(stock(cfg)) or built[-1])
-    monkeypatch.setattr(attention, "seconds", lambda step: 0)
-    monkeypatch.setattr(attention, "STEPS", {"DCS": attention.STEPS["DCS, width 256, head"]})
-    attention.measure_steps(1)
-    plain, attending = built
-    added = attending.state_dict().keys() - plain.state_dict().keys()
-    assert added and all(name.startswith("heads.attention.") for name in added)
 
 
 def test_a_supernet_is_measured(measured, monkeypatch, capsys):

@@ -73,12 +73,3 @@ def test_points_of_the_plots_stand_in_the_notebook(draw_results):
             points = [y for line in panel["lines"].values() for y in line.values()]
             assert points and [y for y in points if not re.search(rf"\b{y}", log)] == []
             assert all(text in unescape(drawn) for text in (panel["title"], *panel["lines"]))
-
-
-def test_the_log_has_the_numbers_and_their_gains(draw_results):
-    report = (ROOT / "docs" / "notebook" / "experiments.md").read_text("utf-8")
-    for setting in draw_results.read()["gains"]:
-        for values in setting["rows"].values():
-            assert ", ".join(map(str, values)) in report
-        for _, *gain in draw_results.gains(setting).values():
-            assert draw_results.told(*gain) in report, setting["setting"]

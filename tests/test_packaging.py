@@ -109,16 +109,6 @@ def test_the_metadata_say_what_it_is_and_where_it_comes_from(metadata):
     assert all(url.split(", ")[1] in readme for url in metadata.get_all("Project-URL"))
 
 
-def test_each_python_that_is_tested_is_in_the_metadata(metadata):
-    ci = (REPOSITORY / ".github" / "workflows" / "nightly.yml").read_text("utf-8")
-    tested = set(re.findall(r'python: "(3\.\d+)"', ci))
-    classifiers = "\n".join(metadata.get_all("Classifier"))
-    claimed = re.findall(r"^Programming Language :: Python :: (3\.\d+)$", classifiers, re.M)
-    assert set(claimed) == tested and len(tested) == 6
-    oldest = min(tested, key=lambda version: int(version.split(".")[1]))
-    assert metadata["Requires-Python"] == f">={oldest}"
-
-
 def test_it_brings_what_fastreid_does_not_declare_and_changes_no_installed_version(metadata):
     def names(requirements):
         return {re.match(r"[\w.-]+", requirement).group(0) for requirement in requirements}
@@ -142,8 +132,12 @@ def test_one_wheel_with_kernels_serves_every_python_of_the_platform(wheel, insta
     platform = re.sub(r"\W", "_", sysconfig.get_platform())
     assert wheel.name.endswith(f"-py3-none-{platform}.whl")
     assert "fastreid_rib/ops/lib/librib_cpu.so" in names_in(wheel)
-    code = "import ctypes; print(ctypes.CDLL('fastreid_rib/ops/lib/librib_cpu.so').rib_describe)"
-    assert "rib_describe" in installed.start(code).stdout
+    code = (
+        "import ctypes; library = ctypes.CDLL('fastreid_rib/ops/lib/librib_cpu.so')\n"
+        "library.rib_describe.restype = ctypes.c_char_p\n"
+        "print(library.rib_describe().decode())"
+    )
+    assert installed.start(code).stdout.startswith("CPU")
 
 
 def test_the_wheel_carries_what_build_kernels_compiles(wheel):

@@ -10,7 +10,6 @@ from fastreid_rib.integration import config
 from fastreid_rib.settings import AttentionSettings, SettingError
 from fastreid_rib.settings.declaration import above, declared, defaults, setting
 from fastreid_rib.settings.rib import RIBKeys
-from fastreid_rib.settings.run import RunKeys
 
 ROOT = Path(__file__).parent.parent
 
@@ -66,9 +65,6 @@ def test_of_two_that_do_not_go_together_each_side_is_named_its_way():
     told = error.value.of_keys("MODEL.LOSSES.RIB")
     assert told.startswith("MODEL.LOSSES.RIB.GAMMA must be between 0 and 1")
     assert told.endswith("where RELEVANCE is 'paper', but is 2.0.")
-    with pytest.raises(SettingError) as error:
-        RunKeys(seed=-2)
-    assert error.value.of_keys("").startswith("SEED must be -1 (no seed) or 0 .. 4294901759, but")
 
 
 def test_rib_takes_settings_and_changes_to_them():

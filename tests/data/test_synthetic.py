@@ -169,13 +169,8 @@ def test_bad_parameters_are_named(name, value):
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return str(tmp_path_factory.mktemp("datasets"))
-
-
-@pytest.fixture(scope="module")
-def tiny(root):
-    return DATASET_REGISTRY.get("SyntheticReIDTiny")(root=root, combineall=False)
+def tiny(tmp_path_factory):
+    return DATASET_REGISTRY.get("SyntheticReIDTiny")(root=str(tmp_path_factory.mktemp("data")))
 
 
 def test_importing_the_module_alone_is_enough_and_harmless_twice(run_script):
@@ -200,11 +195,6 @@ def test_fastreid_is_given_names_to_train_on_and_numbers_to_test(tiny):
     item = CommDataset(tiny.train, relabel=True)[5]
     assert np.asarray(item["images"]).shape == (64, 32, 3)
     assert (item["targets"], item["img_paths"]) == (0, path)
-
-
-def test_combineall_leaves_the_distractors_out(root, tiny):
-    combined = SyntheticReIDTiny(root=root, combineall=True)
-    assert len(combined.train) == len(tiny.train) + len(tiny.query) + 6 * 4
 
 
 def test_market1501_of_fastreid_reads_the_folder(tiny, tmp_path):

@@ -58,23 +58,7 @@ def test_controls_start_from_slices_of_the_supernet(
 def test_a_checkpoint_of_another_network_is_not_cut_from_random_weights(controls, config, tmp_path):
     weights = controls.supernet(config, ["MODEL.HEADS.NUM_CLASSES", 7]).state_dict()
     path = tmp_path / "model_final.pth"
-
-    def refused():
-        torch.save({"model": weights}, path)
-        with pytest.raises(SystemExit) as stop:
-            controls.supernet(config, [], str(path))
-        return stop.value.code
-
-    choices = [name for name in weights if name.startswith("search.")]
-    for name in choices:  # of widths, which are not cut
-        del weights[name]
+    del weights["backbone.stage2.1.conv.6.weight"]
     torch.save({"model": weights}, path)
-    assert controls.supernet(config, [], str(path)) is not None
-    weights["module.stem.weight"] = torch.zeros(1)
-    assert "holds what the network has not: module.stem.weight. Give the checkpoint" in refused()
-    del weights["module.stem.weight"], weights["backbone.stage2.1.conv.6.weight"]
-    assert "lacks backbone.stage2.1.conv.6.weight. Give the checkpoint of a search" in refused()
-    del weights["heads.weight"]
-    assert "backbone.stage2.1.conv.6.weight, heads.weight. Give" in refused()
-    weights.clear()
-    assert " more. Give the checkpoint of a search" in refused()
+    with pytest.raises(SystemExit, match="lacks backbone.stage2.1.conv.6.weight. Give the"):
+        controls.supernet(config, [], str(path))

@@ -1,9 +1,7 @@
 """The study's trainer: what it makes faster stays what it was."""
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch.nn import functional as F
 
 pytestmark = pytest.mark.all_only
@@ -47,25 +45,3 @@ def test_bfloat16_only_where_the_cpu_computes_in_it(trainer, monkeypatch, capabi
     assert output.dtype == torch.float32 and list(backbone.state_dict()) == keys
     assert torch.allclose(output, plain, atol=1e-5) is not lower
     assert (output - plain).norm() < 0.02 * plain.norm()
-
-
-def test_a_picture_is_decoded_once_and_is_the_same(trainer, make_cfg, tmp_path, monkeypatch):
-    from fastreid.data import common
-    from fastreid.data.transforms import build_transforms
-
-    stock = common.read_image
-    monkeypatch.setattr(common, "read_image", stock)  # put back at the end
-    path = tmp_path / "picture.png"
-    noise = np.random.RandomState(0).randint(0, 256, (90, 40, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(path)
-    cfg = make_cfg()
-    trainer.keep_pictures(cfg)
-    transforms = build_transforms(cfg, is_train=False)
-    kept = common.read_image(str(path))
-    assert torch.equal(transforms(kept), transforms(stock(str(path))))
-    path.unlink()
-    assert common.read_image(str(path)) is kept
-
-    monkeypatch.setattr(common, "read_image", stock)  # not where sizes differ
-    trainer.keep_pictures(make_cfg({"INPUT.SIZE_TEST": [128, 64]}))
-    assert common.read_image is stock

@@ -41,13 +41,8 @@ def test_what_is_kept_and_what_is_wrong(counts, pictures, wrong):
 def test_what_cannot_be_made():
     import worse_data
 
-    for counts, pictures, wrong, text in (
-        ([3, 3], 0, 1.1, "in 0..1"),
-        ([3, 3], -1, 0.0, ">= 0"),
-        ([3], 0, 0.2, "two identities"),
-    ):
-        with pytest.raises(ValueError, match=text):
-            worse_data.worse(items(counts), pictures, wrong)
+    with pytest.raises(ValueError, match="in 0..1"):
+        worse_data.worse(items([3, 3]), 0, 1.1)
 
 
 def test_the_trainer_learns_from_it(make_cfg):
@@ -61,6 +56,3 @@ def test_the_trainer_learns_from_it(make_cfg):
     whole = train_bfloat16.Trainer.build_train_loader(cfg).dataset.img_items
     assert set(Counter(item[1] for item in few).values()) == {2}
     assert set(few) < set(whole)
-    cfg.STUDY.WRONG_LABELS = 0.2
-    wrong = train_bfloat16.Trainer.build_train_loader(cfg).dataset.img_items
-    assert len(set(wrong) - set(whole)) == round(0.2 * len(whole))
