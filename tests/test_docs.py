@@ -2,7 +2,6 @@
 
 import ast
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -127,13 +126,3 @@ def test_equations_are_understood():
         formulas += re.findall(r"\$([^$]+)\$", inline)
     assert len(formulas) > 50
     assert [formula for formula in formulas if "\\" in convert(formula)] == []
-
-
-@pytest.mark.today_only
-def test_docstrings_become_markdown(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    from site_docstrings import as_markdown
-
-    assert as_markdown("See :func:`~a.attend`::\n\n    code") == "See `a.attend`:\n\n    code"
-    assert as_markdown("One.\n\n::\n\n    code :: d") == "One.\n\n\n\n    code :: d"
-    assert "griffe" in sys.modules

@@ -1,7 +1,5 @@
 """Plots, README, summary and log have the numbers of one file, docs/results/results.yml."""
 
-import re
-from html import unescape
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -60,16 +58,3 @@ def test_a_page_has_the_table_of_the_numbers(draw_results, page):
     )
     means = [f"| {sum(values) / len(values):.1f} |" for values in setting["rows"].values()]
     assert len(means) == 3 and all(mean in text for mean in means)
-
-
-def test_points_of_the_plots_stand_in_the_notebook(draw_results):
-    sources = {"sweeps": "experiments.md", "search": "search.md"}
-    plots = draw_results.read()["plots"]
-    assert plots.keys() == sources.keys()
-    for name, panels in plots.items():
-        log = (ROOT / "docs" / "notebook" / sources[name]).read_text("utf-8")
-        drawn = (ROOT / "docs" / "results" / f"{name}.svg").read_text("utf-8")
-        for panel in panels:
-            points = [y for line in panel["lines"].values() for y in line.values()]
-            assert points and [y for y in points if not re.search(rf"\b{y}", log)] == []
-            assert all(text in unescape(drawn) for text in (panel["title"], *panel["lines"]))

@@ -279,20 +279,11 @@ def test_the_branches_of_mgn_are_apart(make_cfg):
     from visualize.maps import explain
 
     torch.manual_seed(0)
-    model = build_model(make_cfg(dict(MGN, **DCS))).eval()
-    images = torch.rand(2, 3, 96, 32) * 255
-    explained = explain(model, images)
-    titles = [shown.title for shown in explained.maps]
-    assert titles[:3] == [f"Grad-CAM b{i}" for i in (1, 2, 3)]
-    places = [f"{place} b{i}" for i in (1, 2, 3) for place in ("layer3", "head")]
-    assert titles[3::2] == [f"attention {place}" for place in places]
-    assert titles[4::2] == [f"channels kept {place}" for place in places]
-    assert list(explained.kept) == places
-
+    explained = explain(build_model(make_cfg(dict(MGN, **DCS))).eval(), torch.rand(2, 3, 96, 32))
+    assert [shown.title for shown in explained.maps[:3]] == [f"Grad-CAM b{i}" for i in (1, 2, 3)]
+    assert list(explained.kept) == [f"{place} b{i}" for i in "123" for place in ("layer3", "head")]
     first, second, third = (shown.values for shown in explained.maps[:3])
-    assert first.shape == second.shape == third.shape == (2, 6, 2)
-    for one, other in ((first, second), (second, third)):
-        assert not torch.allclose(one, other, rtol=0.01)
+    assert not torch.allclose(first, second, rtol=0.01) and not torch.allclose(second, third)
 
 
 def test_a_vit_shows_patches_class_token_and_masks(saved, refused):

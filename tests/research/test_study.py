@@ -107,21 +107,6 @@ def test_what_is_no_study(study, written):
             study.load(written(text))
 
 
-def test_rows_share_changes(study, written):
-    path = written(
-        """
-        base: b
-        all: [INPUT.SIZE_TEST, [96, 48]]
-        shared: [&long [SOLVER.MAX_EPOCH, 24], &longer [*long, SOLVER.STEPS, [14, 20]]]
-        rows: {a: [*longer, MODEL.DEVICE, cpu], c: []}
-        """
-    )
-    found = study.load(path)  # a value that is a list stays one
-    long = ["SOLVER.MAX_EPOCH", 24, "SOLVER.STEPS", [14, 20], "MODEL.DEVICE", "cpu"]
-    assert found["rows"] == {"a": long, "c": []}
-    assert study.changes(found, "c") == ["INPUT.SIZE_TEST", "[96, 48]"]
-
-
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yml")), ids=lambda path: path.stem)
 def test_a_study_names_what_exists(study, tools, path):
     import train_bfloat16
