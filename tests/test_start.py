@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from small_run import SETTINGS
 
 from fastreid_rib.__main__ import main
 from fastreid_rib.data.synthetic_folder import GALLERY, QUERY, TRAIN, SyntheticSpec, generate
@@ -20,22 +21,10 @@ ROOT = Path(__file__).parent.parent
 START = ROOT / "docs" / "start"
 BASH = re.compile(r"^```bash\n(.*?)^```$", re.M | re.S)
 MARKET = "Market-1501-v15.09.15"
-SMALL = {
-    "MODEL.DEVICE": "cpu",
-    "MODEL.BACKBONE.PRETRAIN": False,
-    "MODEL.BACKBONE.NAME": "build_osnet_backbone",
-    "MODEL.BACKBONE.DEPTH": "x0_25",
-    "MODEL.BACKBONE.FEAT_DIM": 128,
-    "INPUT.SIZE_TRAIN": [64, 32],
-    "INPUT.SIZE_TEST": [64, 32],
-    "DATALOADER.NUM_WORKERS": 0,
-    "SOLVER.AMP.ENABLED": False,
-    "SOLVER.IMS_PER_BATCH": 16,
-    "SOLVER.MAX_EPOCH": 3,
-    "SOLVER.WARMUP_ITERS": 0,
-    "SOLVER.CHECKPOINT_PERIOD": 3,
-    "TEST.EVAL_PERIOD": 3,
-}
+SMALL = {key: value for key, value in SETTINGS.items() if not key.startswith("DATASETS")}
+SMALL.update(dict.fromkeys(("INPUT.SIZE_TRAIN", "INPUT.SIZE_TEST"), [64, 32]))
+SMALL.update(dict.fromkeys(("SOLVER.MAX_EPOCH", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD"), 3))
+SMALL["SOLVER.AMP.ENABLED"] = False
 TESTED_ELSEWHERE = {
     "bash tools/quickstart.sh": "test_quickstart.py::test_each_config_gets_a_row",
     "bash tools/run_tests.sh": "test_workflows.py::test_a_change_runs_what_it_can_break",

@@ -1,4 +1,4 @@
-"""What CI and pre-commit run: scripts, environments and checks that exist."""
+"""What CI runs: scripts and environments that exist."""
 
 import os
 import re
@@ -107,14 +107,3 @@ def test_each_stack_is_one_that_can_be_made_on_the_python_of_its_job(make_env):
     for words in ("", "tomorrow", "published-3.11", "today test"):  # refused before any is made
         result = make_env(*words.split())
         assert result.returncode == 2 and result.stderr.startswith("usage: "), words
-
-
-def test_hooks_are_the_checks_of_the_script_and_fetch_nothing():
-    lint = (ROOT / "tools" / "lint.sh").read_text("utf-8")
-    (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text("utf-8"))["repos"]
-    assert local["repo"] == "local"
-    hooks = {hook["id"]: hook for hook in local["hooks"]}
-    assert list(hooks) == re.search(r"set -- (.*)$", lint, re.M).group(1).split()
-    for name, hook in hooks.items():
-        assert hook["entry"] == f"bash tools/lint.sh {name}"
-        assert hook["language"] == "system" and hook["pass_filenames"] is False

@@ -30,12 +30,6 @@ def test_a_data_root_that_cannot_be_made(command, monkeypatch, tmp_path):
     assert status == 1 and "FAIL  data root" in report and "FASTREID_DATASETS" in report
 
 
-def test_with_a_config(command, config):
-    status, report = command("doctor", *config(), "SOLVER.BASE_LR", "-1.0")
-    assert status == 1 and "SOLVER.BASE_LR must be" in report
-    assert "training cannot work here: config" in report
-
-
 def test_a_plugin_that_is_switched_off_is_a_failure(run_script):
     run = run_script(*DOCTOR, env={"FASTREID_RIB_DISABLE": "1"}, check=False)
     assert run.returncode == 1
