@@ -63,10 +63,8 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         help="where both go; nothing is overwritten",
     )
-    costing = commands.add_parser(
-        "cost", help="parameters and multiply-adds of the network that a config asks for"
-    )
-    _add_config(costing, required=True)
+    told = "parameters and multiply-adds of the network that a config asks for"
+    _add_config(commands.add_parser("cost", help=told), required=True)
     informing = commands.add_parser(
         "information",
         help="draw the information plane of a training, epoch by epoch, from its checkpoints",

@@ -14,10 +14,8 @@ from fastreid_rib.ops import build, native
 def main(kind: Optional[str] = None, arch: Optional[str] = None, into: Optional[str] = None) -> int:
     """Builds libraries and says what became of each; 1 if one that was asked for is not there."""
     folder = _destination(into)
-    results = [
-        _build(one, arch, folder, asked_for=kind is not None)
-        for one in (build.KINDS if kind in (None, "all") else [str(kind)])
-    ]
+    kinds = build.KINDS if kind in (None, "all") else [str(kind)]
+    results = [_build(one, arch, folder, asked_for=kind is not None) for one in kinds]
     return 1 if "failed" in results or "built" not in results else 0
 
 
@@ -43,9 +41,7 @@ def _architectures(arch: Optional[str]) -> Optional[List[int]]:
         gpus = map(torch.cuda.get_device_capability, range(torch.cuda.device_count()))
         found = [10 * major + minor for major, minor in gpus]
         if not found:
-            raise build.BuildError(
-                "torch sees no GPU here; name the architectures, as in --arch 80,90"
-            )
+            raise build.BuildError("torch sees no GPU here; name the architectures, as in 80,90")
         return found
     if not re.fullmatch(r"\d+(,\d+)*", str(arch)):
         raise build.BuildError(f"--arch takes native, all, or numbers as in 75,80; got {arch!r}")

@@ -209,11 +209,11 @@ def _keys(cfg: Any) -> Iterator[Finding]:
 def _machine(cfg: Any) -> Iterator[Finding]:
     import torch
 
-    cuda = cfg.MODEL.DEVICE.startswith("cuda")
-    if cuda and not torch.cuda.is_available():
+    cuda, gpu = cfg.MODEL.DEVICE.startswith("cuda"), torch.cuda.is_available()
+    if cuda and not gpu:
         text = f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, and there is no GPU: write cpu"
         yield Finding("FAIL", "device", text)
-    if cfg.SOLVER.AMP.ENABLED and not torch.cuda.is_available():
+    if cfg.SOLVER.AMP.ENABLED and not gpu:
         yield Finding("FAIL", "device", "SOLVER.AMP.ENABLED is True, and needs a GPU: write False")
     for key in ("BACKBONE", "HEADS"):
         if cfg.MODEL[key].NORM == "syncBN" and not cuda:

@@ -91,11 +91,9 @@ class Benchmark(ImageDataset):
             logger.warning(told, name, found, part, published)
 
     def read(self, folder: str, side: int) -> List[Tuple[str, int, int]]:
-        """Path, identity and camera (from 0) of the pictures in a folder.
+        """Path, identity and camera (from 0) of the pictures in the folder of a part.
 
-        Args:
-            folder: one of `parts`.
-            side: 0 for those of hidden persons, 1 for those of whole ones, where they are apart.
+        Of the parts every second is a side 1, the one of whole persons where they stand apart.
         """
         raise NotImplementedError
 

@@ -25,7 +25,6 @@ SPLITS: Dict[str, Tuple[str, ...]] = {
 and gallery at once: each is looked for among the others."""
 
 _CAMERA = re.compile(r"^c(am(era)?)?[-_ ]?(?=\d+$)", re.IGNORECASE)
-_JUNK = "-1"  # the identity of pictures that Market-1501 leaves out
 
 
 class Picture(NamedTuple):
@@ -62,8 +61,8 @@ class Collection:
 
     def add(self, picture: Picture) -> None:
         """Takes a picture, unless it is junk."""
-        if picture.identity == _JUNK:
-            self.leave_out(f"identity {_JUNK}: junk, as in Market-1501", picture.path)
+        if picture.identity == "-1":
+            self.leave_out("identity -1: junk, as in Market-1501", picture.path)
         else:
             self.pictures.append(picture)
 
