@@ -96,7 +96,9 @@ def test_it_trains_with_rib_and_learns(command, folder, run, seen, tmp_path):
     printed = run(*command, "--data", folder, "--height", 32, "--epochs", EPOCHS)
 
     before, after = (float(value) for value in re.findall(r"mAP:? (\d+\.\d)", printed))
-    assert after > before + 4  # 7 more at least
+    # True labels gained 5.2 to 22.7 (plain_pytorch 5.2, 7.2, 12.9 with SEED 2, 0, 1), and shuffled
+    # ones lost 3.4 to 15.2, as the untrained network goes by colours: half way between is 1.
+    assert after > before + 1
 
     # RIB begins with the third epoch, on the embeddings of the second.
     due = seen.reports[2:EPOCHS]
