@@ -1,6 +1,7 @@
 """FolderReID through FastReID: what it trains on, how it is evaluated, and what the log says."""
 
 import os
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -83,8 +84,9 @@ def test_every_other_picture_matches_without_cameras(own):
     assert list(precision) == [0.5, 0.5] and list(cmc[:2]) == [0, 1]
 
 
-def test_cameras_count_where_they_are_known_unless_they_are_not_to(own):
+def test_cameras_count_where_they_are_known_unless_they_are_not_to(own, tmp_path):
     def cameras(names, **keys):
+        shutil.rmtree(str(tmp_path / "mine"), ignore_errors=True)
         data = data_of(own(names, **keys))
         return [camera for *_, camera in dict.fromkeys(data.query + data.gallery)]
 
