@@ -306,7 +306,6 @@ x/y.JPG;anna;left
         ("path,identity\na/1.jpg,a\na/2.jpg,A\n", "the identities 'A' and 'a': are they one"),
         ("path,identity\nx.jpg,anna\n", "1 left out, no such file (such as x.jpg)"),
         ("path,identity,split\na/1.jpg,anna,tain\n", "got 'tain'. Did you mean 'train'?"),
-        ("path,identity,occluded\na/1.jpg,anna,2\n", "line 2: expected occluded to be empty or"),
         (
             "path,identity,camera\na/1.jpg,anna,1\na/1.jpg,berta,1\n",
             "line 3 says identity berta by camera 1 of a/1.jpg, and an earlier line says identity "
