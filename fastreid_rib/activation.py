@@ -36,20 +36,20 @@ REGISTRATIONS = {
     "fastreid.data.data_utils": ("integration.run.seeds:extend_data_loader",),
     "fastreid.engine.defaults": (
         "integration.run.start:extend_engine",
-        "integration.search.trainer:extend_trainer",
+        "integration.search.supernet:extend_trainer",
     ),
     "fastreid.engine.train_loop": (
         "integration.run.seeds:extend_trainer",
-        "integration.search.trainer:extend_amp",
+        "integration.search.supernet:extend_amp",
     ),
     "fastreid.modeling.backbones": ("integration.search.backbone",),
     "fastreid.modeling.backbones.build": ("integration.building:extend_backbones",),
-    "fastreid.modeling.heads": ("integration.attention.heads",),
+    "fastreid.modeling.heads": ("integration.building:name_heads",),
     "fastreid.modeling.heads.build": ("integration.building:extend_heads",),
     "fastreid.modeling.meta_arch.build": ("integration.building:extend_registry",),
     "fastreid.solver.build": (
         "integration.attention.insertion:extend_optimizer",
-        "integration.search.trainer:extend_optimizer",
+        "integration.search.supernet:extend_optimizer",
     ),
     "fastreid.utils.checkpoint": ("integration.run.checkpoints:extend_checkpointer",),
 }

@@ -52,6 +52,12 @@ def extend_heads(build: Any) -> None:
     wrap(build, "build_heads", build_heads)
 
 
+def name_heads(heads: Any) -> None:
+    """Gives FastReID's head the names that stand for attention at the head."""
+    for name in config.ATTENTION_HEADS:
+        heads.REID_HEADS_REGISTRY._do_register(name, heads.EmbeddingHead)
+
+
 def extend_registry(build: Any) -> None:
     """Lets FastReID's registry of meta-architectures hand out :func:`build_architecture`."""
 

@@ -6,8 +6,6 @@ from typing import Any, Dict, Optional, Sequence
 import torch
 from torch import Tensor, nn
 
-from fastreid_rib.search.space import Channels
-
 
 class WidthChoice(nn.Module):
     """A learnable choice of one width.
@@ -81,10 +79,6 @@ class WidthChoice(nn.Module):
         """Without what was drawn: torch does not copy what has a gradient's history."""
         return {**self.__dict__, "_drawn": None}
 
-    def extra_repr(self) -> str:
-        """The widths."""
-        return f"widths={self.widths}"
-
 
 def gumbel(count: int, generator: torch.Generator) -> Tensor:
     """(count,) standard Gumbel noise, float32, from a generator of the CPU."""
@@ -93,17 +87,17 @@ def gumbel(count: int, generator: torch.Generator) -> Tensor:
     return -torch.log(-torch.log(uniform.clamp(tiny, 1 - math.ldexp(1.0, -53)))).float()
 
 
-def mask_after(module: nn.Module, choice: WidthChoice, channels: Channels) -> None:
+def mask_after(module: nn.Module, choice: WidthChoice, times: int = 1) -> None:
     """Multiplies what a module gives, (B, C, ...), by a mask over its channels.
 
     Args:
         module: a part of the network that ``choice`` is in, too: a deep copy of both belongs
             together then.
         choice: of the group.
-        channels: ``times`` of it.
+        times: channels for each of the group.
     """
     # In a tuple: it is not a submodule of this one.
-    module.width_mask = (choice, channels.times)  # type: ignore[assignment]
+    module.width_mask = (choice, times)  # type: ignore[assignment]
     module.register_forward_hook(_mask_output)
 
 

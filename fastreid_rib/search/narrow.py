@@ -3,15 +3,15 @@
 In a trained network the channels are first put in the order of what they are worth.
 """
 
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Mapping, Optional
 
 import torch
 from torch import nn
 
-from fastreid_rib.search.space import PER_CHANNEL, Channels, Space, Widths, is_depthwise
+from fastreid_rib.search.space import PER_CHANNEL, Channels, Space, is_depthwise
 
 
-def narrow(network: nn.Module, space: Space, widths: Widths) -> None:
+def narrow(network: nn.Module, space: Space, widths: Mapping[str, int]) -> None:
     """Cuts a network down to some widths, in place; weights keep their first channels.
 
     What the mask of a search lets through at these widths, the narrow network computes exactly (in
@@ -32,7 +32,7 @@ def narrow(network: nn.Module, space: Space, widths: Widths) -> None:
         _cut(modules[layer.path], layer.inputs, layer.outputs, widths)
 
 
-def _cut(module: Any, inputs: Channels, outputs: Channels, widths: Widths) -> None:
+def _cut(module: Any, inputs: Channels, outputs: Channels, widths: Mapping[str, int]) -> None:
     written: Optional[int] = outputs.count(widths) or None  # None as the end of a slice: all
     read: Optional[int] = inputs.count(widths) or None
     depthwise = is_depthwise(module)
@@ -78,8 +78,7 @@ def order(network: nn.Module, space: Space) -> None:
     """
     space.check(network)
     modules: Dict[str, Any] = dict(network.named_modules())
-    sides = [side for layer in space.layers for side in (layer.inputs, layer.outputs)]
-    for channels in dict.fromkeys(side for side in sides if side.group):
+    for channels in space.sides():
         writing = [modules[layer.path] for layer in space.layers if layer.outputs == channels]
         reading = [modules[layer.path] for layer in space.layers if layer.inputs == channels]
         weights = [module.weight for module in reading if _mixes(module)]

@@ -7,9 +7,6 @@ from torch import nn
 
 from fastreid_rib.base.spelling import did_you_mean
 
-Widths = Mapping[str, int]
-"""A choice: how many channels each group keeps."""
-
 
 class Channels(NamedTuple):
     """The channels on one side of a layer.
@@ -58,25 +55,17 @@ class Space:
         groups: for each group its widths, the widest (which is what the network was built with)
             first, each narrower than the one before.
         layers: every layer with a side in a group.
-        blocks: modules whose output is a map of a group's channels, by path: where something that
-            is put after them (attention) must also be masked and counted.
 
     Raises:
         ValueError: no groups, widths that are not nested, a layer twice, or a group of a layer
             that is not there.
     """
 
-    def __init__(
-        self,
-        groups: Mapping[str, Sequence[int]],
-        layers: Sequence[Layer],
-        blocks: Mapping[str, str] = {},
-    ) -> None:
+    def __init__(self, groups: Mapping[str, Sequence[int]], layers: Sequence[Layer]) -> None:
         self.groups: Dict[str, Tuple[int, ...]] = {
             name: tuple(int(width) for width in widths) for name, widths in groups.items()
         }
         self.layers: Tuple[Layer, ...] = tuple(layers)
-        self.blocks: Dict[str, str] = dict(blocks)
         if not self.groups:
             raise ValueError("a search space needs a group, got none: write {name: widths}")
         for name, widths in self.groups.items():
@@ -89,13 +78,17 @@ class Space:
         for path, times in Counter(layer.path for layer in self.layers).items():
             if times > 1:
                 raise ValueError(f"the layer '{path}' is in the search space twice")
-        sides = [side for layer in self.layers for side in (layer.inputs, layer.outputs)]
-        for group in [*(side.group for side in sides if side.group), *self.blocks.values()]:
-            if group not in self.groups:
+        for side in self.sides():
+            if side.group not in self.groups:
                 raise ValueError(
-                    f"there is no group '{group}'.{did_you_mean(group, self.groups)} The space has "
-                    f"{', '.join(self.groups)}."
+                    f"there is no group '{side.group}'.{did_you_mean(side.group, self.groups)} "
+                    f"The space has {', '.join(self.groups)}."
                 )
+
+    def sides(self) -> Tuple[Channels, ...]:
+        """All sides of layers that belong to a group, each once."""
+        sides = (side for layer in self.layers for side in (layer.inputs, layer.outputs))
+        return tuple(dict.fromkeys(side for side in sides if side.group))
 
     @property
     def widest(self) -> Dict[str, int]:

@@ -7,9 +7,7 @@ from torch import Tensor, nn
 
 from fastreid_rib.base.ranks import exchange
 from fastreid_rib.search.choice import WidthChoice, gumbel, mask_after
-from fastreid_rib.search.cost import Cost
-from fastreid_rib.search.derive import all_choices, derive
-from fastreid_rib.search.space import Channels
+from fastreid_rib.search.cost import Cost, all_choices, derive
 from fastreid_rib.settings.declaration import SettingError
 from fastreid_rib.settings.search import SearchSettings
 
@@ -69,11 +67,8 @@ class WidthSearch(nn.Module):
         self.temperature = settings.temperature
         for layer in cost.space.layers:
             if layer.masked:
-                self.mask_after(network.get_submodule(layer.path), layer.outputs)
-
-    def mask_after(self, module: nn.Module, channels: Channels) -> None:
-        """Masks what a further module gives: one that stands after a block of the space."""
-        mask_after(module, self._groups()[channels.group], channels)
+                choice = self._groups()[layer.outputs.group]
+                mask_after(network.get_submodule(layer.path), choice, layer.outputs.times)
 
     def _groups(self) -> Mapping[str, WidthChoice]:
         return cast(Mapping[str, WidthChoice], self.choices)
@@ -123,8 +118,7 @@ class WidthSearch(nn.Module):
         log(cost), whatever is aimed at. The absolute value draws from both sides.
         """
         widths = {group: choice.effective_width() for group, choice in self._groups().items()}
-        gates = {group: choice.gates for group, choice in self._groups().items()}
-        cost = self.cost.expected(widths, gates)
+        cost = torch.as_tensor(self.cost.of(widths))
         return self.settings.cost_scale * torch.log(cost / self.target).abs()
 
     def probabilities(self) -> Dict[str, List[float]]:

@@ -196,7 +196,10 @@ def test_the_attention_that_a_config_asks_for(make_cfg):
     assert config.asked_attention(make_cfg(changes)).name == "CBAM"
 
 
-def test_the_channel_head_holds_a_channel_attention(make_cfg):
-    changes = {"MODEL.HEADS.NAME": "ChannelAttentionHead", "MODEL.ATTENTION.CHANNEL": "DCS"}
-    with pytest.raises(ValueError, match="MODEL.ATTENTION.CHANNEL must be one of SE, ECA"):
-        config.check(make_cfg(changes))
+def test_heads_that_hold_an_attention(make_cfg):
+    for changes, message in (
+        ({"MODEL.ATTENTION.CHANNEL": "DCS"}, "MODEL.ATTENTION.CHANNEL must be one of SE, ECA"),
+        (DCS, "ChannelAttentionHead.*MODEL.ATTENTION.NAME.*Write one"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            config.check(make_cfg({"MODEL.HEADS.NAME": "ChannelAttentionHead", **changes}))

@@ -98,8 +98,3 @@ def test_what_can_learn_stays_so():
     for again in (lambda: narrow(one, space(), NARROWEST), lambda: order(one, space())):
         with pytest.raises(ValueError, match="must have 8 outputs"):
             again()
-
-
-def test_a_width_that_is_not_offered():
-    with pytest.raises(ValueError, match="'front' can have 8, 6, 3 channels, not 7"):
-        narrow(Network(), space(), {"front": 7, "back": 4})

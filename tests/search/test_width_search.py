@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from networks import Network, space
 from torch import nn
 
 from fastreid_rib.search import Channels, Cost, Layer, Space, WidthSearch
@@ -83,18 +82,6 @@ def test_a_search_goes_on_from_its_state():
     assert int(other.steps) == 6
 
 
-def test_weights_and_logits_take_turns():
-    _, search = rank_search(weights_share=0.75, warmup_share=0.3)
-    turns = []
-    for progress in (0.0, 0.25, 0.5, 1.0):
-        search.set_progress(progress)
-        for _ in range(8):
-            search.draw()
-            turns.append(search.step_is_for_weights())
-    assert all(turns[:16]), "the warm-up"
-    assert turns[16:].count(False) == 4 and turns[16:20] == [True, True, True, False]
-
-
 def test_gates_cool_geometrically_and_steps_without_gradients_are_not_counted():
     _, search = rank_search(temperature=4.0, final_temperature=0.25)
     temperatures = []
@@ -114,7 +101,8 @@ def test_the_cost_term():
     with torch.no_grad():
         search.choices["inside"].logits[3] = 1.0
     assert float(search.cost_loss()) == pytest.approx(3 * 0.6931, abs=1e-3), "below it as above"
-    assert search.report()["cost"] == 0.25
+    report = search.report()
+    assert report["cost"] == 0.25 and 0 < report["entropy/inside"] < 1.3863, "of log 4"
 
 
 def test_targets_out_of_reach():
@@ -122,15 +110,3 @@ def test_targets_out_of_reach():
         rank_search(target=0.2)
     with pytest.raises(SettingError, match="target must be > 0 and <= 1, got 1.5"):
         SearchSettings(target=1.5)
-
-
-def test_the_network_of_convolutions_learns_both():
-    torch.manual_seed(0)
-    network = Network()
-    search = WidthSearch(
-        network, Cost(network, space(), torch.zeros(1, 3, 16, 8)), SearchSettings(), seed=0
-    )
-    search.draw()
-    (network(torch.randn(4, 3, 16, 8)).square().mean() + search.cost_loss()).backward()
-    assert all(choice.logits.grad.abs().sum() > 0 for choice in search.choices.values())
-    assert all(parameter.grad is not None for parameter in network.parameters())

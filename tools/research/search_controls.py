@@ -25,7 +25,7 @@ from fastreid.modeling import build_model
 from fastreid_rib.base.safe_reads import read_safely
 from fastreid_rib.integration.run.checkpoints import is_rib
 from fastreid_rib.integration.search.results import weights_of
-from fastreid_rib.search.derive import all_choices
+from fastreid_rib.search.cost import all_choices
 
 SLACK = 0.05
 """A random network costs at most this share less than the limit."""
@@ -53,8 +53,6 @@ def supernet(config_file, opts, weights=None):
         cfg.MODEL.HEADS.NUM_CLASSES = len(state.get("heads.weight", ()))
     cfg.freeze()
     model = build_model(cfg)
-    # RIB's statistics, which have a size of their own, are not a part of what is cut.
-    state = {name: value for name, value in state.items() if not is_rib(name)}
     if weights:
         _load(model, state, weights)
     return model
@@ -62,9 +60,10 @@ def supernet(config_file, opts, weights=None):
 
 def _load(model, state, path):
     """Loads a checkpoint; what is missing in it would be cut from random weights in silence."""
+    # RIB's statistics and choices of widths are not a part of what is cut.
+    state = {name: value for name, value in state.items() if not is_rib(name)}
     missing, left = model.load_state_dict(state, strict=False)
-    # Choices of widths and RIB's statistics are not a part of what is cut.
-    missing = [name for name in missing if not (name.startswith("search.") or is_rib(name))]
+    missing = [name for name in missing if not name.startswith("search.")]
     for text, names in (("lacks", missing), ("holds what the network has not:", left)):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -101,10 +100,11 @@ def random(cost, limit, count, seed=0):
     Returns:
         ``count`` different ones.
     """
-    choices = all_choices(cost)
-    fitting = torch.nonzero((choices.costs <= limit) & (choices.costs >= (1 - SLACK) * limit))
+    choices, costs = all_choices(cost)
+    fitting = torch.nonzero((costs <= limit) & (costs >= (1 - SLACK) * limit))[:, 0]
     order = torch.randperm(len(fitting), generator=torch.Generator().manual_seed(seed))
-    return [choices.at(int(fitting[i])) for i in order[:count].tolist()]
+    drawn = fitting[order[:count]].tolist()
+    return [{group: int(widths[i]) for group, widths in choices.items()} for i in drawn]
 
 
 def main():

@@ -9,7 +9,7 @@ trained already, so its best rate need not be theirs. Which it is differs betwee
 docs/notebook/attention.md has what ten times did to each.
 """
 
-from typing import Any, Callable, Dict, List, Sequence, Tuple, Type
+from typing import Any, Callable, Dict, Iterable, List, Tuple, Type
 
 import torch
 from torch import Tensor, nn
@@ -27,63 +27,46 @@ BLOCKS = "blocks"
 _MASK_SETTINGS = ("temperature", "final_temperature", "mask_bias")
 _FACTOR = "attention_lr_factor"
 
-
-def check(wanted: Sequence[str], where: str, places: Sequence[str]) -> None:
-    """Refuses places that a model does not have.
-
-    Args:
-        wanted: places as the config names them.
-        where: the class of the backbone or of the meta-architecture.
-        places: those that it has.
-
-    Raises:
-        ValueError: the message lists the places.
-    """
-    for place in wanted:
-        if place not in places:
-            raise ValueError(
-                f"MODEL.ATTENTION.PLACEMENT holds '{place}', which {where} does not have. It has "
-                f"{', '.join(places)}."
-            )
+Spot = Tuple[str, nn.Module, int]
+"""A place by its name in ``MODEL.ATTENTION.PLACEMENT``, a module there, and the channels."""
 
 
-def build(asked: config.AskedAttention, channels: int, place: str) -> nn.Module:
-    """Builds what stands at a place and learns at its own rate.
+def insert(
+    asked: config.AskedAttention,
+    spots: Iterable[Spot],
+    put: Callable[[nn.Module, nn.Module], None],
+) -> None:
+    """Builds an attention for each of some places, and puts it there.
+
+    They are initialised from a copy of torch's random state: so the other parameters of a seeded
+    run start as they would without attention.
 
     Args:
         asked: what the config asks for.
-        channels: at the place.
-        place: its name, as in ``MODEL.ATTENTION.PLACEMENT``.
-
-    Returns:
-        A module for maps (B, channels, H, W); in blocks DCS's mask for tokens (B, N, channels).
+        spots: where; for maps (B, channels, H, W), in blocks for tokens (B, N, channels).
+        put: what does it, such as :func:`place_after`.
 
     Raises:
         ValueError: settings that do not fit the channels (a width beyond them, say), which is
             known only here; the message names the place.
     """
     settings = asked.settings
-    module: nn.Module
-    try:
-        if place == BLOCKS:
-            module = DCSMask(channels, **{key: settings[key] for key in _MASK_SETTINGS})
-        else:
-            module = build_attention(asked.name, channels, **settings)
-    except ValueError as error:
-        raise ValueError(
-            f"MODEL.ATTENTION ({asked.name}) does not fit the {channels} channels of "
-            f"'{place}': {error}"
-        ) from error
-    setattr(module, _FACTOR, float(asked.lr_factor))  # on it, so that a deep copy has it too
-    return module
-
-
-def aside() -> Any:
-    """Initialises what is built within it from a copy of torch's random state.
-
-    So the other parameters of a seeded run start as they would without attention.
-    """
-    return torch.random.fork_rng(devices=[])
+    with torch.random.fork_rng(devices=[]):
+        for place, module, channels in spots:
+            attention: nn.Module
+            try:
+                if place == BLOCKS:
+                    attention = DCSMask(channels, **{key: settings[key] for key in _MASK_SETTINGS})
+                else:
+                    attention = build_attention(asked.name, channels, **settings)
+            except ValueError as error:
+                raise ValueError(
+                    f"MODEL.ATTENTION ({asked.name}) does not fit the {channels} channels of "
+                    f"'{place}': {error}"
+                ) from error
+            # On it, so that a deep copy has it too.
+            setattr(attention, _FACTOR, float(asked.lr_factor))
+            put(module, attention)
 
 
 def place_after(module: nn.Module, attention: nn.Module) -> None:
@@ -109,6 +92,17 @@ def place_before(module: nn.Module, attention: nn.Module) -> None:
     module.register_forward_pre_hook(_attend_first)
 
 
+def mask_queries_and_keys(projection: nn.Module, mask: nn.Module) -> None:
+    """Puts DCS's mask on the queries and keys of a block.
+
+    Args:
+        projection: maps tokens (B, N, C) to queries, keys and values, (B, N, 3C).
+        mask: of C channels; becomes the submodule ``attention`` of ``projection``.
+    """
+    projection.add_module("attention", mask)
+    projection.register_forward_hook(_mask_queries_and_keys)
+
+
 def attached(model: nn.Module) -> Dict[str, nn.Module]:
     """The attentions of this plugin in a model, by their paths."""
     kinds: Tuple[Type[nn.Module], ...] = (*ATTENTIONS.values(), DCSMask)
@@ -120,7 +114,7 @@ def attached(model: nn.Module) -> Dict[str, nn.Module]:
 
 
 def extend_optimizer(build: Any) -> None:
-    """Lets FastReID's groups of parameters learn at the rates that :func:`build` has set.
+    """Lets FastReID's groups of parameters learn at the rates that :func:`insert` has set.
 
     They come on top of SOLVER.HEADS_LR_FACTOR and SOLVER.BIAS_LR_FACTOR, where they hold.
     """
@@ -150,3 +144,9 @@ def _attend_last(module: Any, args: Any, output: Tensor) -> Tensor:
 def _attend_first(module: Any, args: Tuple[Any, ...]) -> Tuple[Any, ...]:
     features, *others = args
     return (module.attention(features), *others)
+
+
+def _mask_queries_and_keys(projection: Any, args: Tuple[Tensor], output: Tensor) -> Tensor:
+    mask = projection.attention(args[0]).to(output.dtype)
+    queries, keys, values = output.chunk(3, dim=-1)
+    return torch.cat((queries * mask, keys * mask, values), dim=-1)

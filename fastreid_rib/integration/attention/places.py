@@ -1,15 +1,16 @@
 """The places of attention in a model: stages and blocks of a backbone, the head, MGN's branches."""
 
 import logging
-from typing import Any, Callable, Dict, List, Tuple
+import re
+from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from fastreid_rib.base.shapes import runs
 from fastreid_rib.integration import config
 from fastreid_rib.integration.attention import insertion
 from fastreid_rib.integration.attention.insertion import BLOCKS, HEAD
-from fastreid_rib.integration.attention.stages import find_stages
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,9 @@ _IN_MGN: Dict[str, Tuple[int, Tuple[str, ...]]] = {
     "layer4": (2048, ("b1.1", "b2.1", "b3.1")),
     HEAD: (2048, ("b1", "b2", "b3")),
 }
+_STAGE_NAMES = re.compile(r"(layer|stage|conv|s)[1-9]")
+# Large enough that every stage has a size of its own, and small enough to cost nothing.
+_PROBE_SIZE = (64, 64)
 
 
 def build_with_attention(architecture: Callable[[Any], nn.Module], cfg: Any) -> nn.Module:
@@ -81,19 +85,21 @@ def place_in_backbone(
     Raises:
         ValueError: a place that this backbone does not have; the message lists those it has.
     """
-    projections = _query_key_projections(backbone)
-    if projections:
-        _place_in_blocks(type(backbone).__name__, projections, asked)
+    name = type(backbone).__name__
+    # What gives queries, keys and values, block by block.
+    attentions = [getattr(block, "attn", None) for block in getattr(backbone, BLOCKS, ())]
+    projections = [getattr(attention, "qkv", None) for attention in attentions]
+    spots = [(BLOCKS, p, p.in_features) for p in projections if isinstance(p, nn.Linear)]
+    if spots:
+        _check_blocks(name, asked)
+        insertion.insert(asked, spots, insertion.mask_queries_and_keys)
         return
     wanted = [place for place in asked.placement if place != HEAD]
     if not wanted:
         return
     stages = find_stages(backbone, device)
-    insertion.check(wanted, type(backbone).__name__, [HEAD, *stages])
-    with insertion.aside():
-        for place in wanted:
-            stage = stages[place]
-            insertion.place_after(stage.block, insertion.build(asked, stage.channels, place))
+    _check(wanted, name, [HEAD, *stages])
+    insertion.insert(asked, [(place, *stages[place]) for place in wanted], insertion.place_after)
 
 
 def place_at_head(head: nn.Module, asked: config.AskedAttention, channels: int) -> None:
@@ -104,37 +110,78 @@ def place_at_head(head: nn.Module, asked: config.AskedAttention, channels: int) 
         asked: what the config asks for.
         channels: of the map.
     """
-    with insertion.aside():
-        insertion.place_before(head, insertion.build(asked, channels, HEAD))
+    insertion.insert(asked, [(HEAD, head, channels)], insertion.place_before)
+
+
+def find_stages(backbone: nn.Module, device: torch.device) -> Dict[str, Tuple[nn.Module, int]]:
+    """The stages of a backbone that maps images to maps, in order.
+
+    Children that run blocks one after the other and are called layer1, s1, stage1, conv2 and so on
+    are stages under these names (ResNet, ResNeXt, ResNeSt; RegNet, EfficientNet; RepVGG; OSNet).
+    MobileNet and ShuffleNet have all blocks in ``features``: there the blocks that give maps of one
+    size are a stage, called stage1, stage2 and so on.
+
+    Args:
+        backbone: called with images (B, 3, H, W). Evaluated once on a small black image.
+        device: where; the backbone is brought back afterwards.
+
+    Returns:
+        By the name of each stage its last block, and the channels of the map that this gives; none
+        if there is neither.
+    """
+    ends = {
+        name: list(child.children())[-1]
+        for name, child in backbone.named_children()
+        if _STAGE_NAMES.fullmatch(name) and _runs_blocks(child)
+    }
+    flat: List[nn.Module] = []
+    features = getattr(backbone, "features", None)
+    if not ends and isinstance(features, nn.Sequential) and _runs_blocks(features):
+        flat = list(features)
+    if not ends and not flat:
+        return {}
+    blocks = [*ends.values(), *flat]
+    home = next(backbone.parameters()).device
+    probe = torch.zeros(1, 3, *_PROBE_SIZE, device=device)
+    try:
+        ran = runs(backbone.to(device), probe, dict(zip(blocks, blocks)))
+    finally:
+        backbone.to(home)
+    shapes = {run.name: run.written for run in ran}
+    sizes = [shapes[block][2:] for block in flat] + [()]
+    last_of_size = [block for i, block in enumerate(flat) if sizes[i] != sizes[i + 1]]
+    ends.update((f"stage{i}", block) for i, block in enumerate(last_of_size, start=1))
+    return {name: (block, shapes[block][1]) for name, block in ends.items()}
+
+
+def _runs_blocks(module: nn.Module) -> bool:
+    """Whether every child of a module is a block, that is, has children of its own.
+
+    Stems do not: their children are layers.
+    """
+    children = list(module.children())
+    return bool(children) and all(any(True for _ in child.children()) for child in children)
 
 
 def _place_in_branches(model: nn.Module, asked: config.AskedAttention) -> None:
     """Puts attention into a built MGN: one a branch, where a branch has modules of its own."""
-    insertion.check(asked.placement, type(model).__name__, list(_IN_MGN))
-    with insertion.aside():
-        for place in asked.placement:
-            channels, paths = _IN_MGN[place]
-            for path in paths:
-                module = model.get_submodule(path)
-                end = module if place == HEAD else list(module.children())[-1]
-                insertion.place_after(end, insertion.build(asked, channels, place))
+    _check(asked.placement, type(model).__name__, list(_IN_MGN))
+    spots: List[insertion.Spot] = []
+    for place in asked.placement:
+        channels, paths = _IN_MGN[place]
+        modules = [model.get_submodule(path) for path in paths]
+        ends = modules if place == HEAD else [list(stage.children())[-1] for stage in modules]
+        spots += [(place, end, channels) for end in ends]
+    insertion.insert(asked, spots, insertion.place_after)
 
 
-def _query_key_projections(backbone: nn.Module) -> List[nn.Linear]:
-    """The layers of a vision transformer that give queries, keys and values, block by block."""
-    attentions = [getattr(block, "attn", None) for block in getattr(backbone, BLOCKS, ())]
-    projections = [getattr(attention, "qkv", None) for attention in attentions]
-    return [projection for projection in projections if isinstance(projection, nn.Linear)]
-
-
-def _place_in_blocks(name: str, projections: List[nn.Linear], asked: config.AskedAttention) -> None:
-    """Puts DCS's mask on the queries and keys of every block of a backbone of some name."""
-    _check_blocks(name, asked)
-    with insertion.aside():
-        for projection in projections:
-            mask = insertion.build(asked, projection.in_features, BLOCKS)
-            projection.add_module("attention", mask)
-            projection.register_forward_hook(_mask_queries_and_keys)
+def _check(wanted: Sequence[str], where: str, places: Sequence[str]) -> None:
+    for place in wanted:
+        if place not in places:
+            raise ValueError(
+                f"MODEL.ATTENTION.PLACEMENT holds '{place}', which {where} does not have. It has "
+                f"{', '.join(places)}."
+            )
 
 
 def _check_blocks(name: str, asked: config.AskedAttention) -> None:
@@ -145,7 +192,7 @@ def _check_blocks(name: str, asked: config.AskedAttention) -> None:
             f'MODEL.ATTENTION.PLACEMENT ("{BLOCKS}",), which masks the queries and keys of every '
             "block."
         )
-    insertion.check(asked.placement, name, [BLOCKS])
+    _check(asked.placement, name, [BLOCKS])
     if asked.name != "DCS":
         raise ValueError(
             f"Inside the blocks of {name} stands its own attention, which MODEL.ATTENTION.NAME DCS "
@@ -158,10 +205,3 @@ def _check_blocks(name: str, asked: config.AskedAttention) -> None:
             "start without a channel: it would attend to nothing. Write a positive one, such as "
             "1.0, which keeps 73 % of the channels in training and all of them in evaluation."
         )
-
-
-def _mask_queries_and_keys(projection: Any, args: Tuple[Tensor], output: Tensor) -> Tensor:
-    """Masks channels of queries and keys, (B, N, 3C) with the values last, by the tokens."""
-    mask = projection.attention(args[0]).to(output.dtype)
-    queries, keys, values = output.chunk(3, dim=-1)
-    return torch.cat((queries * mask, keys * mask, values), dim=-1)

@@ -1,15 +1,14 @@
 """What networks cost: multiply-adds of what they really compute, counted by fvcore; parameters."""
 
-from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Tuple
+import re
+from typing import Any, Dict, Mapping, NamedTuple, Tuple
 
+import numpy as np
 import torch
 from tabulate import tabulate
 from torch import nn
 
-from fastreid_rib.attention import build_attention
 from fastreid_rib.base.kept import evaluated
-from fastreid_rib.base.shapes import runs
-from fastreid_rib.integration import config
 from fastreid_rib.integration.attention.insertion import attached
 from fastreid_rib.search import Cost, Space, WidthSearch
 
@@ -42,50 +41,22 @@ def counted(module: nn.Module, *inputs: Any) -> Dict[str, float]:
     }
 
 
-def cost_of(model: Any, space: Space, cfg: Any, device: torch.device) -> Cost:
+def cost_of(model: Any, space: Space, size: Tuple[int, int]) -> Cost:
     """What networks of a space cost: the backbone, with attention there and at the head.
 
     Args:
-        model: a meta-architecture with the widest backbone, on ``device``.
+        model: a meta-architecture with the widest backbone.
         space: the backbone's groups.
-        cfg: a FastReID config; INPUT.SIZE_TEST is the size that counts.
-        device: where to try it out.
+        size: rows and columns of an image.
 
     Raises:
-        ValueError: attention that does not fit one of the widths.
         ImportError: there is attention to be counted, and no fvcore.
     """
-    attention = config.asked_attention(cfg)
-    extra: Dict[str, List[float]] = {}
-    constant = 0.0
-    backbone, images = model.backbone, torch.zeros(1, 3, *cfg.INPUT.SIZE_TEST, device=device)
-    placed = attached(backbone)
-    shapes = {run.name: run.read for run in runs(backbone, images, placed)} if placed else {}
-    for name, shape in shapes.items():
-        group = space.blocks.get(name.rpartition(".")[0])
-        if group is None:
-            module = backbone.get_submodule(name)
-            constant += counted(module, torch.zeros(shape, device=device))[""]
-            continue
-        assert attention is not None
-        costs = []
-        for width in space.groups[group]:
-            try:
-                one = build_attention(attention.name, width, **attention.settings).to(device)
-            except ValueError as error:
-                raise ValueError(
-                    f"MODEL.ATTENTION ({attention.name}) does not fit {width} channels, a width "
-                    f"that MODEL.SEARCH offers for '{group}': {error}"
-                ) from error
-            costs.append(counted(one, torch.zeros(1, width, *shape[2:], device=device))[""])
-        before = extra.get(group, [0.0] * len(costs))
-        extra[group] = [old + new for old, new in zip(before, costs)]
-    at_head = getattr(getattr(model, "heads", None), "attention", None)
-    if at_head is not None:
-        with evaluated(backbone):
-            features = backbone(images)
-        constant += counted(at_head, features)[""]
-    return Cost(backbone, space, images, extra, constant, apart=list(shapes))
+    images = torch.zeros(1, 3, *size, device=next(model.parameters()).device)
+    placed = attached(model)
+    adds = counted(model, images.clone()) if placed else {}
+    apart = {re.sub(r"^backbone\.", "", path): adds[path] for path in placed}
+    return Cost(model.backbone, space, images, apart)
 
 
 class NetworkCost(NamedTuple):
@@ -98,12 +69,6 @@ class NetworkCost(NamedTuple):
 
     parameters: int
     multiply_adds: float
-
-    def without(self, part: "NetworkCost") -> "NetworkCost":
-        """Of the rest, without a part."""
-        return NetworkCost(
-            self.parameters - part.parameters, self.multiply_adds - part.multiply_adds
-        )
 
 
 def network_cost(model: Any, size: Tuple[int, int]) -> Dict[str, NetworkCost]:
@@ -122,17 +87,17 @@ def network_cost(model: Any, size: Tuple[int, int]) -> Dict[str, NetworkCost]:
         ImportError: fvcore is not installed.
     """
     adds = counted(model, torch.zeros(1, 3, *size, device=model.device))
-    modules = dict(model.named_modules())
 
-    def of(paths: Iterable[str]) -> NetworkCost:
-        numbers = [p.numel() for path in paths for p in modules[path].parameters()]
-        return NetworkCost(sum(numbers), sum(adds[path] for path in paths))
+    def of(*paths: str) -> Any:
+        modules = [model.get_submodule(path) for path in paths]
+        numbers = sum(p.numel() for module in modules for p in module.parameters())
+        return np.array([numbers, sum(adds[path] for path in paths)])
 
     paths = list(attached(model))
-    whole, attention = of([""]), of(paths)
-    backbone = of(["backbone"]).without(of([p for p in paths if p.startswith("backbone.")]))
-    head = whole.without(backbone).without(attention)
-    return {"backbone": backbone, "attention": attention, "head": head, "in all": whole}
+    whole, attention = of(""), of(*paths)
+    backbone = of("backbone") - of(*(path for path in paths if path.startswith("backbone.")))
+    parts = {"backbone": backbone, "attention": attention, "head": whole - backbone - attention}
+    return {part: NetworkCost(int(p), a) for part, (p, a) in {**parts, "in all": whole}.items()}
 
 
 def search_table(search: WidthSearch, derived: Mapping[str, int] = {}) -> str:

@@ -131,18 +131,11 @@ def config_of(cfg: Any, widths: Dict[str, int]) -> Any:
 
 
 def weights_of(model: Any, space: Space, widths: Dict[str, int]) -> Dict[str, torch.Tensor]:
-    """The supernet's state_dict, cut down to some widths.
-
-    Left out is what cannot be cut: attention after a block of a searched width, which starts
-    afresh (as the identity), and RIB's statistics.
-    """
+    """The supernet's state_dict, cut down to some widths; without RIB's statistics."""
     backbone: nn.Module = copy.deepcopy(model.backbone)
     narrow(backbone, space, widths)
     state = {**model.state_dict(), **backbone.state_dict(prefix="backbone.")}
-    apart = tuple(f"backbone.{path}.attention." for path in space.blocks)
-    return {
-        name: value for name, value in state.items() if not name.startswith(("search.", *apart))
-    }
+    return {name: value for name, value in state.items() if not name.startswith("search.")}
 
 
 def table(search: WidthSearch, widths: Dict[str, int]) -> str:

@@ -1,10 +1,11 @@
 """The search space of each backbone that has one."""
 
-from typing import Any, Callable, Dict, List, Mapping, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
 from torch import nn
 
 from fastreid_rib.search import Channels, Layer, Space
+from fastreid_rib.search.space import sides_of
 
 SHARES = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25)
 """Widths that FastReID's own backbones offer, as shares of what they are built with (ours)."""
@@ -23,9 +24,6 @@ BLOCKS = {"1.0x": (3, 12, 21, 12), "0.5x": (2, 6, 10, 6), "0.25x": (1, 3, 5, 3)}
 
 EXPANSION = 6
 """Channels inside a block of the paper's backbone for each one that it reads."""
-
-Built = Tuple[Dict[str, int], List[Layer], Dict[str, str]]
-"""Of a backbone: the width of each group as built, the layers, and the blocks of a space."""
 
 
 def space_of(backbone: nn.Module, cfg: Any) -> Space:
@@ -47,7 +45,12 @@ def space_of(backbone: nn.Module, cfg: Any) -> Space:
             "choose. It can those of build_searched_backbone, build_mobilenetv2_backbone and "
             "build_resnet_backbone."
         )
-    built, layers, blocks = _READERS[kind](backbone)
+    layers = _READERS[kind](backbone)
+    built = {
+        layer.outputs.group: sides_of(backbone.get_submodule(layer.path))[1] // layer.outputs.times
+        for layer in layers
+        if layer.outputs.group
+    }
     shares = {group: _shares_of(width) for group, width in built.items()}
     options = options_of(cfg, STAGES if kind == "SearchedBackbone" else shares)
     for group, width in built.items():
@@ -57,7 +60,7 @@ def space_of(backbone: nn.Module, cfg: Any) -> Space:
                 f"backbone is built, but are {options[group]}."
             )
     try:
-        return Space(options, layers, blocks)
+        return Space(options, layers)
     except ValueError as error:
         raise ValueError(f"MODEL.SEARCH.OPTIONS {cfg.MODEL.SEARCH.OPTIONS}: {error}") from error
 
@@ -98,65 +101,54 @@ def _shares_of(width: int) -> Tuple[int, ...]:
     return tuple(dict.fromkeys(widths))
 
 
-def _searched(backbone: Any) -> Built:
+def _searched(backbone: Any) -> List[Layer]:
     """The paper's backbone: the output width of the blocks of each stage."""
-    built: Dict[str, int] = {}
-    layers: List[Layer] = []
-    blocks: Dict[str, str] = {}
-    before = Channels()
-    for stage in STAGES:
-        after = Channels(stage)
-        for i, block in enumerate(getattr(backbone, stage)):
-            path = f"{stage}.{i}"
-            built[stage] = block.conv[-1].num_features
-            blocks[path] = stage
-            layers += _inverted_residual(f"{path}.conv", before, after, EXPANSION)
-            before = after
-    layers.append(Layer("last.0", before, Channels()))
-    return built, layers, blocks
-
-
-def _mobilenet(backbone: Any) -> Built:
-    """MobileNetV2: the output width of each row of its table, group1 to group7."""
-    built: Dict[str, int] = {}
-    layers: List[Layer] = []
-    blocks: Dict[str, str] = {}
-    before, place = Channels(), 1
-    for row, (times, _, count, _) in enumerate(backbone.cfgs, start=1):
-        after = Channels(f"group{row}")
-        for _ in range(count):
-            path = f"features.{place}"
-            built[after.group] = backbone.features[place].conv[-1].num_features
-            blocks[path] = after.group
-            if times == 1:  # depthwise at once: no expansion, and the stem stays as it is
-                layers.append(Layer(f"{path}.conv.3", before, after))
-                layers.append(Layer(f"{path}.conv.4", after, after, masked=True))
-            else:
-                layers += _inverted_residual(f"{path}.conv", before, after, int(times))
-            before, place = after, place + 1
-    layers.append(Layer("conv.0", before, Channels()))
-    return built, layers, blocks
-
-
-def _inverted_residual(path: str, before: Channels, after: Channels, times: int) -> List[Layer]:
-    """The layers of a block's Sequential: 1x1, norm, -, depthwise, norm, -, 1x1, norm."""
-    written = [Layer(f"{path}.7", after, after, masked=True)]
-    if not before.group:  # what the stem gives stays as it is, and so does what is made of it
-        return [Layer(f"{path}.6", Channels(), after), *written]
-    inside = Channels(before.group, times, path)
-    return [
-        Layer(f"{path}.0", before, inside),
-        Layer(f"{path}.1", inside, inside),
-        Layer(f"{path}.3", inside, inside),
-        Layer(f"{path}.4", inside, inside, masked=True),
-        Layer(f"{path}.6", inside, after),
-        *written,
+    blocks = [
+        (f"{stage}.{i}", stage, EXPANSION)
+        for stage in STAGES
+        for i in range(len(getattr(backbone, stage)))
     ]
+    return _inverted_residuals(blocks, "last")
 
 
-def _resnet(backbone: Any) -> Built:
+def _mobilenet(backbone: Any) -> List[Layer]:
+    """MobileNetV2: the output width of each row of its table, group1 to group7."""
+    blocks: List[Tuple[str, str, int]] = []
+    for row, (times, _, count, _) in enumerate(backbone.cfgs, start=1):
+        for _ in range(count):
+            blocks.append((f"features.{len(blocks) + 1}", f"group{row}", int(times)))
+    return _inverted_residuals(blocks, "conv")
+
+
+def _inverted_residuals(blocks: Sequence[Tuple[str, str, int]], last: str) -> List[Layer]:
+    """Of each block its path, its group, and its expansion; and what reads the map of the last.
+
+    A block's Sequential ``conv``: 1x1, norm, -, depthwise, norm, -, 1x1, norm. Without an expansion
+    it begins with the depthwise convolution. What the stem gives stays as it is, and so does what
+    is made of it.
+    """
+    layers: List[Layer] = []
+    before = Channels()
+    for path, group, times in blocks:
+        after, inside = Channels(group), before
+        if before.group:
+            inside = Channels(before.group, times, path)
+            layers += [
+                Layer(f"{path}.conv.0", before, inside),
+                Layer(f"{path}.conv.1", inside, inside),
+                Layer(f"{path}.conv.3", inside, inside),
+                Layer(f"{path}.conv.4", inside, inside, masked=True),
+            ]
+        end = 6 if times > 1 else 3
+        layers.append(Layer(f"{path}.conv.{end}", inside, after))
+        layers.append(Layer(f"{path}.conv.{end + 1}", after, after, masked=True))
+        before = after
+    layers.append(Layer(f"{last}.0", before, Channels()))
+    return layers
+
+
+def _resnet(backbone: Any) -> List[Layer]:
     """ResNet: the width inside the blocks of each stage, layer1 to layer4."""
-    built: Dict[str, int] = {}
     layers: List[Layer] = []
     for stage in ("layer1", "layer2", "layer3", "layer4"):
         for i, block in enumerate(getattr(backbone, stage)):
@@ -168,7 +160,6 @@ def _resnet(backbone: Any) -> Built:
                     "treats two halves of its channels differently. Write "
                     "MODEL.BACKBONE.WITH_IBN False."
                 )
-            built[stage] = block.conv1.out_channels
             layers.append(Layer(f"{path}.conv1", Channels(), first))
             layers.append(Layer(f"{path}.bn1", first, first, masked=True))
             if hasattr(block, "conv3"):  # a bottleneck
@@ -177,10 +168,10 @@ def _resnet(backbone: Any) -> Built:
                 layers.append(Layer(f"{path}.conv3", second, Channels()))
             else:
                 layers.append(Layer(f"{path}.conv2", first, Channels()))
-    return built, layers, {}
+    return layers
 
 
-_READERS: Dict[str, Callable[[Any], Built]] = {
+_READERS: Dict[str, Callable[[Any], List[Layer]]] = {
     "SearchedBackbone": _searched,
     "MobileNetV2": _mobilenet,
     "ResNet": _resnet,

@@ -1,7 +1,5 @@
 """The search spaces of FastReID's backbones: slices are the masked network, costs are counted."""
 
-import importlib.util
-
 import pytest
 import torch
 from fastreid.modeling import build_model
@@ -32,10 +30,6 @@ NARROW = {
         {"MODEL.ATTENTION.NAME": "SE", "MODEL.ATTENTION.PLACEMENT": ("layer2",)},
         (48, 128, 64, 320),
     ),
-    "attention after a stage of searched width": (
-        {**SEARCHED, "MODEL.ATTENTION.NAME": "ECA", "MODEL.ATTENTION.PLACEMENT": ("stage2",)},
-        (20, 16, 96, 136),
-    ),
 }
 
 
@@ -61,21 +55,16 @@ def test_slices_of_the_supernet_are_and_cost_what_its_masks_let_through(make_cfg
     config.MODEL.HEADS.NUM_CLASSES = cfg.MODEL.HEADS.NUM_CLASSES
     small = build_model(config).eval()
     weights = results.weights_of(model, cost.space, chosen)
-    loaded = small.load_state_dict(weights, strict=False)
-    assert loaded.unexpected_keys == []
-    assert all(".attention." in key for key in loaded.missing_keys)
-    assert bool(loaded.missing_keys) == ("searched width" in case)
+    small.load_state_dict(weights)
     images = torch.rand(2, 3, 64, 32) * 255
     with torch.no_grad():
         expected, found = model.eval()(images.clone()), small(images.clone())
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert expected.abs().max() > 1e-3
-    if importlib.util.find_spec("fvcore") is not None:
-        parts = network_cost(small, (64, 32))
-        counted = parts["backbone"].multiply_adds + parts["attention"].multiply_adds
-        # ECA's gates are counted with a search's masks in no network of this width.
-        assert cost.of(chosen) == pytest.approx(counted, rel=1e-5)
-        assert counted < cost.widest
+    parts = network_cost(small, (64, 32))
+    counted = parts["backbone"].multiply_adds + parts["attention"].multiply_adds
+    assert cost.of(chosen) == pytest.approx(counted, rel=1e-5)
+    assert counted < cost.widest
 
 
 def test_training_moves_every_choice(make_cfg):
@@ -165,10 +154,7 @@ def test_what_does_not_go_is_said_before_training(make_cfg):
             {"MODEL.SEARCH.OPTIONS": ((32, 16), (128,), (256,), (512,))},
             r"widths of 'layer1' must begin with 64",
         ),
-        (
-            {"MODEL.SEARCH.OPTIONS": ((64, 64), (128,), (256,), (512,))},
-            r"widths of group 'layer1' must fall",
-        ),
+        ({"MODEL.SEARCH.OPTIONS": ((64, 64), (128,), (256,), (512,))}, "'layer1' must fall"),
         ({"MODEL.SEARCH.OPTIONS": (1.5,)}, "must be a tuple with the widths of each group"),
         ({"MODEL.SEARCH.WIDTHS": (64,)}, r"MODEL\.SEARCH\.WIDTHS must be \(\) where ENABLED"),
         ({"MODEL.BACKBONE.WITH_IBN": True}, r"cannot narrow IBN \(layer1\.0\.bn1\)"),
@@ -179,13 +165,12 @@ def test_what_does_not_go_is_said_before_training(make_cfg):
         ({**SEARCHED, "MODEL.BACKBONE.DEPTH": "50x"}, r"must be one of 1\.0x, 0\.5x, 0\.25x"),
         ({"MODEL.META_ARCHITECTURE": "MGN"}, "MGN takes it apart"),
         (
-            {
-                **SEARCHED,
-                "MODEL.ATTENTION.NAME": "SelfAttention",
-                "MODEL.ATTENTION.PLACEMENT": ("stage1",),
-                "MODEL.ATTENTION.WIDTH": 26,
-            },
-            r"does not fit 24 channels, a width that MODEL\.SEARCH offers for 'stage1'",
+            {**SEARCHED, "MODEL.ATTENTION.NAME": "ECA", "MODEL.ATTENTION.PLACEMENT": ("stage2",)},
+            r"\('stage2',\) puts attention after stage2\.2, whose width MODEL\.SEARCH chooses",
+        ),
+        (
+            {**MOBILENET, "MODEL.ATTENTION.NAME": "SE", "MODEL.ATTENTION.PLACEMENT": ("stage3",)},
+            r"attention after features\.6, whose width MODEL\.SEARCH chooses. Write \('head',\)",
         ),
     ):
         with pytest.raises(ValueError, match=message):
