@@ -27,10 +27,7 @@ REGISTRATIONS = {
     # it, or modules whose import is enough. All without the package's own name.
     "fastreid.config.config": ("integration.config:keep_dumps_portable",),
     "fastreid.config.defaults": ("integration.config:add_keys",),
-    "fastreid.data.build": (
-        "integration.run.seeds:extend_train_loader",
-        "data.folder:extend_loaders",  # runs first: a seeded run makes the data set itself
-    ),
+    "fastreid.data.build": ("data.folder:extend_loaders",),
     "fastreid.data.common": ("integration.run.seeds:extend_dataset",),
     "fastreid.data.datasets": ("data.benchmarks", "data.folder", "data.synthetic"),
     "fastreid.data.data_utils": ("integration.run.seeds:extend_data_loader",),

@@ -13,15 +13,14 @@ continues as if nothing had happened. Three parts make it so:
 import contextlib
 import itertools
 import random
-import threading
 from typing import Any, Callable, Iterator, Tuple
 
 import numpy as np
 import torch
-from torch.utils.data import Sampler, dataloader
+from torch.utils.data import Sampler
 
 from fastreid_rib.base.kept import generators_kept
-from fastreid_rib.base.patching import overlay, wrap
+from fastreid_rib.base.patching import wrap
 
 _value = -1  # the config's SEED
 # What the places of keys begin with, beyond (epoch, rank).
@@ -62,12 +61,14 @@ def keys(count: int, *place: int) -> np.ndarray:
 
 
 def extend_trainer(train_loop: Any) -> None:
-    """Begins the generators of every epoch, and the pictures of the first, as a seeded run has."""
+    """Begins the pictures of the first epoch and the generators of every one, as SEED has them."""
 
-    def train(stock: Callable[..., Any], self: Any, start_epoch: int, *args: Any, **kw: Any) -> Any:
-        if seeded() and start_epoch > 0:
-            _begin_at(start_epoch, getattr(self, "_trainer", self))
-        return stock(self, start_epoch, *args, **kw)
+    def train(
+        stock: Callable[..., Any], self: Any, start_epoch: int, max_epoch: int, iters_per_epoch: int
+    ) -> Any:
+        if seeded():
+            _begin_at(start_epoch, iters_per_epoch, getattr(self, "_trainer", self))
+        return stock(self, start_epoch, max_epoch, iters_per_epoch)
 
     def before_epoch(stock: Callable[..., None], self: Any) -> None:
         if seeded():
@@ -81,21 +82,60 @@ def extend_trainer(train_loop: Any) -> None:
     wrap(train_loop.TrainerBase, "before_epoch", before_epoch)
 
 
-def extend_data_loader(data_utils: Any) -> None:
-    """Loads the batches of a seeded run without workers in the training loop.
+def _begin_at(epoch: int, steps: int, trainer: Any) -> None:
+    """Lets FastReID's trainer, which stands at the first, continue with the pictures of an epoch.
 
-    FastReID loads them in a background thread, which would draw augmentations from the generators
-    of the training loop, in an order that depends on timing.
+    Args:
+        epoch: to begin at.
+        steps: of an epoch.
+        trainer: has loaded the first batches already.
+    """
+    loader = getattr(trainer, "data_loader", None)
+    batches: Any = getattr(loader, "batch_sampler", None)
+    sampler = getattr(batches, "sampler", None)
+    if loader is None or not isinstance(sampler, EpochSampler):
+        return
+    size = max(1, steps) * batches.batch_size
+    if (epoch, size) != (sampler.first_epoch, sampler.size):
+        loader.shutdown()
+        sampler.first_epoch, sampler.size = epoch, size
+        trainer._data_loader_iter = iter(loader)
+
+
+def extend_data_loader(data_utils: Any) -> None:
+    """Lets a seeded run draw its pictures epoch by epoch, in the thread of the training loop.
+
+    FastReID takes batches from the workers in a background thread. That would draw from the
+    generators of the training, in an order that depends on timing. A sampler of one's own is left
+    alone.
     """
 
     def batches(stock: Callable[..., Any], generator: Any, *args: Any, **kwargs: Any) -> Any:
-        if seeded() and isinstance(generator, dataloader._SingleProcessDataLoaderIter):
-            iterator: Any = generator
-            iterator.is_alive = lambda: False  # all that FastReID asks of its thread
-            return iterator
+        if seeded():
+            generator.is_alive = lambda: False  # all that FastReID asks of its thread
+            return generator
         return stock(generator, *args, **kwargs)
 
+    def init(stock: Callable[..., None], self: Any, *args: Any, **kwargs: Any) -> None:
+        from fastreid.data import samplers
+        from fastreid.utils import comm
+
+        known = (
+            samplers.TrainingSampler,
+            samplers.NaiveIdentitySampler,
+            samplers.BalancedIdentitySampler,
+            samplers.SetReWeightSampler,
+            samplers.ImbalancedDatasetSampler,
+        )
+        chosen: Any = kwargs.get("batch_sampler")
+        if seeded() and isinstance(getattr(chosen, "sampler", None), known):
+            # Not zero: that a training set is smaller than a batch is said later, by name.
+            steps = len(kwargs["dataset"]) // (chosen.batch_size * comm.get_world_size())
+            chosen.sampler = EpochSampler(chosen.sampler, max(1, steps) * chosen.batch_size)
+        stock(self, *args, **kwargs)
+
     wrap(data_utils, "BackgroundGenerator", batches)
+    wrap(data_utils.DataLoaderX, "__init__", init)
 
 
 class Place(int):
@@ -150,86 +190,6 @@ class EpochSampler(Sampler):
         return map(Place, indices, itertools.repeat(epoch), own.tolist())
 
 
-def extend_train_loader(build: Any) -> None:
-    """Lets the training loader of a seeded run draw epoch by epoch.
-
-    A sampler of one's own is left alone.
-    """
-    samplers = build.samplers
-    own = (
-        samplers.TrainingSampler,
-        samplers.NaiveIdentitySampler,
-        samplers.BalancedIdentitySampler,
-        samplers.SetReWeightSampler,
-        samplers.ImbalancedDatasetSampler,
-    )
-    for name in ("data_sampler", "triplet_sampler", "imbalance_sampler"):
-        overlay(getattr(samplers, name), "np", random=_Draws())
-    overlay(samplers.imbalance_sampler, "torch", multinomial=_multinomial)
-
-    def build_reid_train_loader(stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if not seeded():
-            return stock(*args, **kwargs)
-        cfg = args[0] if args else kwargs.get("cfg")
-        configured = hasattr(cfg, "DATALOADER")
-        if configured:  # FastReID's own two steps: the config's arguments, then the loader
-            given = build._train_loader_from_config(*args, **kwargs)
-        else:
-            given = {"train_set": args[0], **kwargs} if args else kwargs
-        sampler = given.get("sampler")
-        if isinstance(sampler, own):
-            from fastreid.utils import comm
-
-            total = given["total_batch_size"]
-            # Not zero: that a training set is smaller than a batch is said later, by name.
-            batches = max(1, len(given["train_set"]) // total)
-            sampler = EpochSampler(sampler, batches * (total // comm.get_world_size()))
-        if configured:
-            return stock(cfg, train_set=given["train_set"], sampler=sampler)
-        return stock(**{**given, "sampler": sampler})
-
-    wrap(build, "build_reid_train_loader", build_reid_train_loader)
-
-
-def _begin_at(epoch: int, trainer: Any) -> None:
-    """Lets FastReID's trainer continue with the pictures of an epoch; it stands at the first."""
-    loader = getattr(trainer, "data_loader", None)
-    sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
-    if loader is None or not isinstance(sampler, EpochSampler):
-        return
-    loader.shutdown()
-    sampler.first_epoch = epoch
-    trainer._data_loader_iter = iter(loader)
-
-
-# FastReID's samplers draw from the generators of the process, in the thread that loads batches
-# while the training draws from them in another. Theirs are the thread's own instead.
-_thread = threading.local()
-
-
-@contextlib.contextmanager
-def _drawing_from(key: int) -> Iterator[None]:
-    """Gives the samplers generators of their own in this thread."""
-    _thread.numpy = np.random.RandomState(key)
-    _thread.torch = torch.Generator().manual_seed(key)
-    try:
-        yield
-    finally:
-        del _thread.numpy, _thread.torch
-
-
-class _Draws:
-    """``numpy.random`` as the samplers see it."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(getattr(_thread, "numpy", np.random), name)
-
-
-def _multinomial(*args: Any, **kwargs: Any) -> Any:
-    generator = getattr(_thread, "torch", None)
-    return torch.multinomial(*args, **{"generator": generator, **kwargs})
-
-
 def extend_dataset(common: Any) -> None:
     """Lets FastReID's data set augment a picture from the seed of its `Place`."""
 
@@ -243,10 +203,17 @@ def extend_dataset(common: Any) -> None:
                     transform.patchpool.clear()
         self._epoch = index.epoch
         # Without workers pictures are made between the steps of the training, which draws too.
-        with generators_kept():
-            random.seed(index.key)
-            np.random.seed(index.key)
-            torch.default_generator.manual_seed(index.key)  # not manual_seed, which seeds GPUs too
+        with _drawing_from(index.key):
             return stock(self, int(index))
 
     wrap(common.CommDataset, "__getitem__", getitem)
+
+
+@contextlib.contextmanager
+def _drawing_from(key: int) -> Iterator[None]:
+    """Seeds what is drawn within it on the CPU; the training's generators are as before, after."""
+    with generators_kept():
+        random.seed(key)
+        np.random.seed(key)
+        torch.default_generator.manual_seed(key)  # not manual_seed, which seeds GPUs too
+        yield

@@ -1,4 +1,4 @@
-"""Attention at its places: stages, blocks of a ViT, branches of MGN, heads; its start, its steps."""
+"""Attention at its places: stages, blocks of a ViT, branches of MGN, heads; what learns."""
 
 import logging
 from pathlib import Path
