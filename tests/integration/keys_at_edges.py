@@ -1,10 +1,8 @@
-"""Every numeric key of FastReID at 0, below 0 and beyond the data, and every empty tuple.
+"""The keys of FastReID that have a limit, at 0, below 0, beyond the data, and empty.
 
 As a script: trains with each, the checks of the plugin left out, and says what came of it as JSON.
 
     keys_at_edges.py REPORT
-
-Rows that train share a training where they can.
 """
 
 import importlib
@@ -13,7 +11,6 @@ import multiprocessing
 import os
 import sys
 import tempfile
-import time
 import traceback
 import warnings
 
@@ -79,60 +76,41 @@ rows("MODEL.FREEZE_LAYERS", TRAINS, ["heads"])
 MOCO = {"MODEL.META_ARCHITECTURE": "MoCo"}
 rows("MODEL.QUEUE_SIZE", FAILS, 0, -32, 16, 48, also=MOCO)
 rows("MODEL.QUEUE_SIZE", TRAINS, 32, 4096, also=MOCO)
-rows("MODEL.QUEUE_SIZE", TRAINS, 0, -1)
-rows("MODEL.BACKBONE.LAST_STRIDE", FAILS, 0, -1, also=RESNET)
+rows("MODEL.QUEUE_SIZE", TRAINS, 0)
+rows("MODEL.BACKBONE.LAST_STRIDE", FAILS, 0, also=RESNET)
 rows("MODEL.BACKBONE.LAST_STRIDE", TRAINS, 100, also=RESNET)
-rows("MODEL.BACKBONE.LAST_STRIDE", TRAINS, 0, -1)
-rows("MODEL.BACKBONE.FEAT_DIM", FAILS, 0, -1, 64, 4096)
-rows("MODEL.BACKBONE.SIE_COE", TRAINS, 0.0, -1.0, 1e6, also=VIT)
-rows("MODEL.BACKBONE.STRIDE_SIZE", FAILS, (), (12,), (0, 16), (-1, 16), also=VIT)
+rows("MODEL.BACKBONE.LAST_STRIDE", TRAINS, 0)
+rows("MODEL.BACKBONE.FEAT_DIM", FAILS, 0, 64, 4096)
+rows("MODEL.BACKBONE.STRIDE_SIZE", FAILS, (), (12,), (0, 16), also=VIT)
 rows("MODEL.BACKBONE.STRIDE_SIZE", TRAINS, (12, 12), (200, 200), also=VIT)
 rows("MODEL.BACKBONE.STRIDE_SIZE", TRAINS, ())
 rows("MODEL.BACKBONE.DROP_PATH_RATIO", TRAINS, 0.0, -0.1, also=VIT)
 rows("MODEL.BACKBONE.DROP_PATH_RATIO", FAILS, 1.0, also=VIT)
 rows("MODEL.BACKBONE.DROP_PATH_RATIO", WRONG, 2.0, also=VIT)
-for rate in ("DROP_RATIO", "ATT_DROP_RATE"):
-    rows(f"MODEL.BACKBONE.{rate}", FAILS, -0.1, 2.0, also=VIT)
-    rows(f"MODEL.BACKBONE.{rate}", TRAINS, 0.0, 1.0, also=VIT)
-    rows(f"MODEL.BACKBONE.{rate}", TRAINS, -0.1)
 rows("MODEL.HEADS.NUM_CLASSES", TRAINS, 0, 8, 10000)
 rows("MODEL.HEADS.NUM_CLASSES", FAILS, -1, 4)
-rows("MODEL.HEADS.NUM_CLASSES", FAILS, 1)
 TRIPLET = {"MODEL.LOSSES.NAME": ("TripletLoss",)}
 rows("MODEL.HEADS.NUM_CLASSES", TRAINS, 1, 4, also=TRIPLET)
 rows("MODEL.HEADS.NUM_CLASSES", FAILS, 4, also={**TRIPLET, "MODEL.HEADS.CLS_LAYER": "ArcSoftmax"})
-rows("MODEL.HEADS.EMBEDDING_DIM", TRAINS, 0, -1, 1, 1024)
-for layer in ("Linear", "ArcSoftmax", "CosSoftmax", "CircleSoftmax"):
-    softmax = {"MODEL.HEADS.CLS_LAYER": layer, "MODEL.HEADS.SCALE": 16}
-    rows("MODEL.HEADS.MARGIN", TRAINS, 0.0, -0.5, 10.0, also=softmax)
-    rows("MODEL.HEADS.SCALE", TRAINS, 0, -1, 1000, also={"MODEL.HEADS.CLS_LAYER": layer})
 rows("MODEL.LOSSES.NAME", FAILS, ())
-rows("MODEL.LOSSES.CE.EPSILON", TRAINS, 0.0, -1.0, 1.0, 2.0)
-rows("MODEL.LOSSES.CE.ALPHA", TRAINS, 0.0, -1.0, 10.0, also={"MODEL.LOSSES.CE.EPSILON": -1.0})
-rows("MODEL.LOSSES.CE.SCALE", TRAINS, 0.0, 1e4)
-rows("MODEL.LOSSES.CE.SCALE", WRONG, -1.0)
-rows("MODEL.LOSSES.CE.SCALE", TRAINS, -1.0, also=TRIPLET)
-rows("MODEL.LOSSES.FL.ALPHA", TRAINS, 0.0, -1.0)
-rows("MODEL.LOSSES.FL.GAMMA", TRAINS, 0, -1)
-rows("MODEL.LOSSES.FL.SCALE", TRAINS, 0.0, -1.0)
-rows("MODEL.LOSSES.TRI.MARGIN", TRAINS, 0.0, -1.0, 1e4)
-rows("MODEL.LOSSES.TRI.SCALE", TRAINS, 0.0, 1e4)
-rows("MODEL.LOSSES.TRI.SCALE", WRONG, -1.0)
-for key, loss in (("CIRCLE", "CircleLoss"), ("COSFACE", "Cosface")):
+for key, loss in (
+    ("CE", "CrossEntropyLoss"),
+    ("TRI", "TripletLoss"),
+    ("CIRCLE", "CircleLoss"),
+    ("COSFACE", "Cosface"),
+):
     both = {"MODEL.LOSSES.NAME": ("CrossEntropyLoss", loss)}
-    rows(f"MODEL.LOSSES.{key}.MARGIN", TRAINS, 0.0, -1.0, 10.0, also=both)
-    rows(f"MODEL.LOSSES.{key}.GAMMA", TRAINS, 0, -1, 10000, also=both)
     rows(f"MODEL.LOSSES.{key}.SCALE", TRAINS, 0.0, 1e4, also=both)
     rows(f"MODEL.LOSSES.{key}.SCALE", WRONG, -1.0, also=both)
+rows("MODEL.LOSSES.CE.SCALE", TRAINS, -1.0, also=TRIPLET)
 rows("MODEL.PIXEL_MEAN", FAILS, [], [0.0] * 4)
-rows("MODEL.PIXEL_MEAN", TRAINS, [0.0], [0.0] * 3, [-1000.0] * 3)
+rows("MODEL.PIXEL_MEAN", TRAINS, [0.0], [-1000.0] * 3)
 rows("MODEL.PIXEL_STD", FAILS, [], [1.0] * 4, [0.0, 1.0, 1.0])
 rows("MODEL.PIXEL_STD", TRAINS, [1.0], [-1.0] * 3)
 KD = {"MODEL.META_ARCHITECTURE": "Distiller"}
 rows("KD.MODEL_CONFIG", FAILS, [], also=KD)
 rows("KD.MODEL_CONFIG", TRAINS, [], also={**KD, "KD.EMA.ENABLED": True})
 rows("KD.MODEL_WEIGHTS", FAILS, [], also={**KD, "KD.MODEL_CONFIG": ["TEACHER"]})
-rows("KD.EMA.MOMENTUM", TRAINS, 0.0, -1.0, 2.0, also={**KD, "KD.EMA.ENABLED": True})
 rows("INPUT.SIZE_TRAIN", FAILS, [], [32, 0], [1, 1], [8, 4], [32, 16, 3])
 rows("INPUT.SIZE_TRAIN", TRAINS, [0, 0], [-1, -1], [32], [128, 64])
 rows("INPUT.SIZE_TEST", FAILS, [], [32, 0], [1, 1], [32, 16, 3])
@@ -143,56 +121,31 @@ rows("INPUT.CROP.SIZE", FAILS, [], [0, 0], [-1, -1], also=CROP)
 rows("INPUT.CROP.SIZE", TRAINS, [32], [128, 64], also=CROP)
 rows("INPUT.CROP.SIZE", TRAINS, [])
 rows("INPUT.CROP.SCALE", FAILS, [], [0.5], [-1.0, 1.0], [1.0, 0.1], also=CROP)
-rows("INPUT.CROP.SCALE", TRAINS, [0.0, 0.0], [0.0, 1.0], [2.0, 3.0], also=CROP)
+rows("INPUT.CROP.SCALE", TRAINS, [0.0, 0.0], [2.0, 3.0], also=CROP)
 rows("INPUT.CROP.RATIO", FAILS, [], [1.0], [0.0, 1.0], [-1.0, 1.0], [2.0, 1.0], also=CROP)
 rows("INPUT.CROP.RATIO", TRAINS, [100.0, 200.0], also=CROP)
-rows("INPUT.FLIP.PROB", TRAINS, 0.0, -1.0, 2.0, also=on("INPUT.FLIP"))
-rows("INPUT.PADDING.SIZE", FAILS, -4, -100, also=on("INPUT.PADDING"))
+rows("INPUT.PADDING.SIZE", FAILS, -4, also=on("INPUT.PADDING"))
 rows("INPUT.PADDING.SIZE", TRAINS, 0, 100, also=on("INPUT.PADDING"))
-rows("INPUT.CJ.PROB", TRAINS, 0.0, -1.0, 2.0, also=on("INPUT.CJ"))
-JITTER = on("INPUT.CJ", **{"INPUT.CJ.PROB": 1.0})
-for part in ("BRIGHTNESS", "CONTRAST", "SATURATION"):
-    rows(f"INPUT.CJ.{part}", FAILS, -1.0, also=JITTER)
-    rows(f"INPUT.CJ.{part}", TRAINS, 0.0, 100.0, also=JITTER)
-rows("INPUT.CJ.HUE", FAILS, -1.0, 0.6, also=JITTER)
-rows("INPUT.CJ.HUE", TRAINS, 0.0, 0.5, also=JITTER)
-for part in ("AUTOAUG", "AUGMIX", "RPT"):
-    rows(f"INPUT.{part}.PROB", TRAINS, 0.0, -1.0, 1.0, 2.0, also=on(f"INPUT.{part}"))
-ERASING = on("INPUT.REA", **{"INPUT.REA.PROB": 1.0})
-rows("INPUT.REA.PROB", FAILS, -1.0, 2.0, also=ERASING)
-rows("INPUT.REA.PROB", TRAINS, 0.0, 1.0, also=ERASING)
-rows("INPUT.REA.VALUE", FAILS, [], [0.0, 0.0], [0.0] * 4, also=ERASING)
-rows("INPUT.REA.VALUE", TRAINS, [0.0], [-1.0] * 3, also=ERASING)
-rows("DATASETS.NAMES", FAILS, ())
-rows("DATASETS.NAMES", TRAINS, ("SyntheticReIDTiny", "SyntheticReIDTiny"))
 rows("DATASETS.TESTS", FAILS, ())
 rows("DATASETS.TESTS", TRAINS, ("SyntheticReIDTiny", "SyntheticReIDTiny"))
 for sampler in ("NaiveIdentitySampler", "BalancedIdentitySampler"):
     rows("DATALOADER.NUM_INSTANCE", FAILS, 0, -1, also={"DATALOADER.SAMPLER_TRAIN": sampler})
     rows("DATALOADER.NUM_INSTANCE", TOLD, 1, 1000, also={"DATALOADER.SAMPLER_TRAIN": sampler})
 for sampler in ("TrainingSampler", "ImbalancedDatasetSampler"):
-    also = {"DATALOADER.SAMPLER_TRAIN": sampler}
-    rows("DATALOADER.NUM_INSTANCE", TRAINS, 0, -1, 1, 1000, also=also)
-rows("DATALOADER.NUM_WORKERS", FAILS, -1)
-rows("DATALOADER.NUM_WORKERS", TRAINS, 0, 2)
+    rows("DATALOADER.NUM_INSTANCE", TRAINS, 0, 1000, also={"DATALOADER.SAMPLER_TRAIN": sampler})
 WEIGHTED = {"DATALOADER.SAMPLER_TRAIN": "SetReWeightSampler", "DATALOADER.NUM_INSTANCE": 2}
 rows("DATALOADER.SET_WEIGHT", TOLD, [], [0] * 4, [1, 1], also=WEIGHTED)
 rows("DATALOADER.SET_WEIGHT", FAILS, [-1, 1, 1, 1], also=WEIGHTED)
 rows("DATALOADER.SET_WEIGHT", TRAINS, [], [-1])
 rows("SOLVER.MAX_EPOCH", WRONG, 0, -1)  # with the repair "finished-run"
-rows("SOLVER.BASE_LR", TRAINS, 0.0)
-rows("SOLVER.BASE_LR", WRONG, -1e-3)
 for key in ("HEADS_LR_FACTOR", "BIAS_LR_FACTOR"):
     rows(f"SOLVER.{key}", TRAINS, 0.0, 100.0)
     rows(f"SOLVER.{key}", WRONG, -1.0)
-SGD = {"SOLVER.OPT": "SGD"}
-rows("SOLVER.MOMENTUM", FAILS, -0.5, also=SGD)
-rows("SOLVER.MOMENTUM", TRAINS, 0.0, 1.0, also=SGD)
-rows("SOLVER.MOMENTUM", FAILS, 0.0, also={**SGD, "SOLVER.NESTEROV": True})
-rows("SOLVER.MOMENTUM", TRAINS, -0.5)
-for key in ("WEIGHT_DECAY", "WEIGHT_DECAY_NORM", "WEIGHT_DECAY_BIAS"):
-    rows(f"SOLVER.{key}", TRAINS, 0.0, 100.0)
+for key in ("BASE_LR", "WEIGHT_DECAY", "WEIGHT_DECAY_NORM", "WEIGHT_DECAY_BIAS"):
+    rows(f"SOLVER.{key}", TRAINS, 0.0)
     rows(f"SOLVER.{key}", WRONG, -1e-3)
+SGD = {"SOLVER.OPT": "SGD"}
+rows("SOLVER.MOMENTUM", TRAINS, 0.0, 1.0, also=SGD)
 for name in ("MultiStepLR", "CosineAnnealingLR"):
     # Three epochs of two steps.
     longer = {"SOLVER.SCHED": name, "SOLVER.MAX_EPOCH": 3, "SOLVER.IMS_PER_BATCH": 32}
@@ -205,13 +158,11 @@ for name in ("MultiStepLR", "CosineAnnealingLR"):
 STEPS = {"SOLVER.MAX_EPOCH": 3, "SOLVER.IMS_PER_BATCH": 32, "SOLVER.STEPS": [1]}
 rows("SOLVER.GAMMA", TRAINS, 0.0, 10.0, also=STEPS)
 rows("SOLVER.GAMMA", WRONG, -1.0, also=STEPS)
-rows("SOLVER.STEPS", TRAINS, [], [0], [-1], [1000], [2, 1], [1, 1], also=STEPS)
 COSINE = {**STEPS, "SOLVER.SCHED": "CosineAnnealingLR"}
 rows("SOLVER.ETA_MIN_LR", TRAINS, 0.0, 1e-3, also=COSINE)
 rows("SOLVER.ETA_MIN_LR", WRONG, -1e-3, also=COSINE)
-rows("SOLVER.FREEZE_ITERS", TRAINS, 0, -1, 1000, also={"MODEL.FREEZE_LAYERS": ["backbone"]})
 rows("SOLVER.CHECKPOINT_PERIOD", FAILS, 0)
-rows("SOLVER.CHECKPOINT_PERIOD", TRAINS, -1, -3, 1000)
+rows("SOLVER.CHECKPOINT_PERIOD", TRAINS, -1, 1000)
 ANY = {"DATALOADER.SAMPLER_TRAIN": "TrainingSampler"}
 rows("SOLVER.IMS_PER_BATCH", FAILS, 0, -1, 1, also=ANY)
 rows("SOLVER.IMS_PER_BATCH", TRAINS, 1, also={**ANY, "MODEL.HEADS.WITH_BNNECK": False})
@@ -221,46 +172,18 @@ for kind in ("norm", "value"):
     clipped = on("SOLVER.CLIP_GRADIENTS", **{"SOLVER.CLIP_GRADIENTS.CLIP_TYPE": kind})
     rows("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", WRONG, 0.0, -1.0, also=clipped)
     rows("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", TRAINS, 1e9, also=clipped)
-norms = (0.0, -1.0, float("inf"), 1e9)
-rows("SOLVER.CLIP_GRADIENTS.NORM_TYPE", TRAINS, *norms, also=on("SOLVER.CLIP_GRADIENTS"))
-rows("TEST.EVAL_PERIOD", TRAINS, 0, -1, -3, 1000)
 rows("TEST.IMS_PER_BATCH", FAILS, 0, -1)
 rows("TEST.IMS_PER_BATCH", TRAINS, 1, 100000)
-rows("TEST.AQE.ALPHA", TRAINS, 0.0, -1.0, 100.0, also=on("TEST.AQE"))
-rows("TEST.AQE.QE_TIME", TRAINS, 0, -1, 3, also=on("TEST.AQE"))
-rows("TEST.AQE.QE_K", FAILS, 0, -1, also=on("TEST.AQE"))
+rows("TEST.AQE.QE_K", FAILS, 0, also=on("TEST.AQE"))
 rows("TEST.AQE.QE_K", TRAINS, 1, 100000, also=on("TEST.AQE"))
-rows("TEST.RERANK.K1", FAILS, 0, -1, also=on("TEST.RERANK"))
+rows("TEST.RERANK.K1", FAILS, 0, also=on("TEST.RERANK"))
 rows("TEST.RERANK.K1", TRAINS, 1, 100000, also=on("TEST.RERANK"))
-rows("TEST.RERANK.K2", WRONG, 0, -1, also=on("TEST.RERANK"))
+rows("TEST.RERANK.K2", WRONG, 0, also=on("TEST.RERANK"))
 rows("TEST.RERANK.K2", TRAINS, 1, 100000, also=on("TEST.RERANK"))
-rows("TEST.RERANK.LAMBDA", TRAINS, 0.0, -1.0, 2.0, also=on("TEST.RERANK"))
 PRECISE = on("TEST.PRECISE_BN", **{"TEST.PRECISE_BN.DATASET": "SyntheticReIDTiny"})
 rows("TEST.PRECISE_BN.NUM_ITER", FAILS, 0, -1, also=PRECISE)
 rows("TEST.PRECISE_BN.NUM_ITER", TRAINS, 1, 50, also=PRECISE)
 rows("TEST.PRECISE_BN.NUM_ITER", TRAINS, 0)
-
-
-def together():
-    """The numbers of rows that train and can share a training: of one network, no key twice."""
-    groups = []
-    for number, (key, value, outcome, also) in enumerate(ROWS):
-        if outcome != TRAINS:
-            continue
-        own, network = {**also, key: value}, None
-        if key not in ("INPUT.SIZE_TRAIN", "MODEL.PIXEL_STD"):  # what these do is up to the others
-            network = {k: v for k, v in also.items() if not k.startswith(("INPUT.", "TEST."))}
-        for group in groups:
-            # Few enough that one of them which fails does not cost much.
-            fits = network is not None and group["network"] == network and len(group["rows"]) < 12
-            if fits and all(group["settings"].get(k, v) == v for k, v in own.items()):
-                break
-        else:
-            group = {"network": network, "settings": {}, "rows": []}
-            groups.append(group)
-        group["settings"].update(own)
-        group["rows"].append(number)
-    return groups
 
 
 def config(settings, folder):
@@ -325,20 +248,10 @@ def main(path):
         importlib.import_module(name)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    report = [None] * len(ROWS)
-    for group in together():
-        answer = outcome(group["settings"])
-        print(*group["rows"], "->", answer[:200], flush=True)
-        for number in group["rows"] if answer == "" else ():  # or they are tried one by one
-            report[number] = ""
-    for number, (key, value, _, also) in enumerate(ROWS):
-        if report[number] is None:
-            started = time.perf_counter()
-            report[number] = outcome({**also, key: value})
-            seconds = time.perf_counter() - started
-            print(
-                number, f"{seconds:.1f}", key, value, also, "->", report[number][:200], flush=True
-            )
+    report = []
+    for key, value, _, also in ROWS:
+        report.append(outcome({**also, key: value}))
+        print(key, value, also, "->", report[-1][:200], flush=True)
     with open(path, "w") as file:
         json.dump(report, file)
 

@@ -1,7 +1,6 @@
 """Occluded and free queries apart: numbers by hand, FastReID's evaluation, the list, its errors."""
 
 import importlib
-import json
 import logging
 import os
 import re
@@ -11,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from fastreid.data import build_reid_test_loader
 from fastreid.data.common import CommDataset
 from fastreid.data.datasets import DATASET_REGISTRY
@@ -27,10 +25,7 @@ from fastreid.evaluation import (
     testing,
 )
 from fastreid.utils.checkpoint import Checkpointer
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from fastreid_rib.commands.export import _without_rib
 from fastreid_rib.data.synthetic import SyntheticReIDTiny
 from fastreid_rib.data.synthetic_folder import QUERY, plan
 from fastreid_rib.integration import config, evaluation
@@ -191,39 +186,6 @@ def test_a_part_without_right_answers_is_left_out(evaluate, said, cython):
     assert warned(said) == ["No occluded query has a right answer in the gallery."]
 
 
-def test_an_evaluation_that_fails_leaves_the_ranking_as_it_was(evaluate):
-    stock = rank.evaluate_rank
-    with pytest.raises(AssertionError, match="do not appear in gallery"):
-        evaluate(DIST, pids=[9] * 5)
-    assert rank.evaluate_rank is stock
-
-
-@given(st.integers(0, 2**31), st.integers(1, 8), st.booleans())
-@settings(max_examples=40, deadline=None)
-def test_the_parts_make_up_the_whole(seed, identities, cython):
-    rng = np.random.RandomState(seed)
-    q_pids, g_pids = rng.randint(0, identities, 12), rng.randint(0, identities, 30)
-    q_camids, g_camids = rng.randint(0, 2, 12), rng.randint(0, 2, 30)
-    ranking = (rng.rand(12, 30).astype(np.float32), q_pids, g_pids, q_camids, g_camids)
-    answered = evaluation._answered(*ranking[1:])
-    same = (q_pids[:, None] == g_pids) & (q_camids[:, None] != g_camids)
-    assert (answered == same.any(axis=1)).all()
-    if not answered.any():
-        return
-
-    occluded = rng.rand(12) < 0.5
-    with pytest.MonkeyPatch.context() as patch:
-        rank_by(patch, cython)
-        results = evaluation.evaluate_parts(lambda: evaluation._accuracy(*ranking), occluded)
-    for metric in METRICS:
-        total = sum(
-            results[f"{part}/{metric}"] * (mask & answered).sum()
-            for part, mask in (("occluded", occluded), ("free", ~occluded))
-            if (mask & answered).any()
-        )
-        assert total / answered.sum() == pytest.approx(results[metric], rel=1e-5), metric
-
-
 @pytest.fixture
 def model(make_small_cfg):
     """Some untrained network, in evaluation mode: what it finds is neither all nor nothing."""
@@ -305,28 +267,6 @@ def which(cfg, dataset="SilentReIDTiny"):
     return which_are_occluded(cfg, dataset, [f"data/query/{n}" for n in queries()[0]])
 
 
-def test_a_list_counts_more_than_the_data_set(make_small_cfg, tmp_path):
-    names, hidden = queries()
-    free = names[hidden.index(False)]
-    mask = which(make_small_cfg(listing(tmp_path, [free])), "SyntheticReIDTiny")
-    assert [name for name, occluded in zip(names, mask) if occluded] == [free]
-
-
-def test_a_list_for_one_data_set_leaves_another_to_itself(make_small_cfg, model, said, tmp_path):
-    cfg = make_small_cfg(listing(tmp_path, ["of_market1501.jpg"]))
-    assert DefaultTrainer.test(cfg, model) == DefaultTrainer.test(make_small_cfg(), model)
-    assert warned(said) == []
-
-
-def test_several_data_sets_keep_their_names(make_small_cfg, model):
-    cfg = make_small_cfg({"DATASETS.TESTS": ("HalfReIDTiny", "SyntheticReIDTiny")})
-    results = DefaultTrainer.test(cfg, model)
-    assert list(results) == ["HalfReIDTiny", "SyntheticReIDTiny"]
-    flat = testing.flatten_results_dict(results)
-    assert flat["HalfReIDTiny/metric"] == flat["SyntheticReIDTiny/metric"]
-    assert flat["HalfReIDTiny/occluded/mAP"] != flat["SyntheticReIDTiny/occluded/mAP"]
-
-
 def test_a_third_party_s_data_set_says_it_by_an_attribute(make_small_cfg, model, said):
     DefaultTrainer.test(make_small_cfg({"DATASETS.TESTS": ("HalfReIDTiny",)}), model)
     assert told(said) == [
@@ -378,13 +318,6 @@ def test_a_list_that_cannot_be_read_stops_before_training(make_small_cfg, tmp_pa
         assert expected in message and repr(str(path)) in message
 
 
-def test_dumps_and_exports_are_for_fastreid_alone(make_small_cfg, tmp_path):
-    changes = {**listing(tmp_path, ["one.jpg"]), "MODEL.LOSSES.NAME": ("CrossEntropy",)}
-    cfg = make_small_cfg(changes)
-    assert yaml.safe_load(cfg.dump())["TEST"]["OCCLUDED"] == cfg.TEST.OCCLUDED
-    assert "OCCLUDED" not in _without_rib(cfg).dump()
-
-
 def test_a_trainer_s_own_class_is_asked(make_small_cfg):
     class Trainer(DefaultTrainer):
         @classmethod
@@ -396,20 +329,6 @@ def test_a_trainer_s_own_class_is_asked(make_small_cfg):
     assert Trainer.build_evaluator.__self__ is Trainer
     _, evaluator = Trainer.build_evaluator(make_small_cfg(), "SyntheticReIDTiny")
     assert evaluator.evaluate.args[1].tolist() == queries()[1][1:]
-
-
-def test_training_writes_the_parts_and_keeps_the_best_by_the_whole(make_small_cfg):
-    cfg = make_small_cfg({"SOLVER.MAX_EPOCH": 2, "TEST.EVAL_PERIOD": 1})
-    folder = Path(cfg.OUTPUT_DIR)
-    folder.mkdir()
-    DefaultTrainer(cfg).train()
-    lines = map(json.loads, (folder / "metrics.json").read_text().splitlines())
-    found = [line for line in lines if "metric" in line][-1]
-    assert all(f"{part}/{m}" in found for part in PARTS for m in METRICS)
-    count = sum(queries()[1])
-    total = count * found["occluded/mAP"] + (12 - count) * found["free/mAP"]
-    assert total / 12 == pytest.approx(found["mAP"], rel=1e-5)
-    assert (folder / "model_best.pth").exists()
 
 
 def test_two_processes_find_what_one_does(make_small_cfg, run_script, tmp_path, model, monkeypatch):

@@ -6,24 +6,21 @@ through the store at which the processes met (``torch.distributed``'s own), sinc
 wait for a rank that never calls it.
 """
 
+import itertools
 import json
 import logging
 import time
 from typing import Any, Dict, List, Optional
 
 from fastreid_rib.base import __version__
-from fastreid_rib.base.ranks import rank_and_size
+from fastreid_rib.base.ranks import exchange, rank_and_size
 from fastreid_rib.integration import config
 from fastreid_rib.integration.config import at
 
 logger = logging.getLogger(__name__)
 
 PATIENCE = 60.0
-"""Seconds that a rank waits for the others' settings: they met a moment ago, so it is plenty.
-
-For what they found in their data it waits as long as ``torch.distributed`` does, and says so after
-these seconds: a rank may read its data slowly.
-"""
+"""Seconds that a rank waits for the others' settings: they met a moment ago, so it is plenty."""
 
 _KEYS = (
     "MODEL.LOSSES.NAME", "MODEL.HEADS.NAME", "MODEL.HEADS.NUM_CLASSES", "SEED",
@@ -31,11 +28,11 @@ _KEYS = (
 )  # fmt: skip
 _NODES = ("MODEL.LOSSES.RIB", "MODEL.ATTENTION", "MODEL.SEARCH", "DATASETS.FOLDER")
 _FAREWELL = 10.0  # seconds that the rank which holds the store stays for the others to read it
-_rounds: Dict[str, int] = {}
+_rounds = itertools.count(1)  # of comparisons: every rank makes as many
 
 
 class RanksDisagreeError(RuntimeError):
-    """Ranks have different settings, or one says nothing; the message names them."""
+    """Ranks have different settings or data, or one says nothing; the message names them."""
 
 
 def settings(cfg: Any) -> Dict[str, Any]:
@@ -60,74 +57,54 @@ def compare_settings(cfg: Any, patience: Optional[float] = None) -> None:
         RanksDisagreeError: on every rank that has the plugin, naming ranks and settings. Where
             neither RIB nor attention is in use, a rank without the plugin is a warning.
     """
-    patience = PATIENCE if patience is None else patience
-    compare("settings", settings(cfg), patience, required=config.asks_for_plugin(cfg))
-
-
-def compare(
-    topic: str, own: Dict[str, Any], patience: Optional[float] = None, required: bool = True
-) -> None:
-    """Raises if `own` is not the same on every rank; alone it does nothing.
-
-    Args:
-        topic: of the comparison; each may be made several times, by every rank as often.
-        own: of this rank, plain values by name.
-        patience: seconds to wait for the other ranks; None: as long as ``torch.distributed``.
-        required: whether a rank that says nothing is an error, and not just a warning.
-
-    Raises:
-        RanksDisagreeError: see above.
-    """
     rank, size = rank_and_size()
     if size == 1:
         return
-    _rounds[topic] = _rounds.get(topic, 0) + 1
-    prefix = f"fastreid_rib/{topic}/{_rounds[topic]}"
-    store = _store()
-    _say(store, f"{prefix}/{rank}", json.dumps(own))
-    patience = store.timeout.total_seconds() if patience is None else patience
-    began = time.monotonic()
-    said: Dict[int, Dict[str, Any]] = {rank: own}
+    patience = PATIENCE if patience is None else patience
+    store, prefix = _store(), f"fastreid_rib/settings/{next(_rounds)}"
+    said = {rank: settings(cfg)}
+    _say(store, f"{prefix}/{rank}", json.dumps(said[rank]))
+    end = time.monotonic() + patience
     for other in [other for other in range(size) if other != rank]:
-        key = f"{prefix}/{other}"
-        if patience > PATIENCE and not _heard(store, key, began + PATIENCE):
-            logger.warning(
-                "Waiting for rank %d and its %s, %.0f s at most.", other, topic, patience
-            )
-        if _heard(store, key, began + patience):
-            said[other] = json.loads(store.get(key).decode())
-    problem = _difference(said, size, topic, patience)
+        if _heard(store, f"{prefix}/{other}", end):
+            said[other] = json.loads(store.get(f"{prefix}/{other}").decode())
+    silent = [str(other) for other in range(size) if other not in said]
+    problem = _difference(said)
+    if silent:
+        problem = (
+            f"rank {', '.join(silent)} of {size} says nothing about its settings of fastreid-rib "
+            f"within {patience:g} s: there the plugin is not installed, is switched off by "
+            "FASTREID_RIB_DISABLE, or its training script does not call default_setup, or has not "
+            "come to it. Install the same version everywhere (`python -m fastreid_rib doctor` "
+            "says what is there)"
+        )
     _say(store, f"{prefix}/{rank}/done", "")
     if rank == 0:  # it holds the store and may be about to end: the others read it first
         end = time.monotonic() + _FAREWELL
         for other in said:
             _heard(store, f"{prefix}/{other}/done", end)
-    if problem and (required or len(said) == size):
-        raise RanksDisagreeError(problem)
-    if problem:
+    if problem and silent and not config.asks_for_plugin(cfg):
         logger.warning("%s", problem)
+    elif problem:
+        raise RanksDisagreeError(problem)
 
 
-def _difference(
-    said: Dict[int, Dict[str, Any]], size: int, topic: str = "settings", patience: float = PATIENCE
-) -> str:
+def compare_identities(number: int) -> None:
+    """Raises if the training data of the ranks have other numbers of identities.
+
+    It waits for a rank that reads its data slowly, as long as ``torch.distributed`` does.
+
+    Raises:
+        RanksDisagreeError: on every rank.
+    """
+    numbers = enumerate(exchange(number))
+    problem = _difference({rank: {"number of identities": found} for rank, (found,) in numbers})
+    if problem:
+        raise RanksDisagreeError(problem)
+
+
+def _difference(said: Dict[int, Dict[str, Any]]) -> str:
     """What differs between the ranks, for people to read; empty if nothing does."""
-    silent = [rank for rank in range(size) if rank not in said]
-    if silent:
-        told = (
-            f"rank {', '.join(map(str, silent))} of {size} says nothing about its {topic} of "
-            f"fastreid-rib within {patience:g} s: "
-        )
-        if topic != "settings":
-            return (
-                f"{told}it has ended, which its log shows, or still reads. Put the pictures on a "
-                "faster disk, or give torch.distributed.init_process_group a longer timeout"
-            )
-        return (
-            f"{told}there the plugin is not installed, is switched off by FASTREID_RIB_DISABLE, or "
-            "its training script does not call default_setup, or has not come to it. Install "
-            "the same version everywhere (`python -m fastreid_rib doctor` says what is there)"
-        )
     lines: List[str] = []
     for name in sorted(set().union(*said.values())):
         ranks: Dict[str, List[str]] = {}

@@ -33,7 +33,7 @@ def extend_engine(defaults: Any) -> None:
 
     def auto_scale_hyperparams(stock: Callable[..., Any], cfg: Any, num_classes: int) -> Any:
         if config.names_rib(cfg):
-            agreement.compare("data", {"identities in the training data": num_classes})
+            agreement.compare_identities(num_classes)
         own_keys.check_identities(cfg, num_classes)
         return stock(cfg, num_classes)
 
