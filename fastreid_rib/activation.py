@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 REGISTRATIONS = {
     # The FastReID module, and what of ours runs once it is loaded: functions that are called with
     # it, or modules whose import is enough. All without the package's own name.
-    "fastreid.config.config": ("integration.config:keep_dumps_portable",),
+    "fastreid.config.config": ("integration.config:extend_config",),
     "fastreid.config.defaults": ("integration.config:add_keys",),
     "fastreid.data.build": ("data.folder:extend_loaders",),
     "fastreid.data.common": ("integration.run.seeds:extend_dataset",),

@@ -7,7 +7,7 @@ docs/reference/keys.md.
 
 import dataclasses
 import re
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple, Type
+from typing import Any, Callable, Dict, List, Optional, Tuple, Type
 
 from fastreid_rib.base.patching import wrap
 from fastreid_rib.base.spelling import did_you_mean
@@ -29,6 +29,9 @@ NODES: Dict[str, Type[Settings]] = {
 """Where in a config which keys are; a node that FastReID lacks is made."""
 
 
+_GONE = "nothing"  # what yacs is told that a key which is gone was renamed to
+
+
 def add_keys(defaults: Any) -> None:
     """Adds the plugin's keys to FastReID's default config."""
     root = defaults._C
@@ -43,9 +46,8 @@ def add_keys(defaults: Any) -> None:
         for key, default in keys_of(settings).items():
             node[key] = default
         for name, instead in settings.gone.items():
-            old = f"{path}.{name.upper()}".lstrip(".")
             instead = re.sub(r"`\w+`", lambda key: key[0].upper(), instead)
-            root.register_renamed_key(old, "nothing, it is gone", instead)
+            root.register_renamed_key(f"{path}.{name.upper()}", _GONE, instead)
 
 
 def read(cfg: Any, path: str) -> Any:
@@ -70,12 +72,18 @@ def at(cfg: Any, path: str) -> Any:
     return cfg
 
 
-def keep_dumps_portable(config: Any) -> None:
-    """Makes ``CfgNode.dump`` leave out plugin keys at their defaults.
+def extend_config(config: Any) -> None:
+    """Lets configs refuse keys that are gone, and leave the plugin's out of dumps at their defaults.
 
-    FastReID writes ``config.yaml`` into every output folder; without this, that file could not be
+    FastReID writes ``config.yaml`` into every output folder; otherwise that file could not be
     loaded where the plugin is not installed.
     """
+
+    def raise_key_rename_error(stock: Callable[..., None], self: Any, full_key: str) -> None:
+        new_name = self.__dict__[self.RENAMED_KEYS][full_key]
+        if new_name[0] == _GONE:
+            raise KeyError(f"The key {full_key} is gone. {new_name[1]}")
+        stock(self, full_key)
 
     def dump(stock: Callable[..., str], self: Any, **kwargs: Any) -> str:
         if "ATTENTION" not in self.get("MODEL", {}):  # a part of a config, or one of before
@@ -92,6 +100,7 @@ def keep_dumps_portable(config: Any) -> None:
                 del at(cfg, parent)[name]
         return stock(cfg, **kwargs)
 
+    wrap(config.CfgNode, "raise_key_rename_error", raise_key_rename_error)
     wrap(config.CfgNode, "dump", dump)
 
 
@@ -210,31 +219,16 @@ def asked_search(cfg: Any) -> SearchKeys:
     return asked
 
 
-class AskedAttention(NamedTuple):
-    """The attention that a config asks for.
-
-    Attributes:
-        name: a name of ``fastreid_rib.attention.ATTENTIONS``.
-        placement: "head" and stages of the backbone, at least one.
-        settings: what the module is built with, except its channels.
-        lr_factor: learning rate of the module over that of its surroundings.
-    """
-
-    name: str
-    placement: Tuple[str, ...]
-    settings: Dict[str, Any]
-    lr_factor: float
-
-
 ATTENTION_HEADS = ("DCSHead", "ChannelAttentionHead")
 """Values of ``MODEL.HEADS.NAME`` that stand for an attention with ``PLACEMENT ("head",)``."""
 
 
-def asked_attention(cfg: Any) -> Optional[AskedAttention]:
+def asked_attention(cfg: Any) -> Optional[AttentionKeys]:
     """The attention that a config asks for, by ``MODEL.ATTENTION`` or by its head's name.
 
     Returns:
-        The checked request, or None if the config asks for no attention.
+        The keys, checked, as if MODEL.ATTENTION alone said it; or None if the config asks for no
+        attention.
 
     Raises:
         ValueError: a key out of its range, or attention asked for in both ways.
@@ -253,7 +247,7 @@ def asked_attention(cfg: Any) -> Optional[AskedAttention]:
             key, name = "CHANNEL", node.CHANNEL
     elif name == "":
         return None
-    from fastreid_rib.attention import ATTENTIONS, SelfAttention, attention_settings  # loads torch
+    from fastreid_rib.attention import ATTENTIONS, SelfAttention  # loads torch
 
     names = [
         name
@@ -266,12 +260,7 @@ def asked_attention(cfg: Any) -> Optional[AskedAttention]:
             f"{GONE_ATTENTIONS.get(name) or did_you_mean(name, names)}"
         )
     asked = read(cfg, "MODEL.ATTENTION")
-    settings = {
-        setting: getattr(asked, setting)
-        for setting in attention_settings(name)
-        if hasattr(asked, setting)
-    }
-    return AskedAttention(name, tuple(placement), settings, asked.lr_factor)
+    return dataclasses.replace(asked, name=name, placement=tuple(placement))
 
 
 def without_attention(cfg: Any) -> Any:

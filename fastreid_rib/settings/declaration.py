@@ -13,18 +13,7 @@ documentation all read these fields.
 import dataclasses
 import math
 import re
-from typing import (
-    Any,
-    Callable,
-    ClassVar,
-    Dict,
-    Iterator,
-    Mapping,
-    NamedTuple,
-    Tuple,
-    Type,
-    TypeVar,
-)
+from typing import Any, Callable, Dict, Iterator, Mapping, NamedTuple, Tuple, Type, TypeVar
 
 
 class Range(NamedTuple):
@@ -40,15 +29,17 @@ class Range(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """What is declared of a setting, except its name, type and default.
+    """What is declared of a setting, except its name and type.
 
     Attributes:
+        default: its value where nobody says another.
         range: its values.
         meaning: Markdown, for the documentation.
         symbol: in the paper or in docs/understand/loss.md; may be empty.
         is_key: whether there is a key for it in a config.
     """
 
+    default: Any
     range: Range
     meaning: str
     symbol: str
@@ -59,7 +50,7 @@ def setting(
     default: Any, range: Range, meaning: str, *, symbol: str = "", is_key: bool = True
 ) -> Any:
     """A field of a class of settings; the arguments are those of :class:`Setting`."""
-    declared = Setting(range, meaning, symbol, is_key)
+    declared = Setting(default, range, meaning, symbol, is_key)
     return dataclasses.field(default=default, metadata={"setting": declared})
 
 
@@ -84,10 +75,9 @@ def share(note: str = "") -> Range:
     return Range(f">= 0 and < 1{_in_brackets(note)}", lambda value: 0 <= value < 1)
 
 
-def one_of(*choices: str, note: str = "") -> Range:
+def one_of(*choices: str) -> Range:
     """Some words."""
-    words = ", ".join(choice or "''" for choice in choices)
-    return Range(f"one of {words}{_in_brackets(note)}", lambda value: value in choices)
+    return Range(f"one of {', '.join(choices)}", lambda value: value in choices)
 
 
 def text(expected: str) -> Range:
@@ -140,7 +130,7 @@ class Settings:
         SettingError: a value is out of its range.
     """
 
-    gone: ClassVar[Mapping[str, str]] = {}
+    gone: Mapping[str, str] = {}
     """Settings of earlier versions, by name, and what to write instead."""
 
     def __post_init__(self) -> None:
@@ -162,17 +152,9 @@ def declared(settings: Type[Settings]) -> Dict[str, Setting]:
     return {field.name: field.metadata["setting"] for field in fields}
 
 
-def defaults(settings: Type[Settings]) -> Dict[str, Any]:
-    """The default of each setting of a class, in order."""
-    return {field.name: field.default for field in dataclasses.fields(settings)}  # type: ignore[arg-type]
-
-
 def keys_of(settings: Type[Settings]) -> Dict[str, Any]:
     """The keys of a config that a class of settings declares, with their defaults, in order."""
-    known = declared(settings)
-    return {
-        name.upper(): default for name, default in defaults(settings).items() if known[name].is_key
-    }
+    return {name.upper(): of.default for name, of in declared(settings).items() if of.is_key}
 
 
 def from_keys(settings: Type[S], node: Mapping[str, Any], path: str) -> S:

@@ -14,9 +14,9 @@ from typing import Any, Callable, Dict, Iterable, List, Tuple, Type
 import torch
 from torch import Tensor, nn
 
-from fastreid_rib.attention import ATTENTIONS, DCSMask, build_attention
+from fastreid_rib.attention import ATTENTIONS, DCSMask, attention_settings, build_attention
 from fastreid_rib.base.patching import wrap
-from fastreid_rib.integration import config
+from fastreid_rib.settings.attention import AttentionKeys
 
 HEAD = "head"
 """The name of the place before the pooling, in ``MODEL.ATTENTION.PLACEMENT``."""
@@ -24,7 +24,6 @@ HEAD = "head"
 BLOCKS = "blocks"
 """The name of the place in a vision transformer, inside its blocks."""
 
-_MASK_SETTINGS = ("temperature", "final_temperature", "mask_bias")
 _FACTOR = "attention_lr_factor"
 
 Spot = Tuple[str, nn.Module, int]
@@ -32,7 +31,7 @@ Spot = Tuple[str, nn.Module, int]
 
 
 def insert(
-    asked: config.AskedAttention,
+    asked: AttentionKeys,
     spots: Iterable[Spot],
     put: Callable[[nn.Module, nn.Module], None],
 ) -> None:
@@ -50,13 +49,19 @@ def insert(
         ValueError: settings that do not fit the channels (a width beyond them, say), which is
             known only here; the message names the place.
     """
-    settings = asked.settings
+    known = attention_settings(asked.name)
+    settings = {name: getattr(asked, name) for name in known if hasattr(asked, name)}
     with torch.random.fork_rng(devices=[]):
         for place, module, channels in spots:
             attention: nn.Module
             try:
                 if place == BLOCKS:
-                    attention = DCSMask(channels, **{key: settings[key] for key in _MASK_SETTINGS})
+                    attention = DCSMask(
+                        channels,
+                        temperature=asked.temperature,
+                        final_temperature=asked.final_temperature,
+                        mask_bias=asked.mask_bias,
+                    )
                 else:
                     attention = build_attention(asked.name, channels, **settings)
             except ValueError as error:

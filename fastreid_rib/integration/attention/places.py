@@ -11,6 +11,7 @@ from fastreid_rib.base.shapes import runs
 from fastreid_rib.integration import config
 from fastreid_rib.integration.attention import insertion
 from fastreid_rib.integration.attention.insertion import BLOCKS, HEAD
+from fastreid_rib.settings.attention import AttentionKeys
 
 logger = logging.getLogger(__name__)
 
@@ -72,9 +73,7 @@ def build_with_attention(architecture: Callable[[Any], nn.Module], cfg: Any) -> 
     return model
 
 
-def place_in_backbone(
-    backbone: nn.Module, asked: config.AskedAttention, device: torch.device
-) -> None:
+def place_in_backbone(backbone: nn.Module, asked: AttentionKeys, device: torch.device) -> None:
     """Puts attention after stages of a backbone, or into the blocks of a vision transformer.
 
     Args:
@@ -102,7 +101,7 @@ def place_in_backbone(
     insertion.insert(asked, [(place, *stages[place]) for place in wanted], insertion.place_after)
 
 
-def place_at_head(head: nn.Module, asked: config.AskedAttention, channels: int) -> None:
+def place_at_head(head: nn.Module, asked: AttentionKeys, channels: int) -> None:
     """Puts attention before a head, on the map that it pools.
 
     Args:
@@ -163,7 +162,7 @@ def _runs_blocks(module: nn.Module) -> bool:
     return bool(children) and all(any(True for _ in child.children()) for child in children)
 
 
-def _place_in_branches(model: nn.Module, asked: config.AskedAttention) -> None:
+def _place_in_branches(model: nn.Module, asked: AttentionKeys) -> None:
     """Puts attention into a built MGN: one a branch, where a branch has modules of its own."""
     _check(asked.placement, type(model).__name__, list(_IN_MGN))
     spots: List[insertion.Spot] = []
@@ -184,7 +183,7 @@ def _check(wanted: Sequence[str], where: str, places: Sequence[str]) -> None:
             )
 
 
-def _check_blocks(name: str, asked: config.AskedAttention) -> None:
+def _check_blocks(name: str, asked: AttentionKeys) -> None:
     if HEAD in asked.placement:
         raise ValueError(
             f"{name} gives the head its class token and no map, so attention at the head "
@@ -198,10 +197,9 @@ def _check_blocks(name: str, asked: config.AskedAttention) -> None:
             f"Inside the blocks of {name} stands its own attention, which MODEL.ATTENTION.NAME DCS "
             f"can mask; {asked.name} is for maps."
         )
-    bias = asked.settings["mask_bias"]
-    if bias <= 0:
+    if asked.mask_bias <= 0:
         raise ValueError(
-            f"MODEL.ATTENTION.MASK_BIAS is {bias:g}, and in evaluation the masks of {name} would "
+            f"MODEL.ATTENTION.MASK_BIAS is {asked.mask_bias:g}, and in evaluation the masks of {name} would "
             "start without a channel: it would attend to nothing. Write a positive one, such as "
             "1.0, which keeps 73 % of the channels in training and all of them in evaluation."
         )
