@@ -134,8 +134,8 @@ class WidthSearch(nn.Module):
 
         Returns:
             ``cost``: of the most probable widths, as a share of the widest network's;
-            ``temperature``; and for each group ``width/GROUP`` (expected by its probabilities) and
-            ``entropy/GROUP`` in nats, at most log H.
+            ``temperature``; and for each group ``width/GROUP`` (expected by its probabilities),
+            ``entropy/GROUP`` in nats, at most log H, and ``probability/GROUP/WIDTH``.
         """
         numbers = {"temperature": self.temperature}
         widths = {}
@@ -144,6 +144,8 @@ class WidthSearch(nn.Module):
             widths[group] = choice.widths[int(torch.argmax(probabilities))]
             numbers[f"width/{group}"] = float(torch.dot(probabilities, choice.options))
             numbers[f"entropy/{group}"] = float(choice.entropy())
+            for width, probability in zip(choice.widths, probabilities.tolist()):
+                numbers[f"probability/{group}/{width}"] = probability
         numbers["cost"] = float(self.cost.of(widths)) / self.cost.widest
         return numbers
 
