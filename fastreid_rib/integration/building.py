@@ -71,11 +71,8 @@ def build_architecture(architecture: Architecture, cfg: Any) -> nn.Module:
     """Builds a meta-architecture with the RIB, the attention and the search of its config.
 
     Args:
-        architecture: what FastReID's registry holds.
+        architecture: what FastReID's registry holds; with RIB a subclass of it is built.
         cfg: a FastReID config; it is not changed.
-
-    Returns:
-        ``architecture(cfg)``; with RIB, that of a subclass that has RIB among its losses.
 
     Raises:
         KeyError: an unknown loss name.
@@ -85,36 +82,26 @@ def build_architecture(architecture: Architecture, cfg: Any) -> nn.Module:
     config.check(cfg)
     names = config.loss_names(cfg)
     if names != tuple(cfg.MODEL.LOSSES.NAME):
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.MODEL.LOSSES.NAME = names
-        cfg.freeze()
+        cfg = config.changed(cfg, {"MODEL.LOSSES.NAME": names})
     if "RIBLoss" in names:
         architecture = meta_arch.with_rib(architecture)
     model = places.build_with_attention(architecture, cfg)
     searches = cfg.MODEL.SEARCH.ENABLED
     if searches or any(hasattr(module, "set_progress") for module in model.modules()):
-        _follow_epochs(model, cfg.SOLVER.MAX_EPOCH)
+        progressing: Any = model
+        progressing.progress_epoch, progressing.progress_epochs = -1, cfg.SOLVER.MAX_EPOCH
+        model.register_forward_pre_hook(_tell_progress)
     if searches:
         supernet.search_widths(model, cfg)
     return model
 
 
-def _follow_epochs(model: Any, epochs: int) -> None:
+def _tell_progress(model: Any, args: Any) -> None:
     """Tells modules with ``set_progress`` how far the training has come, once an epoch.
 
     Temperatures of DCS's masks and of a search's choices follow it. A hook on the model itself
     needs none in the trainer, and works with the trainers of other projects as well.
-
-    Args:
-        model: a meta-architecture.
-        epochs: of the training; the last one is at progress 1.
     """
-    model.progress_epoch, model.progress_epochs = -1, epochs
-    model.register_forward_pre_hook(_tell_progress)
-
-
-def _tell_progress(model: Any, args: Any) -> None:
     if not model.training:
         return
     from fastreid.utils.events import get_event_storage

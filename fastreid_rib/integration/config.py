@@ -51,12 +51,7 @@ def add_keys(defaults: Any) -> None:
 
 
 def read(cfg: Any, path: str) -> Any:
-    """What a config says under one of :data:`NODES`, checked, in the class that is named there.
-
-    Raises:
-        ValueError: a key is out of its range; the message names it, what was expected, and the
-            value.
-    """
+    """What a config says under one of :data:`NODES`, as :func:`from_keys` checks it."""
     return from_keys(NODES[path], at(cfg, path), path)
 
 
@@ -72,8 +67,19 @@ def at(cfg: Any, path: str) -> Any:
     return cfg
 
 
+def changed(cfg: Any, changes: Dict[str, Any]) -> Any:
+    """A frozen copy of a config with other values, by their full keys."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    for path, value in changes.items():
+        node, _, key = path.rpartition(".")
+        at(cfg, node)[key] = value
+    cfg.freeze()
+    return cfg
+
+
 def extend_config(config: Any) -> None:
-    """Lets configs refuse keys that are gone, and leave the plugin's out of dumps at their defaults.
+    """Refuses keys that are gone; leaves the plugin's keys out of dumps where they are at defaults.
 
     FastReID writes ``config.yaml`` into every output folder; otherwise that file could not be
     loaded where the plugin is not installed.
@@ -167,11 +173,7 @@ def rib_before_attention(cfg: Any) -> bool:
 
 
 def rib_settings(cfg: Any) -> RIBKeys:
-    """The settings of the loss that a config asks for.
-
-    Raises:
-        ValueError: a key out of its range.
-    """
+    """The settings of the loss that a config asks for, checked."""
     return dataclasses.replace(read(cfg, "MODEL.LOSSES.RIB"), seed=max(cfg.SEED, 0))
 
 
@@ -196,12 +198,9 @@ def check(cfg: Any) -> None:
     """
     asked_attention(cfg)
     asked_search(cfg)
-    for path in ("", "TEST", "DATASETS.FOLDER"):
+    for path in ("", "TEST", "DATASETS.FOLDER", *["MODEL.LOSSES.RIB"] * names_rib(cfg)):
         read(cfg, path)
-    if cfg.TEST.OCCLUDED:
-        evaluation.listed(cfg)
-    if names_rib(cfg):
-        read(cfg, "MODEL.LOSSES.RIB")
+    evaluation.listed(cfg)
 
 
 def asked_search(cfg: Any) -> SearchKeys:
@@ -249,11 +248,8 @@ def asked_attention(cfg: Any) -> Optional[AttentionKeys]:
         return None
     from fastreid_rib.attention import ATTENTIONS, SelfAttention  # loads torch
 
-    names = [
-        name
-        for name, module in ATTENTIONS.items()
-        if key == "NAME" or not issubclass(module, SelfAttention)
-    ]
+    names = [each for each, kind in ATTENTIONS.items() if not issubclass(kind, SelfAttention)]
+    names = names if key == "CHANNEL" else list(ATTENTIONS)
     if name not in names:
         raise ValueError(
             f"MODEL.ATTENTION.{key} must be one of {', '.join(names)}, but is {name!r}."
@@ -265,10 +261,6 @@ def asked_attention(cfg: Any) -> Optional[AttentionKeys]:
 
 def without_attention(cfg: Any) -> Any:
     """A copy of a config that asks for no attention, with FastReID's own head."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.ATTENTION.NAME = ""
-    if cfg.MODEL.HEADS.NAME in ATTENTION_HEADS:
-        cfg.MODEL.HEADS.NAME = "EmbeddingHead"
-    cfg.freeze()
-    return cfg
+    head = cfg.MODEL.HEADS.NAME
+    head = "EmbeddingHead" if head in ATTENTION_HEADS else head
+    return changed(cfg, {"MODEL.ATTENTION.NAME": "", "MODEL.HEADS.NAME": head})

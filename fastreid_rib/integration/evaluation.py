@@ -31,10 +31,7 @@ PARTS = ("occluded", "free")
 
 
 def listed(cfg: Any) -> FrozenSet[str]:
-    """The file names in the list of TEST.OCCLUDED, without their folders.
-
-    Returns:
-        At least one name; or none if the key is empty.
+    """The file names in the list of TEST.OCCLUDED, without their folders; none if it is empty.
 
     Raises:
         ValueError: the file cannot be read as text, or names nothing.
@@ -68,24 +65,20 @@ def which_are_occluded(cfg: Any, dataset: str, queries: Sequence[str]) -> Option
 
     Returns:
         (queries,) bool; or None if nothing is known, or if all queries are alike.
-
-    Raises:
-        ValueError: see `listed`.
     """
     names, source = listed(cfg), f"{cfg.TEST.OCCLUDED} says"
     keys = [os.path.basename(path) for path in queries]
-    told_by_itself = names.isdisjoint(keys)
-    if told_by_itself:
-        own = _told_by(dataset)
-        if own is None:
-            if names:
-                logger.warning(
-                    f"{dataset} is not evaluated by occlusion: none of the {len(names)} names in "
-                    f"TEST.OCCLUDED, such as {min(names)}, is one of its queries, such as "
-                    f"{min(keys, default='none')}."
-                )
-            return None
+    own = _told_by(dataset) if names.isdisjoint(keys) else None
+    if own is not None:
         names, source, keys = own, "the data set itself says", list(queries)
+    elif names.isdisjoint(keys):
+        if names:
+            logger.warning(
+                f"{dataset} is not evaluated by occlusion: none of the {len(names)} names in "
+                f"TEST.OCCLUDED, such as {min(names)}, is one of its queries, such as "
+                f"{min(keys, default='none')}."
+            )
+        return None
     unknown = names.difference(keys)
     if unknown:
         logger.warning(
@@ -93,18 +86,11 @@ def which_are_occluded(cfg: Any, dataset: str, queries: Sequence[str]) -> Option
             f"{dataset}, such as {min(unknown)}: misspelt, or of another data set."
         )
     occluded = np.array([key in names for key in keys])
-    if occluded.all() or not occluded.any():
-        # Of some benchmarks all are, and their own row is the one of the occluded.
-        logger.log(
-            logging.INFO if occluded.all() and told_by_itself else logging.WARNING,
-            f"{dataset} is not evaluated by occlusion: {'all' if occluded.all() else 'none'} of "
-            f"its {len(occluded)} queries are occluded, as {source}.",
-        )
-        return None
     logger.info(
         f"{dataset}: {occluded.sum()} of {len(occluded)} queries are occluded, as {source}."
     )
-    return occluded
+    # Of some benchmarks all are, and their own row is the one of the occluded.
+    return occluded if 0 < occluded.sum() < len(occluded) else None
 
 
 def _told_by(dataset: str) -> Optional[FrozenSet[str]]:

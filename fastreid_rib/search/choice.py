@@ -1,6 +1,5 @@
 """One group's choice of a width: logits, the Gumbel-Softmax over them, and the nested mask."""
 
-import math
 from typing import Any, Dict, Optional, Sequence
 
 import torch
@@ -59,10 +58,6 @@ class WidthChoice(nn.Module):
         """(H,) softmax of the logits, detached."""
         return torch.softmax(self.logits.detach(), dim=0)
 
-    def entropy(self) -> Tensor:
-        """Of the probabilities, in nats: log H at first, 0 once the choice is made."""
-        return torch.special.entr(self.probabilities()).sum()
-
     def effective_width(self) -> Tensor:
         """``sum_h g_h c_h``, a scalar; it passes gradients to the logits in training mode."""
         return torch.dot(self.gates, self.options)
@@ -83,8 +78,7 @@ class WidthChoice(nn.Module):
 def gumbel(count: int, generator: torch.Generator) -> Tensor:
     """(count,) standard Gumbel noise, float32, from a generator of the CPU."""
     uniform = torch.rand(count, generator=generator, dtype=torch.float64)
-    tiny = math.ldexp(1.0, -60)
-    return -torch.log(-torch.log(uniform.clamp(tiny, 1 - math.ldexp(1.0, -53)))).float()
+    return -torch.log(-torch.log(uniform.clamp(2**-60, 1 - 2**-53))).float()
 
 
 def mask_after(module: nn.Module, choice: WidthChoice, times: int = 1) -> None:

@@ -41,11 +41,7 @@ class WidthSearch(nn.Module):
     steps: Tensor
 
     def __init__(
-        self,
-        network: nn.Module,
-        cost: Cost,
-        settings: SearchSettings,
-        seed: int = -1,
+        self, network: nn.Module, cost: Cost, settings: SearchSettings, seed: int = -1
     ) -> None:
         super().__init__()
         least = cost.narrowest / cost.widest
@@ -60,9 +56,10 @@ class WidthSearch(nn.Module):
             {group: WidthChoice(widths) for group, widths in cost.space.groups.items()}
         )
         first = seed if seed >= 0 else int(torch.randint(2**31, ()))
-        self.register_buffer("seed", torch.tensor(exchange(first)[0][0]))  # the first rank's
-        self.register_buffer("steps", torch.tensor(0))
-        self._step = 0
+        # Of the first rank. On the host, which draws; the buffers are for checkpoints.
+        self._seed, self._step = exchange(first)[0][0], 0
+        self.register_buffer("seed", torch.tensor(self._seed))
+        self.register_buffer("steps", torch.tensor(self._step))
         self._warm = settings.warmup_share > 0
         self.temperature = settings.temperature
         for layer in cost.space.layers:
@@ -89,19 +86,13 @@ class WidthSearch(nn.Module):
             self._step += 1
             self.steps += 1
         # A generator for each step: nothing of it has to be in a checkpoint but the number.
-        generator = torch.Generator().manual_seed(_mixed(self._seed(), self._step))
+        generator = torch.Generator().manual_seed(_mixed(self._seed, self._step))
         for choice in self._groups().values():
             choice.draw(gumbel(len(choice.widths), generator), self.temperature)
 
-    def _seed(self) -> int:
-        if not hasattr(self, "_read_seed"):
-            self._read_seed = int(self.seed)  # once: it lies on the device
-        return self._read_seed
-
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         super()._load_from_state_dict(*args, **kwargs)  # type: ignore[arg-type]
-        self._step = int(self.steps)
-        self._read_seed = int(self.seed)
+        self._seed, self._step = int(self.seed), int(self.steps)
 
     def step_is_for_weights(self) -> bool:
         """Whether the step that was drawn last trains the weights, or else the architecture.
@@ -143,7 +134,7 @@ class WidthSearch(nn.Module):
             probabilities = choice.probabilities()
             widths[group] = choice.widths[int(torch.argmax(probabilities))]
             numbers[f"width/{group}"] = float(torch.dot(probabilities, choice.options))
-            numbers[f"entropy/{group}"] = float(choice.entropy())
+            numbers[f"entropy/{group}"] = float(torch.special.entr(probabilities).sum())
             for width, probability in zip(choice.widths, probabilities.tolist()):
                 numbers[f"probability/{group}/{width}"] = probability
         numbers["cost"] = float(self.cost.of(widths)) / self.cost.widest

@@ -140,18 +140,3 @@ def test_too_little_memory_is_no_fault_of_the_size(make_cfg):
             own_keys.check_network(cfg, model)
         handle.remove()
         assert str(caught.value) == told
-
-
-def test_looking_at_the_network_changes_nothing_of_it(make_cfg):
-    import torch
-
-    cfg = make_cfg(base=BASE)
-    model = DefaultTrainer.build_model(cfg)
-    model.backbone.eval()
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    modes = [module.training for module in model.modules()]
-    generator = torch.get_rng_state()
-    own_keys.check_network(cfg, model)
-    assert [module.training for module in model.modules()] == modes
-    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
-    assert torch.equal(torch.get_rng_state(), generator)

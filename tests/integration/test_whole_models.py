@@ -1,7 +1,6 @@
 """Whole models with RIB: pickled, saved by torch.save, copied; in another process, too."""
 
 import copy
-import pickle
 
 import pytest
 import torch
@@ -55,7 +54,6 @@ def held(model):
 
 
 COPIES = {
-    "pickle": lambda model, _: pickle.loads(pickle.dumps(model)),
     "torch.save": saved,
     "deepcopy": lambda model, _: copy.deepcopy(model),
 }

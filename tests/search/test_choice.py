@@ -1,14 +1,11 @@
 """Masks are nested, their sum is the effective width, and copies choose for themselves."""
 
-import copy
-
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 
 from fastreid_rib.search import WidthChoice
-from fastreid_rib.search.choice import gumbel, mask_after
+from fastreid_rib.search.choice import gumbel
 
 widths = st.lists(st.integers(1, 40), min_size=1, max_size=6, unique=True).map(
     lambda found: tuple(sorted(found, reverse=True))
@@ -40,27 +37,3 @@ def test_draws_follow_the_logits():
         choice.draw(gumbel(3, generator), 0.01)
         counts[choice.gates.argmax()] += 1
     torch.testing.assert_close(counts / 4000, choice.probabilities(), atol=0.03, rtol=0)
-
-
-class Pair(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer, self.choice = nn.Conv2d(3, 4, 1), WidthChoice((4, 2))
-        mask_after(self.layer, self.choice)
-
-    def forward(self, x):
-        return self.layer(x)
-
-
-def test_masks_pass_gradients_and_a_copy_has_its_own():
-    pair, ones = Pair(), torch.ones(2, 3, 5, 5)
-    pair.choice.draw(torch.zeros(2), 1.0)
-    torch.testing.assert_close(pair.choice.mask(), torch.tensor([1.0, 1.0, 0.5, 0.5]))
-    pair(ones).sum().backward()
-    assert pair.choice.logits.grad.abs().sum() > 0
-    other = copy.deepcopy(pair)
-    assert set(other.state_dict()) == {"layer.weight", "layer.bias", "choice.logits"}
-    with torch.no_grad():
-        other.choice.logits[1] = 9.0
-    assert other.eval()(ones)[:, 2:].eq(0).all() and pair.eval()(ones)[:, 2:].ne(0).any()
-    assert other.layer.bfloat16()(ones.bfloat16()).dtype == torch.bfloat16

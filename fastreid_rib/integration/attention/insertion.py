@@ -75,15 +75,14 @@ def insert(
 
 
 def place_after(module: nn.Module, attention: nn.Module) -> None:
-    """Makes an attention the last thing that a module does.
-
-    Args:
-        module: gives a map (B, C, H, W).
-        attention: of the same channels; becomes the submodule ``attention`` of ``module``.
-    """
+    """Makes an attention the last thing that a module does, which gives a map (B, C, H, W)."""
     module.add_module("attention", attention)
     if not isinstance(module, nn.Sequential):  # which calls its new last child by itself
         module.register_forward_hook(_attend_last)
+
+
+def _attend_last(module: Any, args: Any, output: Tensor) -> Tensor:
+    return module.attention(output)
 
 
 def place_before(module: nn.Module, attention: nn.Module) -> None:
@@ -91,10 +90,15 @@ def place_before(module: nn.Module, attention: nn.Module) -> None:
 
     Args:
         module: called with a map (B, C, H, W) as its first positional argument.
-        attention: of the same channels; becomes the submodule ``attention`` of ``module``.
+        attention: of the same channels.
     """
     module.add_module("attention", attention)
     module.register_forward_pre_hook(_attend_first)
+
+
+def _attend_first(module: Any, args: Tuple[Any, ...]) -> Tuple[Any, ...]:
+    features, *others = args
+    return (module.attention(features), *others)
 
 
 def mask_queries_and_keys(projection: nn.Module, mask: nn.Module) -> None:
@@ -102,10 +106,16 @@ def mask_queries_and_keys(projection: nn.Module, mask: nn.Module) -> None:
 
     Args:
         projection: maps tokens (B, N, C) to queries, keys and values, (B, N, 3C).
-        mask: of C channels; becomes the submodule ``attention`` of ``projection``.
+        mask: of C channels.
     """
     projection.add_module("attention", mask)
     projection.register_forward_hook(_mask_queries_and_keys)
+
+
+def _mask_queries_and_keys(projection: Any, args: Tuple[Tensor], output: Tensor) -> Tensor:
+    mask = projection.attention(args[0]).to(output.dtype)
+    queries, keys, values = output.chunk(3, dim=-1)
+    return torch.cat((queries * mask, keys * mask, values), dim=-1)
 
 
 def attached(model: nn.Module) -> Dict[str, nn.Module]:
@@ -140,18 +150,3 @@ def extend_optimizer(build: Any) -> None:
         return groups
 
     wrap(build, "get_default_optimizer_params", get_default_optimizer_params)
-
-
-def _attend_last(module: Any, args: Any, output: Tensor) -> Tensor:
-    return module.attention(output)
-
-
-def _attend_first(module: Any, args: Tuple[Any, ...]) -> Tuple[Any, ...]:
-    features, *others = args
-    return (module.attention(features), *others)
-
-
-def _mask_queries_and_keys(projection: Any, args: Tuple[Tensor], output: Tensor) -> Tensor:
-    mask = projection.attention(args[0]).to(output.dtype)
-    queries, keys, values = output.chunk(3, dim=-1)
-    return torch.cat((queries * mask, keys * mask, values), dim=-1)

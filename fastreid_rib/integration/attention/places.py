@@ -39,9 +39,6 @@ def build_with_attention(architecture: Callable[[Any], nn.Module], cfg: Any) -> 
             one into another then, gets it afterwards.
         cfg: a FastReID config.
 
-    Returns:
-        ``architecture(cfg)`` with attention in it.
-
     Raises:
         ValueError: a place that the model does not have, or an architecture that left out an
             attention that it was given.
@@ -77,7 +74,7 @@ def place_in_backbone(backbone: nn.Module, asked: AttentionKeys, device: torch.d
     """Puts attention after stages of a backbone, or into the blocks of a vision transformer.
 
     Args:
-        backbone: what FastReID built, with pretrained weights if any.
+        backbone: what FastReID built.
         asked: what the config asks for; "head" in its placement is left to the head.
         device: where it is going to run, and is tried out: syncBN knows GPUs only.
 
@@ -102,13 +99,7 @@ def place_in_backbone(backbone: nn.Module, asked: AttentionKeys, device: torch.d
 
 
 def place_at_head(head: nn.Module, asked: AttentionKeys, channels: int) -> None:
-    """Puts attention before a head, on the map that it pools.
-
-    Args:
-        head: called with the map (B, channels, H, W) as its first positional argument.
-        asked: what the config asks for.
-        channels: of the map.
-    """
+    """Puts attention before a head, on the map (B, channels, H, W) that it pools."""
     insertion.insert(asked, [(HEAD, head, channels)], insertion.place_before)
 
 
@@ -199,7 +190,8 @@ def _check_blocks(name: str, asked: AttentionKeys) -> None:
         )
     if asked.mask_bias <= 0:
         raise ValueError(
-            f"MODEL.ATTENTION.MASK_BIAS is {asked.mask_bias:g}, and in evaluation the masks of {name} would "
-            "start without a channel: it would attend to nothing. Write a positive one, such as "
-            "1.0, which keeps 73 % of the channels in training and all of them in evaluation."
+            f"MODEL.ATTENTION.MASK_BIAS is {asked.mask_bias:g}, and in evaluation the masks of "
+            f"{name} would start without a channel: it would attend to nothing. Write a positive "
+            "one, such as 1.0, which keeps 73 % of the channels in training and all of them in "
+            "evaluation."
         )

@@ -112,12 +112,9 @@ def _difference(said: Dict[int, Dict[str, Any]]) -> str:
             ranks.setdefault(repr(said[rank].get(name)), []).append(str(rank))
         if len(ranks) > 1:
             values = "; ".join(f"{value} on rank {', '.join(at)}" for value, at in ranks.items())
-            lines.append(f"{name} is {values}")
-    if not lines:
-        return ""
-    return (
-        f"The ranks have different settings: {'. '.join(lines)}. Make them the same on every rank"
-    )
+            lines.append(f"{name} is {values}. ")
+    found = "".join(lines)
+    return found and f"The ranks have different settings: {found}Make them the same on every rank"
 
 
 def _say(store: Any, key: str, value: str) -> None:

@@ -4,16 +4,15 @@ Two would overwrite each other's checkpoints and `last_checkpoint`, and mix thei
 """
 
 import contextlib
-import json
 import logging
 import os
 import socket
-from typing import IO, Any, Dict
+from typing import IO, Dict
 
 logger = logging.getLogger(__name__)
 
 LOCK_NAME = ".training"
-"""The file in the output folder that a training holds; it stays there, empty of meaning, after."""
+"""The file in the output folder that a training holds; it stays there, without meaning, after."""
 
 # Kept open: the lock is the process's own and ends with it, however it ends.
 _held: Dict[str, IO[str]] = {}
@@ -49,7 +48,8 @@ def claim(folder: str) -> None:
             path,
         ) from error
     if not _lock(file):
-        holder = _holder(path)
+        file.seek(0)
+        holder = file.read() or "an unknown process"
         file.close()
         raise FolderInUseError(
             f"OUTPUT_DIR {folder} belongs to a training that is running ({holder}). Two would "
@@ -58,7 +58,7 @@ def claim(folder: str) -> None:
     _held[key] = file
     with contextlib.suppress(OSError):  # a full disk shows at the first checkpoint
         file.truncate(0)
-        json.dump({"pid": os.getpid(), "host": socket.gethostname()}, file)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
 
 
@@ -75,12 +75,3 @@ def _lock(file: IO[str]) -> bool:
     except OSError as error:
         logger.warning("OUTPUT_DIR cannot be locked against a second training: %s", error)
     return True
-
-
-def _holder(path: str) -> str:
-    try:
-        with open(path) as file:
-            held: Any = json.load(file)
-        return f"process {held['pid']} on {held['host']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "an unknown process"

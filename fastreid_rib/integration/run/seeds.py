@@ -13,7 +13,7 @@ continues as if nothing had happened. Three parts make it so:
 import contextlib
 import itertools
 import random
-from typing import Any, Callable, Iterator, Tuple
+from typing import Any, Callable, Iterator
 
 import numpy as np
 import torch
@@ -139,7 +139,7 @@ def extend_data_loader(data_utils: Any) -> None:
 
 
 class Place(int):
-    """The index of a picture, with where in the training it is drawn.
+    """The index of a picture, with where in the training it is drawn; it travels to the workers.
 
     Attributes:
         epoch: of the training.
@@ -148,16 +148,6 @@ class Place(int):
 
     epoch: int
     key: int
-
-    def __new__(cls, index: int, epoch: int, key: int) -> "Place":
-        """See the class."""
-        place = super().__new__(cls, index)
-        place.epoch, place.key = epoch, key
-        return place
-
-    def __getnewargs__(self) -> Tuple[int, int, int]:  # type: ignore[override]
-        """What pickling needs: places travel to the workers."""
-        return int(self), self.epoch, self.key
 
 
 class EpochSampler(Sampler):
@@ -187,7 +177,10 @@ class EpochSampler(Sampler):
             self.sampler._seed = key
             indices = list(itertools.islice(iter(self.sampler), self.size))
         own = keys(self.size, epoch, comm.get_rank(), _PICTURES)
-        return map(Place, indices, itertools.repeat(epoch), own.tolist())
+        for index, picture in zip(indices, own.tolist()):
+            place = Place(index)
+            place.epoch, place.key = epoch, picture
+            yield place
 
 
 def extend_dataset(common: Any) -> None:

@@ -16,6 +16,7 @@ from tabulate import tabulate
 from torch import nn
 
 from fastreid_rib.base.whole_files import written_whole
+from fastreid_rib.integration import config
 from fastreid_rib.integration.search.cost import search_table
 from fastreid_rib.search import Space, WidthSearch, narrow
 
@@ -102,15 +103,14 @@ def config_of(cfg: Any, widths: Dict[str, int]) -> Any:
     ones if MODEL.BACKBONE.PRETRAIN says so, else from scratch. The number of identities is left to
     FastReID.
     """
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.SEARCH.ENABLED = False
-    cfg.MODEL.SEARCH.WIDTHS = tuple(widths.values())
-    cfg.MODEL.WEIGHTS = os.path.join(cfg.OUTPUT_DIR, WEIGHTS)
-    cfg.MODEL.HEADS.NUM_CLASSES = 0
-    cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "searched")
-    cfg.freeze()
-    return cfg
+    changes = {
+        "MODEL.SEARCH.ENABLED": False,
+        "MODEL.SEARCH.WIDTHS": tuple(widths.values()),
+        "MODEL.WEIGHTS": os.path.join(cfg.OUTPUT_DIR, WEIGHTS),
+        "MODEL.HEADS.NUM_CLASSES": 0,
+        "OUTPUT_DIR": os.path.join(cfg.OUTPUT_DIR, "searched"),
+    }
+    return config.changed(cfg, changes)
 
 
 def weights_of(model: Any, space: Space, widths: Dict[str, int]) -> Dict[str, torch.Tensor]:

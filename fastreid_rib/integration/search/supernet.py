@@ -9,7 +9,7 @@ of the choices get an Adam of their own, which is a part of checkpoints, and eac
 turn it is; the gradients of the other are dropped.
 """
 
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, List
 
 import torch
 from torch import nn
@@ -105,28 +105,22 @@ def _add_cost(model: Any, args: Any, outputs: Any) -> Any:
 def extend_optimizer(build: Any) -> None:
     """Lets the weights' optimizer leave the logits alone, and steps to them that are theirs."""
 
-    def get_default_optimizer_params(
-        stock: Callable[..., List[Dict[str, Any]]], model: nn.Module, *args: Any, **kwargs: Any
-    ) -> List[Dict[str, Any]]:
-        groups = stock(model, *args, **kwargs)
-        search = _search(model)
-        logits = set() if search is None else set(search.parameters())
-        return [group for group in groups if logits.isdisjoint(group["params"])]
-
     def build_optimizer(
         stock: Callable[..., Any], cfg: Any, model: Any, *args: Any, **kw: Any
     ) -> Any:
+        search = getattr(getattr(model, "module", model), "search", None)
+        if not isinstance(search, WidthSearch):
+            return stock(cfg, model, *args, **kw)
+        search.requires_grad_(False)  # FastReID takes what learns
         built = stock(cfg, model, *args, **kw)
-        search = _search(model)
-        if search is not None:
-            optimizer = built[0]
-            optimizer.logits = torch.optim.Adam(search.parameters(), lr=search.settings.lr)
-            optimizer.search = search
-            wrap(own_class(optimizer), "step", _step_in_turn)
-            wrap(own_class(optimizer), "zero_grad", _zero_both)
+        search.requires_grad_(True)
+        optimizer = built[0]
+        optimizer.logits = torch.optim.Adam(search.parameters(), lr=search.settings.lr)
+        optimizer.search = search
+        wrap(own_class(optimizer), "step", _step_in_turn)
+        wrap(own_class(optimizer), "zero_grad", _zero_both)
         return built
 
-    wrap(build, "get_default_optimizer_params", get_default_optimizer_params)
     wrap(build, "build_optimizer", build_optimizer)
 
 
@@ -165,11 +159,6 @@ def extend_amp(train_loop: Any) -> None:
             wrap(own_class(self.grad_scaler), "step", _scaled_step_in_turn)
 
     wrap(train_loop.AMPTrainer, "__init__", init)
-
-
-def _search(model: Any) -> Optional[WidthSearch]:
-    found = getattr(getattr(model, "module", model), "search", None)
-    return found if isinstance(found, WidthSearch) else None
 
 
 def _step_in_turn(stock: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:

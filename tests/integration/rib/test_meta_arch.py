@@ -62,14 +62,6 @@ def test_scale_multiplies_the_bound(make_small_cfg):
     assert values[1] == pytest.approx(2.5 * values[0], rel=1e-5)
 
 
-def test_the_backend_is_the_config_s(make_small_cfg):
-    for backend in ("auto", "torch"):
-        model = build_model(make_small_cfg({**RIB, "MODEL.LOSSES.RIB.BACKEND": backend}))
-        assert model.rib.backend == backend
-        step(model, epoch=0)
-        assert step(model, epoch=1)["loss_rib"].item() != 0
-
-
 def test_a_backend_that_cannot_work_is_told_when_the_model_is_built(make_small_cfg, monkeypatch):
     with pytest.raises(ValueError, match="backend 'cuda' works on cuda tensors"):
         build_model(make_small_cfg({**RIB, "MODEL.LOSSES.RIB.BACKEND": "cuda"}))
@@ -95,15 +87,6 @@ def test_a_config_without_rib_gets_fastreid_s_own_class(make_small_cfg):
     assert type(model) is Baseline
     assert not [key for key in model.state_dict() if "rib" in key]
     assert set(step(model, epoch=1)) == {"loss_cls", "loss_triplet"}
-
-
-def test_the_embedding_follows_neck_feat(make_small_cfg):
-    for neck, dim in (("before", 128), ("after", 32)):
-        changes = {"MODEL.HEADS.NECK_FEAT": neck, "MODEL.HEADS.EMBEDDING_DIM": 32}
-        model = build_model(make_small_cfg({**RIB, **changes}))
-        step(model, epoch=0)
-        step(model, epoch=1)
-        assert model.rib.statistics.centroids.shape == (8, dim)
 
 
 def test_mgn_uses_the_embedding_that_it_retrieves_with(make_small_cfg):

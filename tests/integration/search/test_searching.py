@@ -171,11 +171,3 @@ def test_mixed_precision_leaves_out_a_step_of_the_logits_that_is_not_finite(mixe
     mixed.step()
     assert not torch.equal(weight, old) and mixed.scaler.get_scale() == 512
     assert torch.isfinite(torch.cat([value.flatten() for value in mixed.logits])).all()
-
-
-def test_autocast_does_not_change_the_cost(mixed):
-    mixed.search.draw()
-    plain = mixed.search.cost_loss()
-    with torch.autocast("cpu", torch.bfloat16):
-        lower = mixed.search.cost_loss()
-    assert torch.equal(plain, lower) and lower.dtype == torch.float32
