@@ -1,7 +1,7 @@
 """What networks cost: multiply-adds of what they really compute, counted by fvcore; parameters."""
 
 import re
-from typing import Any, Dict, Mapping, NamedTuple, Tuple
+from typing import Any, Dict, Mapping, Tuple
 
 import numpy as np
 import torch
@@ -59,28 +59,16 @@ def cost_of(model: Any, space: Space, size: Tuple[int, int]) -> Cost:
     return Cost(model.backbone, space, images, apart)
 
 
-class NetworkCost(NamedTuple):
-    """Of a part of a network.
-
-    Attributes:
-        parameters: how many numbers are learnt.
-        multiply_adds: an image, in evaluation.
-    """
-
-    parameters: int
-    multiply_adds: float
-
-
-def network_cost(model: Any, size: Tuple[int, int]) -> Dict[str, NetworkCost]:
-    """Counts the parts of a meta-architecture.
+def network_cost(model: Any, size: Tuple[int, int]) -> Dict[str, Tuple[int, float]]:
+    """Counts the parameters of a meta-architecture's parts, and their multiply-adds an image.
 
     Args:
         model: built by FastReID.
         size: rows and columns of an image.
 
     Returns:
-        "backbone", "attention" and "head" (what is neither: heads, and branches as MGN has them;
-        the classifier of the training identities is among its parameters and not run in
+        Both of "backbone", "attention" and "head" (what is neither: heads, and branches as MGN has
+        them; the classifier of the training identities is among its parameters and not run in
         evaluation), and "in all".
 
     Raises:
@@ -97,7 +85,7 @@ def network_cost(model: Any, size: Tuple[int, int]) -> Dict[str, NetworkCost]:
     whole, attention = of(""), of(*paths)
     backbone = of("backbone") - of(*(path for path in paths if path.startswith("backbone.")))
     parts = {"backbone": backbone, "attention": attention, "head": whole - backbone - attention}
-    return {part: NetworkCost(int(p), a) for part, (p, a) in {**parts, "in all": whole}.items()}
+    return {part: (int(p), float(a)) for part, (p, a) in {**parts, "in all": whole}.items()}
 
 
 def search_table(search: WidthSearch, derived: Mapping[str, int] = {}) -> str:
