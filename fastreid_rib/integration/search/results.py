@@ -1,7 +1,6 @@
 """What a search writes: numbers of each epoch, and at its end the derived network.
 
-The derived network is a config that FastReID trains, the supernet's weights cut down to it, and a
-table in the log.
+That is a config that FastReID trains, and the supernet's weights cut down to it.
 """
 
 import copy
@@ -12,13 +11,12 @@ from typing import Any, Dict
 import torch
 from fastreid.engine.train_loop import HookBase
 from fastreid.utils import comm
-from tabulate import tabulate
 from torch import nn
 
 from fastreid_rib.base.whole_files import written_whole
 from fastreid_rib.integration import config
 from fastreid_rib.integration.search.cost import search_table
-from fastreid_rib.search import Space, WidthSearch, narrow
+from fastreid_rib.search import Space, narrow
 
 logger = logging.getLogger(__name__)
 
@@ -45,16 +43,9 @@ class SearchResults(HookBase):
     def before_train(self) -> None:
         """Says what is searched."""
         search = self._model().search
-        cost = search.cost
-        logger.info(
-            "Search of %d groups (%s): %.3g multiply-adds an image aimed at, of %.3g (narrowest) "
-            "to %.3g (widest).",
-            len(cost.space.groups),
-            ", ".join(f"{name} {list(widths)}" for name, widths in cost.space.groups.items()),
-            search.target,
-            cost.narrowest,
-            cost.widest,
-        )
+        groups = search.cost.space.groups.items()
+        widths = ", ".join(f"{group} {list(widths)}" for group, widths in groups)
+        logger.info("Search of the widths of %s\n\n%s", widths, search_table(search))
 
     def after_step(self) -> None:
         """Puts an epoch's numbers into FastReID's event storage, whose writers write them to files.
@@ -76,7 +67,7 @@ class SearchResults(HookBase):
         )
 
     def after_train(self) -> None:
-        """Writes config, weights and table, if the training went to its end."""
+        """Writes config and weights, if the training went to its end."""
         if self.trainer.iter < self.trainer.max_iter or not comm.is_main_process():
             return
         model = self._model()
@@ -89,9 +80,9 @@ class SearchResults(HookBase):
         with written_whole(cfg.MODEL.WEIGHTS) as file:
             torch.save({"model": weights_of(model, search.cost.space, widths)}, file)
         logger.info(
-            "The search is over. Train %s with train_net.py.\n%s\n\n%s",
+            "The search is over: %s. Train %s with train_net.py.\n\n%s",
+            ", ".join(f"{group} {width}" for group, width in widths.items()),
             path,
-            table(search, widths),
             search_table(search, widths),
         )
 
@@ -119,20 +110,3 @@ def weights_of(model: Any, space: Space, widths: Dict[str, int]) -> Dict[str, to
     narrow(backbone, space, widths)
     state = {**model.state_dict(), **backbone.state_dict(prefix="backbone.")}
     return {name: value for name, value in state.items() if not name.startswith("search.")}
-
-
-def table(search: WidthSearch, widths: Dict[str, int]) -> str:
-    """Each group's choice, in Markdown."""
-    numbers = search.report()
-    rows = [
-        (
-            group,
-            ", ".join(map(str, search.cost.space.groups[group])),
-            width,
-            numbers[f"probability/{group}/{width}"],
-            numbers[f"entropy/{group}"],
-        )
-        for group, width in widths.items()
-    ]
-    headers = ("group", "widths", "chosen", "probability", "entropy, nats")
-    return tabulate(rows, headers, "pipe", floatfmt=".2f")
