@@ -52,23 +52,20 @@ class Cost:
         }
         for run in runs(network, images, layers):
             module: Any = layers[run.name]
-            positions = math.prod(run.written[1:]) // module.weight.shape[0]
-            self._add(module, positions, *sides.get(run.name, (Channels(), Channels())))
+            outputs, inputs = module.weight.shape[:2]
+            factor = float(math.prod(run.written[1:]) // outputs * module.weight[0, 0].numel())
+            read, written = sides.get(run.name, (Channels(), Channels()))
+            if is_depthwise(module):
+                read = Channels()
+            for side, channels in ((written, outputs), (read, inputs)):
+                factor *= 1 if side.group else int(channels)
+            groups = [side for side in (written, read) if side.group]
+            if groups:
+                self._terms.append((factor, groups))
+            else:
+                self.constant += factor
         self.widest = float(self.of(space.widest))
         self.narrowest = float(self.of(space.narrowest))
-
-    def _add(self, module: nn.Module, positions: int, inputs: Channels, outputs: Channels) -> None:
-        weight: Any = module.weight
-        factor = float(positions * weight[0, 0].numel())
-        if is_depthwise(module):
-            inputs = Channels()
-        for side, channels in ((outputs, weight.shape[0]), (inputs, weight.shape[1])):
-            factor *= 1 if side.group else int(channels)
-        sides = [side for side in (outputs, inputs) if side.group]
-        if sides:
-            self._terms.append((factor, sides))
-        else:
-            self.constant += factor
 
     def of(self, widths: Mapping[str, Any]) -> Any:
         """The multiply-adds of networks of some widths.

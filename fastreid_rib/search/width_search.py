@@ -1,6 +1,6 @@
 """The search itself: a choice for each group, masks over a network, and the term of the cost."""
 
-from typing import Any, Dict, List, Mapping, Optional, Sequence, cast
+from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -105,6 +105,7 @@ class WidthSearch(nn.Module):
         ValueError: the space is too large.
     """
 
+    choices: Any
     seed: Tensor
     steps: Tensor
 
@@ -132,11 +133,8 @@ class WidthSearch(nn.Module):
         self.temperature = settings.temperature
         for layer in cost.space.layers:
             if layer.masked:
-                choice = self._groups()[layer.outputs.group]
+                choice = self.choices[layer.outputs.group]
                 mask_after(network.get_submodule(layer.path), choice, layer.outputs.times)
-
-    def _groups(self) -> Mapping[str, WidthChoice]:
-        return cast(Mapping[str, WidthChoice], self.choices)
 
     def set_progress(self, progress: float) -> None:
         """Tells how far the training has come: gates cool, and the warm-up ends.
@@ -155,7 +153,7 @@ class WidthSearch(nn.Module):
             self.steps += 1
         # A generator for each step: nothing of it has to be in a checkpoint but the number.
         generator = torch.Generator().manual_seed(_mixed(self._seed, self._step))
-        for choice in self._groups().values():
+        for choice in self.choices.values():
             choice.draw(gumbel(len(choice.widths), generator), self.temperature)
 
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
@@ -176,13 +174,13 @@ class WidthSearch(nn.Module):
         Of the log alone the target would be a constant without influence: its gradient is that of
         log(cost), whatever is aimed at. The absolute value draws from both sides.
         """
-        widths = {group: choice.effective_width() for group, choice in self._groups().items()}
+        widths = {group: choice.effective_width() for group, choice in self.choices.items()}
         cost = torch.as_tensor(self.cost.of(widths))
         return self.settings.cost_scale * torch.log(cost / self.target).abs()
 
     def probabilities(self) -> Dict[str, List[float]]:
         """Of each group's widths."""
-        return {group: each.probabilities().tolist() for group, each in self._groups().items()}
+        return {group: each.probabilities().tolist() for group, each in self.choices.items()}
 
     def derive(self) -> Dict[str, int]:
         """The widths nearest to those that are drawn, that cost at most the target."""
@@ -198,7 +196,7 @@ class WidthSearch(nn.Module):
         """
         numbers = {"temperature": self.temperature}
         widths = {}
-        for group, choice in self._groups().items():
+        for group, choice in self.choices.items():
             probabilities = choice.probabilities()
             widths[group] = choice.widths[int(torch.argmax(probabilities))]
             numbers[f"width/{group}"] = float(torch.dot(probabilities, choice.options))

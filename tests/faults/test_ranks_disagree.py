@@ -88,6 +88,7 @@ def store(monkeypatch, tmp_path):
     monkeypatch.setattr(agreement, "_store", lambda: store)
     monkeypatch.setattr(agreement, "rank_and_size", lambda: (0, 2))
     monkeypatch.setattr(agreement, "_FAREWELL", 0.2)
+    monkeypatch.setattr(agreement, "PATIENCE", 5)
     monkeypatch.setattr(agreement, "_rounds", itertools.count(1))
     return store
 
@@ -97,24 +98,27 @@ def test_version_and_settings_go_through_the_store(store, make_cfg):
     other = dict(agreement.settings(cfg), **{"fastreid-rib": "0.0.1"})
     agreement._say(store, "fastreid_rib/settings/1/1", json.dumps(other))
     with pytest.raises(agreement.RanksDisagreeError, match="'0.0.1' on rank 1") as caught:
-        agreement.compare_settings(cfg, patience=5)
+        agreement.compare_settings(cfg)
     assert "BETA" not in str(caught.value)
     agreement._say(store, "fastreid_rib/settings/2/1", json.dumps(agreement.settings(cfg)))
-    agreement.compare_settings(cfg, patience=5)
+    agreement.compare_settings(cfg)
 
 
 def test_rib_on_one_rank_only(store, make_cfg):
     without = agreement.settings(make_cfg({"MODEL.LOSSES.NAME": ("CrossEntropy",)}))
     agreement._say(store, "fastreid_rib/settings/1/1", json.dumps(without))
     with pytest.raises(agreement.RanksDisagreeError, match="LOSSES.NAME is .*'RIB'. on rank 0; "):
-        agreement.compare_settings(make_cfg(RIB), patience=5)
+        agreement.compare_settings(make_cfg(RIB))
 
 
-def test_a_silent_rank_is_an_error_only_where_the_plugin_is_in_use(store, make_cfg, caplog):
+def test_a_silent_rank_is_an_error_only_where_the_plugin_is_in_use(
+    store, make_cfg, caplog, monkeypatch
+):
+    monkeypatch.setattr(agreement, "PATIENCE", 0.5)
     start = time.monotonic()
     with pytest.raises(agreement.RanksDisagreeError, match="rank 1 of 2 says nothing"):
-        agreement.compare_settings(make_cfg(RIB), patience=0.5)
-    agreement.compare_settings(make_cfg({"MODEL.LOSSES.NAME": ("CrossEntropyLoss",)}), patience=0.5)
+        agreement.compare_settings(make_cfg(RIB))
+    agreement.compare_settings(make_cfg({"MODEL.LOSSES.NAME": ("CrossEntropyLoss",)}))
     assert "rank 1 of 2 says nothing" in caplog.text
     assert time.monotonic() - start < 30
 

@@ -9,7 +9,7 @@ trained already, so its best rate need not be theirs. Which it is differs betwee
 docs/notebook/attention.md has what ten times did to each.
 """
 
-from typing import Any, Callable, Dict, Iterable, List, Tuple, Type
+from typing import Any, Callable, Dict, Iterable, List, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -120,7 +120,7 @@ def _mask_queries_and_keys(projection: Any, args: Tuple[Tensor], output: Tensor)
 
 def attached(model: nn.Module) -> Dict[str, nn.Module]:
     """The attentions of this plugin in a model, by their paths."""
-    kinds: Tuple[Type[nn.Module], ...] = (*ATTENTIONS.values(), DCSMask)
+    kinds: Tuple[Any, ...] = (*ATTENTIONS.values(), DCSMask)
     return {
         path: module
         for path, module in model.named_modules()

@@ -10,7 +10,7 @@ import itertools
 import json
 import logging
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List
 
 from fastreid_rib.base import __version__
 from fastreid_rib.base.ranks import exchange, rank_and_size
@@ -44,14 +44,10 @@ def settings(cfg: Any) -> Dict[str, Any]:
     return json.loads(json.dumps(found))  # as it will come back: tuples are lists
 
 
-def compare_settings(cfg: Any, patience: Optional[float] = None) -> None:
+def compare_settings(cfg: Any) -> None:
     """Raises if a rank has other settings of this plugin than another, or not the plugin at all.
 
-    Every rank calls it, at the start.
-
-    Args:
-        cfg: a FastReID config.
-        patience: seconds to wait for the other ranks; None: `PATIENCE`.
+    Every rank calls it, at the start, and waits for the others, `PATIENCE` seconds at most.
 
     Raises:
         RanksDisagreeError: on every rank that has the plugin, naming ranks and settings. Where
@@ -60,11 +56,10 @@ def compare_settings(cfg: Any, patience: Optional[float] = None) -> None:
     rank, size = rank_and_size()
     if size == 1:
         return
-    patience = PATIENCE if patience is None else patience
     store, prefix = _store(), f"fastreid_rib/settings/{next(_rounds)}"
     said = {rank: settings(cfg)}
     _say(store, f"{prefix}/{rank}", json.dumps(said[rank]))
-    end = time.monotonic() + patience
+    end = time.monotonic() + PATIENCE
     for other in [other for other in range(size) if other != rank]:
         if _heard(store, f"{prefix}/{other}", end):
             said[other] = json.loads(store.get(f"{prefix}/{other}").decode())
@@ -73,7 +68,7 @@ def compare_settings(cfg: Any, patience: Optional[float] = None) -> None:
     if silent:
         problem = (
             f"rank {', '.join(silent)} of {size} says nothing about its settings of fastreid-rib "
-            f"within {patience:g} s: there the plugin is not installed, is switched off by "
+            f"within {PATIENCE:g} s: there the plugin is not installed, is switched off by "
             "FASTREID_RIB_DISABLE, or its training script does not call default_setup, or has not "
             "come to it. Install the same version everywhere (`python -m fastreid_rib doctor` "
             "says what is there)"

@@ -83,17 +83,11 @@ def extend_trainer(train_loop: Any) -> None:
 
 
 def _begin_at(epoch: int, steps: int, trainer: Any) -> None:
-    """Lets FastReID's trainer, which stands at the first, continue with the pictures of an epoch.
-
-    Args:
-        epoch: to begin at.
-        steps: of an epoch.
-        trainer: has loaded the first batches already.
-    """
-    loader = getattr(trainer, "data_loader", None)
+    """Lets FastReID's trainer, which has loaded the first batches, begin at an epoch."""
+    loader: Any = getattr(trainer, "data_loader", None)
     batches: Any = getattr(loader, "batch_sampler", None)
     sampler = getattr(batches, "sampler", None)
-    if loader is None or not isinstance(sampler, EpochSampler):
+    if not isinstance(sampler, EpochSampler):
         return
     size = max(1, steps) * batches.batch_size
     if (epoch, size) != (sampler.first_epoch, sampler.size):

@@ -28,14 +28,7 @@ WEIGHTS = "searched.pth"
 
 
 class SearchResults(HookBase):
-    """Reports on a search once an epoch, and writes the derived network when it is over.
-
-    Args:
-        cfg: the trainer's config.
-    """
-
-    def __init__(self, cfg: Any) -> None:
-        self.cfg = cfg
+    """Reports on a search once an epoch, and writes the derived network when it is over."""
 
     def _model(self) -> Any:
         return getattr(self.trainer.model, "module", self.trainer.model)
@@ -73,8 +66,8 @@ class SearchResults(HookBase):
         model = self._model()
         search = model.search
         widths = search.derive()
-        cfg = config_of(self.cfg, widths)
-        path = os.path.join(self.cfg.OUTPUT_DIR, CONFIG)
+        cfg = config_of(self.trainer.cfg, widths)
+        path = os.path.join(self.trainer.cfg.OUTPUT_DIR, CONFIG)
         with written_whole(path, "w") as file:
             file.write(cfg.dump())
         with written_whole(cfg.MODEL.WEIGHTS) as file:

@@ -51,8 +51,8 @@ def space_of(backbone: nn.Module, cfg: Any) -> Space:
         for layer in layers
         if layer.outputs.group
     }
-    shares = {group: _shares_of(width) for group, width in built.items()}
-    options = options_of(cfg, STAGES if kind == "SearchedBackbone" else shares)
+    offered = STAGES if kind == "SearchedBackbone" else _shares(built)
+    options = options_of(cfg, offered)
     for group, width in built.items():
         if options[group][0] != width:
             raise ValueError(
@@ -82,23 +82,13 @@ def options_of(cfg: Any, offered: Mapping[str, Tuple[int, ...]]) -> Dict[str, Tu
     return {group: tuple(widths) for group, widths in zip(offered, asked)}
 
 
-def choice_of(cfg: Any, space: Space) -> Dict[str, int]:
-    """The widths of a derived network, from MODEL.SEARCH.WIDTHS.
-
-    Raises:
-        ValueError: not one for each group, or one that is not offered.
-    """
-    widths = tuple(cfg.MODEL.SEARCH.WIDTHS)
-    try:
-        return space.choice(widths)
-    except ValueError as error:
-        raise ValueError(f"MODEL.SEARCH.WIDTHS {widths}: {error}") from error
-
-
-def _shares_of(width: int) -> Tuple[int, ...]:
+def _shares(built: Mapping[str, int]) -> Dict[str, Tuple[int, ...]]:
     """Even numbers, except the width itself, without repetitions."""
-    widths = [width] + [max(2, 2 * round(width * share / 2)) for share in SHARES[1:]]
-    return tuple(dict.fromkeys(widths))
+    shared = {
+        group: [width, *(max(2, 2 * round(width * share / 2)) for share in SHARES[1:])]
+        for group, width in built.items()
+    }
+    return {group: tuple(dict.fromkeys(widths)) for group, widths in shared.items()}
 
 
 def _searched(backbone: Any) -> List[Layer]:

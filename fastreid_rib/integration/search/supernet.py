@@ -18,7 +18,7 @@ from fastreid_rib.base.patching import own_class, wrap
 from fastreid_rib.integration import config
 from fastreid_rib.integration.attention.insertion import attached
 from fastreid_rib.integration.search.cost import cost_of
-from fastreid_rib.integration.search.spaces import choice_of, space_of
+from fastreid_rib.integration.search.spaces import space_of
 from fastreid_rib.search import Channels, WidthSearch, narrow, order
 from fastreid_rib.settings.declaration import SettingError
 
@@ -37,7 +37,11 @@ def order_and_narrow(backbone: nn.Module, cfg: Any) -> None:
     if pretrained:
         order(backbone, space)
     if searched.WIDTHS:
-        narrow(backbone, space, choice_of(cfg, space))
+        try:
+            widths = space.choice(searched.WIDTHS)
+        except ValueError as error:
+            raise ValueError(f"MODEL.SEARCH.WIDTHS {tuple(searched.WIDTHS)}: {error}") from error
+        narrow(backbone, space, widths)
 
 
 def search_widths(model: Any, cfg: Any) -> None:
@@ -139,7 +143,7 @@ def extend_trainer(defaults: Any) -> None:
             # Not at the top: it derives from FastReID's hooks, which are being loaded.
             from fastreid_rib.integration.search.results import SearchResults
 
-            hooks.insert(0, SearchResults(self.cfg))  # before those who write to the storage
+            hooks.insert(0, SearchResults())  # before those who write to the storage
         return hooks
 
     wrap(defaults.DefaultTrainer, "__init__", init)
