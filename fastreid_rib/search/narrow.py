@@ -81,7 +81,11 @@ def order(network: nn.Module, space: Space) -> None:
     for channels in space.sides():
         writing = [modules[layer.path] for layer in space.layers if layer.outputs == channels]
         reading = [modules[layer.path] for layer in space.layers if layer.inputs == channels]
-        weights = [module.weight for module in reading if _mixes(module)]
+        weights = [
+            m.weight
+            for m in reading
+            if isinstance(m, (nn.Conv2d, nn.Linear)) and not is_depthwise(m)
+        ]
         if not weights:  # read outside of the space, where nothing can be sorted
             continue
         worth = torch.stack([w.abs().transpose(0, 1).flatten(1).sum(1) for w in weights]).sum(0)
@@ -93,8 +97,3 @@ def order(network: nn.Module, space: Space) -> None:
                     values.copy_(values[best])
         for weight in weights:
             weight.copy_(weight[:, best])
-
-
-def _mixes(module: nn.Module) -> bool:
-    """Whether a layer reads all channels for each that it writes."""
-    return isinstance(module, (nn.Conv2d, nn.Linear)) and not is_depthwise(module)
