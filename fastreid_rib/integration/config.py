@@ -29,7 +29,7 @@ NODES: Dict[str, Type[Settings]] = {
 """Where in a config which keys are; a node that FastReID lacks is made."""
 
 
-_GONE = "nothing"  # what yacs is told that a key which is gone was renamed to
+_GONE = "nothing"  # the new name that yacs has of a key which is gone
 
 
 def add_keys(defaults: Any) -> None:
