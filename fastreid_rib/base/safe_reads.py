@@ -25,13 +25,7 @@ def loads_weights_only() -> bool:
 
 
 def read_safely(path: str) -> Any:
-    """What ``torch.load`` gives for a file that holds tensors, NumPy numbers and plain values.
-
-    Args:
-        path: a local file.
-
-    Returns:
-        The object, its tensors on the CPU.
+    """What ``torch.load`` gives for a local file of tensors (on the CPU), numbers, plain values.
 
     Raises:
         CodeInCheckpointError: the file names anything else. Nothing of it was called.
@@ -133,14 +127,7 @@ def _numpy_globals() -> List[Any]:
 
 
 def checked(path: str, read: Callable[[], Any]) -> Any:
-    """What `read` gives for a checkpoint of FastReID; other files are errors that say so.
-
-    Args:
-        path: the file.
-        read: reads it.
-
-    Returns:
-        A dict, its entry "model" a dict.
+    """What `read` gives for a checkpoint of FastReID: a dict, its entry "model" a dict.
 
     Raises:
         ValueError: it is truncated, or something else than a checkpoint.

@@ -7,7 +7,7 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
-from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from fastreid_rib.base.patching import overlay, wrap
 from fastreid_rib.compat.repairs import Stock, repair
@@ -16,6 +16,9 @@ logger = logging.getLogger(__name__)
 
 Item = Tuple[str, Any, Any]
 """Path, identity and camera of a picture, as FastReID's data sets list them."""
+
+Tests = Dict[str, Tuple[Sequence[Item], Sequence[Item]]]
+"""Queries and gallery of each test set."""
 
 _MAY_MOVE = (".gif", ".webp", ".png", ".apng", ".tif", ".tiff")
 _DARK = 4096  # of 65536: whose brightest value is below holds 12 bits or fewer, at an unknown scale
@@ -44,15 +47,9 @@ def colour_modes(module: ModuleType) -> None:
 
 
 def as_rgb(image: Any) -> Any:
-    """A picture of Pillow as RGB, or as grey of 8 bits.
+    """A picture of Pillow as RGB, or as grey of 8 bits; ValueError if its range is not known.
 
     Transparency is dropped, as ``convert("RGB")`` of Pillow does; 65535 of 16 bits becomes 255.
-
-    Args:
-        image: of any mode.
-
-    Raises:
-        ValueError: its values have no known range.
     """
     from PIL import ImageOps
 
@@ -140,30 +137,29 @@ def damaged_pictures(module: ModuleType) -> None:
     def check(loader: Any) -> None:
         if unchecked:
             tests = unchecked.pop().__dict__.pop("_tests_before", {})
-            check_pictures(read_as_files(loader), tests)
+            check_pictures(listed(loader, as_files=True) or (), tests)
 
     wrap(module.DefaultTrainer, "__init__", init)
     wrap(module.DefaultTrainer, "build_train_loader", build_train_loader)
 
 
-def read_as_files(loader: Any) -> Sequence[Item]:
-    """What a loader reads file by file, as FastReID does; nothing for other data sets."""
+def listed(loader: Any, as_files: bool = False) -> Optional[Sequence[Item]]:
+    """The pictures that a loader loads; None for other data sets than FastReID's.
+
+    With `as_files` those alone that are read file by file, as FastReID does.
+    """
     from fastreid.data.common import CommDataset
 
     dataset: Any = getattr(loader, "dataset", None)
-    plain = getattr(type(dataset), "__getitem__", None) is CommDataset.__getitem__
-    items = dataset.img_items if plain else ()
-    return items if all(len(item) == 3 and isinstance(item[0], str) for item in items) else ()
+    if not isinstance(dataset, CommDataset) or any(len(item) != 3 for item in dataset.img_items):
+        return None
+    plain = type(dataset).__getitem__ is CommDataset.__getitem__
+    plain = plain and all(isinstance(item[0], str) for item in dataset.img_items)
+    return dataset.img_items if plain or not as_files else None
 
 
-def check_pictures(
-    train: Sequence[Item], tests: Dict[str, Tuple[Sequence[Item], Sequence[Item]]]
-) -> None:
+def check_pictures(train: Sequence[Item], tests: Tests) -> None:
     """Reads all pictures, and looks for copies. Every rank calls it, with the same pictures.
-
-    Args:
-        train: what is trained on.
-        tests: queries and gallery of each test set.
 
     Raises:
         OSError: pictures cannot be read; it names some of them.
@@ -235,11 +231,7 @@ def _read(path: str) -> _File:
         return _File(error=str(error))
 
 
-def _in_training(
-    train: Sequence[Item],
-    tests: Dict[str, Tuple[Sequence[Item], Sequence[Item]]],
-    of: Dict[str, bytes],
-) -> Iterator[str]:
+def _in_training(train: Sequence[Item], tests: Tests, of: Dict[str, bytes]) -> Iterator[str]:
     trained = {of[path]: path for path, *_ in train}
     for name, (queries, gallery) in tests.items():
         tested = sorted({item[0] for item in [*queries, *gallery]})
@@ -264,26 +256,22 @@ def _in_training(
         )
 
 
-def _answered_by_copies(
-    tests: Dict[str, Tuple[Sequence[Item], Sequence[Item]]], of: Dict[str, bytes]
-) -> Iterator[str]:
+def _answered_by_copies(tests: Tests, of: Dict[str, bytes]) -> Iterator[str]:
     for name, (queries, gallery) in tests.items():
         copies: Dict[bytes, List[Item]] = {}
         for item in gallery:
             copies.setdefault(of[item[0]], []).append(item)
-        answered, left_out, others = [], [], []
+        right: List[Tuple[str, str]] = []
+        wrong: List[Tuple[str, str]] = []
         for path, identity, camera in queries:
-            for found in copies.get(of[path], ()):
+            for found in copies.get(of[path], ()):  # by the query's own camera it is left out
                 if found[1] != identity:
-                    others.append((path, found[0]))
+                    wrong.append((path, found[0]))
                 elif found[2] != camera:
-                    answered.append((path, found[0]))
-                elif found[0] != path:
-                    left_out.append((path, found[0]))
+                    right.append((path, found[0]))
         for pairs, meaning in (
-            (answered, "counts as a right answer: the results look better than they are"),
-            (left_out, "is left out: it has the query's camera"),
-            (others, "counts as wrong: it has another identity"),
+            (right, "counts as a right answer: the results look better than they are"),
+            (wrong, "counts as wrong: it has another identity"),
         ):
             if pairs:
                 yield (

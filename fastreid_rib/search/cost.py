@@ -6,7 +6,7 @@ from typing import Any, List, Mapping, Sequence, Tuple, Union
 import torch
 from torch import Tensor, nn
 
-from fastreid_rib.base.shapes import runs
+from fastreid_rib.base.kept import runs
 from fastreid_rib.search.space import Channels, Space, is_depthwise
 
 Number = Union[int, float, Tensor]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastreid_rib.base.spelling import did_you_mean
+from fastreid_rib.settings.declaration import did_you_mean
 
 
 @pytest.mark.parametrize(

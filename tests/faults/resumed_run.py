@@ -16,7 +16,6 @@ import shutil
 import signal
 import sys
 import traceback
-from collections import defaultdict
 
 sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from small_run import small_cfg
@@ -59,7 +58,6 @@ RIB = {
 CASES = {
     "rib": RIB,
     "workers": {**RIB, "DATALOADER.NUM_WORKERS": 2},
-    "patches": {"INPUT.RPT.ENABLED": True, "INPUT.RPT.PROB": 1.0},
     "patches of workers": {
         "INPUT.RPT.ENABLED": True,
         "INPUT.RPT.PROB": 1.0,
@@ -170,46 +168,44 @@ def report(odd, expected, **more):
 
 
 class Watch:
-    """Counts the lines of Python that each occurrence of a phase runs; stops at one of them."""
+    """Stops an occurrence of a phase after some lines of Python, or at its end, and says so."""
 
-    def __init__(self, moment=None, reached=None):
-        self.counts = defaultdict(list)
-        self.moment, self.reached = moment, reached
-        for phase, (owner, name) in PHASES.items():
-            setattr(owner, name, self.watched(phase, getattr(owner, name)))
+    def __init__(self, phase, occurrence, lines, reached):
+        self.left, self.lines, self.reached = occurrence, lines, reached
+        owner, name = PHASES[phase]
+        setattr(owner, name, self.watched(getattr(owner, name)))
 
-    def watched(self, phase, stock):
+    def stop(self):
+        os.write(self.reached, b"here")
+        signal.pause()
+
+    def watched(self, stock):
         def run(*args, **kwargs):
-            if self.moment and [phase, len(self.counts[phase])] != self.moment[:2]:
-                self.counts[phase].append(0)
+            self.left -= 1
+            if self.left >= 0:
                 return stock(*args, **kwargs)
-            lines = 0
 
             def trace(frame, event, arg):
-                nonlocal lines
-                lines += event == "line"
-                if self.moment and lines == self.moment[2]:
-                    os.write(self.reached, b"here")
-                    signal.pause()
+                self.lines -= event == "line"
+                if self.lines == 0:
+                    self.stop()
                 return trace
 
-            outer = sys.gettrace()
             sys.settrace(trace)
-            try:
-                return stock(*args, **kwargs)
-            finally:
-                sys.settrace(outer)
-                self.counts[phase].append(lines)
+            stock(*args, **kwargs)
+            self.stop()
 
         return run
 
 
-def choose(counts, draw, phase):
-    occurrence = draw.randrange(len(counts[phase]))
-    if phase == "refresh":  # start_epoch is asked at every step, and refreshes in a few of them
-        longest = sorted(range(len(counts[phase])), key=counts[phase].__getitem__)
-        occurrence = draw.choice(longest[-(EPOCHS - 1) :])
-    return [phase, occurrence, draw.randint(1, counts[phase][occurrence])]
+def choose(draw, phase):
+    """A moment. RIB's start_epoch is asked at every step, and refreshes in an epoch's first."""
+    steps = 4
+    if phase == "write":
+        return phase, draw.randrange(EPOCHS), draw.randint(1, 400)
+    if phase == "refresh":
+        return phase, draw.randrange(1, EPOCHS) * steps, draw.randint(1, 400)
+    return phase, draw.randrange(EPOCHS * steps), draw.randint(1, 4000)
 
 
 def child(body, until=None):
@@ -233,24 +229,15 @@ def child(body, until=None):
 def killed(root, case, count):
     """This process imports everything and trains nothing: it can be forked for each run."""
     torch.set_num_threads(1)
-    whole, counted = os.path.join(root, "whole"), os.path.join(root, "counts")
-
-    def uninterrupted():
-        watch = Watch()
-        run(whole, case, resume=False)
-        with open(counted, "w") as file:
-            json.dump(watch.counts, file)
-
-    assert child(uninterrupted) == 0
-    with open(counted) as file:
-        counts = json.load(file)
-    expected, draw, odd, moments, left = diary(whole), random.Random(0), [], [], []
+    whole = os.path.join(root, "whole")
+    assert child(lambda: run(whole, case, resume=False)) == 0
+    expected, draw, odd, moments = diary(whole), random.Random(0), [], []
     for number in range(count):
         folder, pipe = os.path.join(root, f"killed-{number}"), os.pipe()
-        moment = choose(counts, draw, list(PHASES)[number % len(PHASES)])
+        moment = choose(draw, list(PHASES)[number % len(PHASES)])
 
         def until_then(moment=moment, folder=folder, pipe=pipe):
-            Watch(moment, pipe[1])
+            Watch(*moment, pipe[1])
             run(folder, case, resume=False)
 
         first = child(until_then, pipe)
@@ -267,8 +254,7 @@ def killed(root, case, count):
         if after != expected[saved * len(expected) // EPOCHS :]:
             odd.append(["it did not go on from its last checkpoint, bit for bit", moment])
         moments.append(moment)
-        left += names
-    report(odd, expected, moments=moments, left=left)
+    report(odd, expected, moments=moments)
 
 
 if __name__ == "__main__":

@@ -70,21 +70,6 @@ def test_in_the_statistics(trainer, what):
         trainer.run_step()
 
 
-def test_in_a_weight(trainer):
-    with torch.no_grad():
-        trainer.model.heads.weight[0, 0] = float("inf")
-    with pytest.raises(FloatingPointError, match="loss_cls is (nan|inf) on rank 0") as caught:
-        trainer.run_step()
-    assert "loss_rib is" not in str(caught.value)
-
-
-def test_the_error_is_quiet_about_terms_that_are_finite(trainer):
-    trainer.model.rib_scale = float("inf")
-    with pytest.raises(FloatingPointError) as caught:
-        trainer.run_step()
-    assert str(caught.value).startswith("loss_rib is inf on rank 0, at iteration 2")
-
-
 def test_a_row_alone_is_left_out(make_cfg):
     rib = RIBLoss(4, warmup_epochs=1, beta=10.0)
     rib.start_epoch(0)

@@ -105,13 +105,6 @@ def test_version_and_settings_go_through_the_store(store, make_cfg):
     agreement.compare_settings(cfg, patience=5)
 
 
-def test_rib_on_one_rank_only(store, make_cfg):
-    without = agreement.settings(make_cfg({"MODEL.LOSSES.NAME": ("CrossEntropy",)}))
-    agreement._say(store, "fastreid_rib/settings/1/1", json.dumps(without))
-    with pytest.raises(agreement.RanksDisagreeError, match="LOSSES.NAME is .*'RIB'. on rank 0; "):
-        agreement.compare_settings(make_cfg(RIB), patience=5)
-
-
 def test_a_silent_rank_is_an_error_only_where_the_plugin_is_in_use(store, make_cfg, caplog):
     start = time.monotonic()
     with pytest.raises(agreement.RanksDisagreeError, match="rank 1 of 2 says nothing"):

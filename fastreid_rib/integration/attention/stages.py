@@ -6,7 +6,7 @@ from typing import Dict, List, NamedTuple
 import torch
 from torch import nn
 
-from fastreid_rib.base.shapes import runs
+from fastreid_rib.base.kept import runs
 
 _STAGE_NAMES = re.compile(r"(layer|stage|conv|s)[1-9]")
 # Large enough that every stage has a size of its own, and small enough to cost nothing.

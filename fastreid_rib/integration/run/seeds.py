@@ -43,6 +43,17 @@ def seed(value: int) -> None:
         seed_all_rng(value + comm.get_rank())
 
 
+def forget_other(cfg: Any) -> None:
+    """Ends the seed of a run before this one in the process, which had another SEED.
+
+    Args:
+        cfg: this run's config.
+    """
+    global _value
+    if cfg.get("SEED", _value) != _value:
+        _value = -1
+
+
 def seeded() -> bool:
     """Whether this run has a SEED."""
     return _value >= 0
@@ -65,6 +76,8 @@ def extend_trainer(train_loop: Any) -> None:
     """Begins the generators of every epoch, and the pictures of the first, as a seeded run has."""
 
     def train(stock: Callable[..., Any], self: Any, start_epoch: int, *args: Any, **kw: Any) -> Any:
+        if hasattr(self, "cfg"):
+            forget_other(self.cfg)
         if seeded() and start_epoch > 0:
             _begin_at(start_epoch, getattr(self, "_trainer", self))
         return stock(self, start_epoch, *args, **kw)
@@ -168,10 +181,12 @@ def extend_train_loader(build: Any) -> None:
     overlay(samplers.imbalance_sampler, "torch", multinomial=_multinomial)
 
     def build_reid_train_loader(stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if not seeded():
-            return stock(*args, **kwargs)
         cfg = args[0] if args else kwargs.get("cfg")
         configured = hasattr(cfg, "DATALOADER")
+        if configured:
+            forget_other(cfg)
+        if not seeded():
+            return stock(*args, **kwargs)
         if configured:  # FastReID's own two steps: the config's arguments, then the loader
             given = build._train_loader_from_config(*args, **kwargs)
         else:

@@ -7,8 +7,7 @@ from tabulate import tabulate
 from torch import nn
 
 from fastreid_rib.attention import build_attention
-from fastreid_rib.base.kept import evaluated
-from fastreid_rib.base.shapes import runs
+from fastreid_rib.base.kept import evaluated, runs
 from fastreid_rib.integration import config
 from fastreid_rib.integration.attention.insertion import attached
 from fastreid_rib.search import Cost, Space, WidthSearch

@@ -57,6 +57,15 @@ def test_a_seeded_run_reads_one_s_own_pictures(make_cfg, seeded, tmp_path):
             Image.fromarray(np.full((64, 32, 3), 9 * i, dtype=np.uint8)).save(path)
     seeded(3)
     folder = {"DATASETS.NAMES": ("FolderReID",), "DATASETS.FOLDER.PATH": str(tmp_path)}
-    loader = build_reid_train_loader(make_cfg({**folder, "SOLVER.IMS_PER_BATCH": 4}))
+    cfg = make_cfg({**folder, "SOLVER.IMS_PER_BATCH": 4, "SEED": 3})
+    loader = build_reid_train_loader(cfg)
     assert isinstance(loader.batch_sampler.sampler, seeds.EpochSampler)
     assert len(loader.dataset) == 8
+
+
+def test_the_seed_of_a_run_ends_with_it(make_cfg, seeded):
+    """A second one in the same process, as in a notebook, has that of its own config or none."""
+    seeded(3)
+    loader = build_reid_train_loader(make_cfg({"SEED": -1}))
+    assert not seeds.seeded()
+    assert not isinstance(loader.batch_sampler.sampler, seeds.EpochSampler)
