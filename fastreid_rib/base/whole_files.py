@@ -42,7 +42,6 @@ def written_whole(path: str, mode: str = "wb") -> Iterator[Any]:
             file.write(content.getbuffer() if "b" in mode else content.getvalue())
             file.flush()
             os.fsync(file.fileno())
-        _sync_folder(os.path.dirname(path) or ".")
     except OSError as error:
         raise OSError(
             error.errno,
@@ -50,13 +49,3 @@ def written_whole(path: str, mode: str = "wb") -> Iterator[Any]:
             "room or make the folder writable, and resume with --resume",
             path,
         ) from error
-
-
-def _sync_folder(folder: str) -> None:
-    """Puts a rename on the disk; file systems that cannot are left alone."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

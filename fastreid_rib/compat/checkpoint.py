@@ -19,26 +19,20 @@ from fastreid_rib.compat.repairs import Stock, repair
 
 
 @repair(
-    "fastreid.utils.checkpoint:Checkpointer._load_file",
-    defect="loading a checkpoint runs whatever code somebody put into it (torch < 2.6), or refuses "
-    "NumPy numbers as well (torch >= 2.6)",
-)
-def checkpoint_code(stock: Stock, self: Any, f: str) -> Any:
-    """Only tensors, NumPy's numbers and plain values load; a file that names more is refused."""
-    if os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
-        return stock(self, f)  # torch's own way to say that every file is trusted
-    return read_safely(f)
-
-
-@repair(
     "fastreid.utils.checkpoint",
-    defect="a truncated, foreign or missing checkpoint ends in a traceback from deep inside torch",
+    defect="loading a checkpoint runs whatever code somebody put into it (torch < 2.6) or refuses "
+    "NumPy numbers as well; a truncated, foreign or missing one is a traceback from inside torch",
 )
-def checkpoint_errors(module: ModuleType) -> None:
-    """The error names the file, what is wrong, and the newest whole checkpoint beside it."""
+def checkpoint_reading(module: ModuleType) -> None:
+    """Only tensors, NumPy's numbers and plain values load; a file that names more is refused.
+
+    The error names the file, what is wrong, and the newest whole checkpoint beside it.
+    """
 
     def load_file(stock: Stock, self: Any, f: str) -> Any:
-        return checked(f, lambda: stock(self, f))
+        if os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
+            return checked(f, lambda: stock(self, f))  # torch's own way to say that all is trusted
+        return checked(f, lambda: read_safely(f))
 
     def load(stock: Stock, self: Any, path: str, *args: Any, **kwargs: Any) -> Any:
         if path and "://" not in path and not os.path.isfile(path):

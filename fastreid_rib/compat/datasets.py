@@ -49,12 +49,9 @@ def data_set_errors(stock: Stock, *args: Any, **kwargs: Any) -> Any:
         tested = stock.__name__ == "build_reid_test_loader"
         key, names = ("TESTS", cfg.DATASETS.TESTS) if tested else ("NAMES", cfg.DATASETS.NAMES)
         place = traceback.extract_tb(error.__traceback__)[-1]
-        needed = getattr(error, "name", None)
-        remedy = (
-            f"Write `python -m pip install {needed}`"
-            if needed
-            else "Expected the files of its authors, unchanged: put them there again"
-        )
+        remedy = "Expected the files of its authors, unchanged: put them there again"
+        if isinstance(error, ModuleNotFoundError):
+            remedy = f"Write `python -m pip install {error.name}`"
         raise ValueError(
             f"A data set of DATASETS.{key} {tuple(names)} cannot be read: {error or place.line} "
             f"({os.path.basename(place.filename)}, line {place.lineno}). {remedy}, or another data "
@@ -313,22 +310,6 @@ def _refuse_set_weight(
             f"Expected SOLVER.IMS_PER_BATCH to be two or more times {draw}, got {batch}. Write "
             f"SOLVER.IMS_PER_BATCH {max(2, batch // draw) * draw}, or other weights."
         )
-
-
-@repair(
-    "fastreid.solver.build:build_lr_scheduler",
-    defect="a training set smaller than one batch ends in a division by zero",
-)
-def empty_epoch(stock: Stock, cfg: Any, optimizer: Any, iters_per_epoch: int) -> Any:
-    """ValueError that names SOLVER.IMS_PER_BATCH."""
-    if iters_per_epoch < 1:
-        raise ValueError(
-            f"An epoch has no iteration: the training set holds fewer images than one batch. "
-            f"Expected SOLVER.IMS_PER_BATCH to be at most the number of training images, got "
-            f"{cfg.SOLVER.IMS_PER_BATCH}. Write a smaller SOLVER.IMS_PER_BATCH, or check "
-            f"DATASETS.NAMES {cfg.DATASETS.NAMES}."
-        )
-    return stock(cfg, optimizer, iters_per_epoch)
 
 
 @repair(

@@ -81,18 +81,12 @@ def _compile(source: str, target: str) -> Optional[str]:
     """Compiles the two modules of folder `source` into folder `target`; returns what went wrong."""
     with tempfile.TemporaryDirectory() as scratch:
         built = os.path.join(scratch, "built")
+        command = [sys.executable, "-c", _BUILD, source, built, scratch]
+        how: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         try:
-            run = subprocess.run(
-                [sys.executable, "-c", _BUILD, source, built, scratch],
-                cwd=scratch,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                timeout=600,
-            )
+            run = subprocess.run(command, cwd=scratch, timeout=600, **how)
             if run.returncode:
-                lines = run.stdout.strip().splitlines()
-                return lines[-1] if lines else f"exit status {run.returncode}"
+                return (run.stdout.strip().splitlines() or [f"exit status {run.returncode}"])[-1]
             for name in os.listdir(built):
                 with renamed_to(os.path.join(target, name)) as partial:
                     shutil.copy(os.path.join(built, name), partial)

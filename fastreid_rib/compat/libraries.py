@@ -1,6 +1,5 @@
 """What FastReID takes from Python, torch, torchvision and NumPy and is no longer there."""
 
-import importlib
 import pickle
 import sys
 from types import ModuleType
@@ -15,40 +14,27 @@ _UNDECLARED = ("six", "matplotlib", "tqdm", "faiss", "tensorboard", "mat4py")
 @repair(
     "fastreid.data.build",
     "fastreid.evaluation.testing",
-    defect="two modules import Mapping from collections, which Python 3.10 took away",
-    where="Python >= 3.10",
+    "fastface.utils_amp",
+    defect="three modules import Mapping from collections, which Python 3.10 took away, and names "
+    "from torch._six, which torch 1.9 and 2 took away",
+    where="Python >= 3.10, torch >= 1.9",
 )
-def collections_mapping() -> Iterator[None]:
-    """The name is lent while those two modules load.
+def lost_names() -> Iterator[None]:
+    """They are lent while those modules load.
 
-    Left in place it would mislead libraries that test ``hasattr(collections, "Mapping")``.
+    Left in place they would mislead libraries that test ``hasattr(collections, "Mapping")``.
     """
     import collections
     import collections.abc
 
+    found = sys.modules.get("torch._six")
+    names = {"string_classes": str, "container_abcs": collections.abc}
+    sys.modules["torch._six"] = Overlay(found or ModuleType("torch._six"), **names)
     collections.Mapping = collections.abc.Mapping  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        del collections.Mapping  # type: ignore[attr-defined]
-
-
-@repair(
-    "fastreid.data.build",
-    "fastface.utils_amp",
-    defect="data/build.py and projects/FastFace import names from torch._six, which torch 1.9 and "
-    "torch 2 took away",
-    where="torch >= 2, `fastreid` of PyPI; torch >= 1.9, projects/FastFace",
-)
-def torch_six() -> Iterator[None]:
-    """They are lent while those two modules load."""
-    found = sys.modules.get("torch._six")
-    names = {"string_classes": str, "container_abcs": importlib.import_module("collections.abc")}
-    sys.modules["torch._six"] = Overlay(found or ModuleType("torch._six"), **names)
-    try:
-        yield
-    finally:
-        del sys.modules["torch._six"]
+        del collections.Mapping, sys.modules["torch._six"]  # type: ignore[attr-defined]
         if found is not None:
             sys.modules["torch._six"] = found
 

@@ -7,7 +7,7 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from fastreid_rib.base.patching import overlay, wrap
 from fastreid_rib.compat.repairs import Stock, repair
@@ -190,7 +190,7 @@ def check_pictures(train: Sequence[Item], tests: Tests) -> None:
             moving[0],
         )
     of = {path: file.digest for path, file in files.items()}
-    for line in (*_in_training(train, tests, of), *_answered_by_copies(tests, of)):
+    for line in _copies(train, tests, of):
         logger.warning("%s", line)
 
 
@@ -231,50 +231,31 @@ def _read(path: str) -> _File:
         return _File(error=str(error))
 
 
-def _in_training(train: Sequence[Item], tests: Tests, of: Dict[str, bytes]) -> Iterator[str]:
-    trained = {of[path]: path for path, *_ in train}
+def _copies(train: Sequence[Item], tests: Tests, of: Dict[str, bytes]) -> List[str]:
+    """What is said of pictures that are there more than once; `of` has their contents."""
+    first: Dict[bytes, Item] = {}
+    known = [(item, first.setdefault(of[item[0]], item)) for item in train]
+    twice = [(item[0], other[0]) for item, other in known if item[1] != other[1]]
+    found = [(f"{len(twice)} training pictures are the same as one of another identity", twice)]
     for name, (queries, gallery) in tests.items():
         tested = sorted({item[0] for item in [*queries, *gallery]})
-        both = [path for path in tested if of[path] in trained]
-        if both:
-            yield (
-                f"{name}: {len(both)} of {len(tested)} test pictures are training pictures, too "
-                f"(such as {both[0]}, the same as {trained[of[both[0]]]}): the results will look "
-                "better than they are."
-            )
-    identities: Dict[bytes, Item] = {}
-    twice = [
-        (item[0], first[0])
-        for item in train
-        for first in [identities.setdefault(of[item[0]], item)]
-        if first[1] != item[1]
-    ]
-    if twice:
-        yield (
-            f"{len(twice)} training pictures are the same as one of another identity, such as "
-            f"{twice[0][0]} and {twice[0][1]}."
-        )
-
-
-def _answered_by_copies(tests: Tests, of: Dict[str, bytes]) -> Iterator[str]:
-    for name, (queries, gallery) in tests.items():
-        copies: Dict[bytes, List[Item]] = {}
+        both = [(path, first[of[path]][0]) for path in tested if of[path] in first]
+        told = f"{name}: {len(both)} of {len(tested)} test pictures are training pictures, too"
+        found.append((f"{told}: the results will look better than they are", both))
+        shown: Dict[bytes, List[Item]] = {}
         for item in gallery:
-            copies.setdefault(of[item[0]], []).append(item)
-        right: List[Tuple[str, str]] = []
-        wrong: List[Tuple[str, str]] = []
-        for path, identity, camera in queries:
-            for found in copies.get(of[path], ()):  # by the query's own camera it is left out
-                if found[1] != identity:
-                    wrong.append((path, found[0]))
-                elif found[2] != camera:
-                    right.append((path, found[0]))
-        for pairs, meaning in (
+            shown.setdefault(of[item[0]], []).append(item)
+        pairs = [(query, item) for query in queries for item in shown.get(of[query[0]], ())]
+        wrong = [(query[0], item[0]) for query, item in pairs if query[1] != item[1]]
+        right = [  # by the query's own camera it is left out
+            (query[0], item[0])
+            for query, item in pairs
+            if query[1] == item[1] and query[2] != item[2]
+        ]
+        for copies, meaning in (
             (right, "counts as a right answer: the results look better than they are"),
             (wrong, "counts as wrong: it has another identity"),
         ):
-            if pairs:
-                yield (
-                    f"{name}: {len({path for path, _ in pairs})} of {len(queries)} queries have a "
-                    f"copy in the gallery that {meaning} (such as {pairs[0][0]} and {pairs[0][1]})."
-                )
+            told = f"{name}: {len({path for path, _ in copies})} of {len(queries)} queries have a"
+            found.append((f"{told} copy in the gallery that {meaning}", copies))
+    return [f"{told} (such as {pairs[0][0]} and {pairs[0][1]})." for told, pairs in found if pairs]

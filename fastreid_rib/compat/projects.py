@@ -123,31 +123,21 @@ def visualizer_numbers(stock: Stock, self: Any, *args: Any, **kwargs: Any) -> An
 @repair(
     "predictor:FeatureExtractionDemo.run_on_image",
     defect="the demo makes large pictures small without smoothing: their features are not those of "
-    "the evaluation",
+    "the evaluation; --input FOLDER fails without saying what to write",
     essential=True,
 )
-def demo_resizing(stock: Stock, self: Any, original_image: Any) -> Any:
-    """They are resized as in the evaluation, by Pillow."""
+def demo_pictures(stock: Stock, self: Any, original_image: Any) -> Any:
+    """They are resized as in the evaluation, by Pillow; the error says --input FOLDER/*.jpg."""
     import numpy
     from PIL import Image
 
-    if getattr(original_image, "dtype", None) == numpy.uint8:
-        height, width = self.cfg.INPUT.SIZE_TEST
-        picture = Image.fromarray(original_image).resize((width, height), Image.Resampling.BICUBIC)
-        original_image = numpy.asarray(picture)  # FastReID resizes it once more, to the same size
-    return stock(self, original_image)
-
-
-@repair(  # after the one above: it looks at what comes first
-    "predictor:FeatureExtractionDemo.run_on_image",
-    defect="demo/demo.py --input FOLDER, or a file that is no picture, fails without saying what "
-    "to write",
-)
-def demo_pictures(stock: Stock, self: Any, original_image: Any) -> Any:
-    """The error says --input FOLDER/*.jpg."""
     if original_image is None:
         raise ValueError(
             "a picture of --input could not be read: it is a folder, is missing or is no picture. "
             "Write the pictures, --input FOLDER/*.jpg, without quotation marks"
         )
+    if getattr(original_image, "dtype", None) == numpy.uint8:
+        height, width = self.cfg.INPUT.SIZE_TEST
+        picture = Image.fromarray(original_image).resize((width, height), Image.Resampling.BICUBIC)
+        original_image = numpy.asarray(picture)  # FastReID resizes it once more, to the same size
     return stock(self, original_image)

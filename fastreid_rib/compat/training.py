@@ -18,12 +18,11 @@ from fastreid_rib.compat.repairs import RepairError, Stock, repair
 @repair(
     "fastreid.solver.build:build_optimizer",
     defect="optimizer.zero_grad() of torch 2 drops the flat gradient buffer: training learns "
-    "nothing",
-    where="torch >= 2",
+    "nothing; tools/plain_train_net.py takes the pair that comes for the optimizer",
     essential=True,
 )
 def zero_grad(stock: Stock, cfg: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
-    """`zero_grad` fills the flat buffer with zeros, however it is called.
+    """`zero_grad` fills the flat buffer with zeros; an optimizer comes that unpacks into the pair.
 
     The model's gradients are views of one flat buffer per parameter group, the only gradient the
     optimizer sees. Once that is None nothing ever puts it back: every step is skipped, in silence,
@@ -39,9 +38,12 @@ def zero_grad(stock: Stock, cfg: Any, model: Any, *args: Any, **kwargs: Any) -> 
     except (TypeError, ValueError, KeyError):
         expected = "build_optimizer to return an optimizer and ContiguousParams"
         raise RepairError("zero-grad", expected, repr(built)) from None
+    kind = own_class(optimizer)
     if flat:
-        wrap(own_class(optimizer), "zero_grad", _fill_with_zeros)
-    return built
+        wrap(kind, "zero_grad", _fill_with_zeros)
+    kind.__iter__ = lambda self: iter((self, params))
+    kind.__getitem__ = lambda self, index: (self, params)[index]
+    return optimizer
 
 
 def _fill_with_zeros(stock: Stock, self: Any, set_to_none: bool = False) -> None:
@@ -73,25 +75,20 @@ def swa_hook(module: ModuleType) -> None:
 
 
 @repair(
-    "fastreid.solver.build:build_optimizer",
-    defect="tools/plain_train_net.py takes the pair that build_optimizer returns for the optimizer",
-)
-def optimizer_pair(stock: Stock, *args: Any, **kwargs: Any) -> Any:
-    """It returns an optimizer that also unpacks into the pair."""
-    optimizer, params = stock(*args, **kwargs)
-    kind = own_class(optimizer)
-    kind.__iter__ = lambda self: iter((self, params))
-    kind.__getitem__ = lambda self, index: (self, params)[index]
-    return optimizer
-
-
-@repair(
     "fastreid.solver.build:build_lr_scheduler",
-    defect="CosineAnnealingLR with a warm-up as long as the training divides by zero after it",
+    defect="a training set smaller than one batch ends in a division by zero, as does "
+    "CosineAnnealingLR after a warm-up as long as the training",
 )
-def cosine_warmup(stock: Stock, *args: Any, **kwargs: Any) -> Any:
-    """The last step of the schedule goes to ETA_MIN_LR."""
-    schedulers = stock(*args, **kwargs)
+def empty_schedule(stock: Stock, cfg: Any, optimizer: Any, iters_per_epoch: int) -> Any:
+    """ValueError that names SOLVER.IMS_PER_BATCH; the last step goes to ETA_MIN_LR."""
+    if iters_per_epoch < 1:
+        raise ValueError(
+            f"An epoch has no iteration: the training set holds fewer images than one batch. "
+            f"Expected SOLVER.IMS_PER_BATCH to be at most the number of training images, got "
+            f"{cfg.SOLVER.IMS_PER_BATCH}. Write a smaller SOLVER.IMS_PER_BATCH, or check "
+            f"DATASETS.NAMES {cfg.DATASETS.NAMES}."
+        )
+    schedulers = stock(cfg, optimizer, iters_per_epoch)
     if getattr(schedulers["lr_sched"], "T_max", 1) < 1:  # the epochs that the warm-up leaves
         schedulers["lr_sched"].T_max = 1
     return schedulers

@@ -23,7 +23,7 @@ def lent(repair):
 
 def test_names_are_lent_and_taken_back():
     found = sys.modules.get("torch._six")
-    with lent(libraries.collections_mapping), lent(libraries.torch_six):
+    with lent(libraries.lost_names):
         from torch._six import container_abcs, string_classes
 
         assert isinstance({}, collections.Mapping) and isinstance("", string_classes)
