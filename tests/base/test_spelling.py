@@ -8,8 +8,7 @@ from fastreid_rib.settings.declaration import did_you_mean
 @pytest.mark.parametrize(
     ("written", "hint"),
     [
-        ("CrossEntropyLos", " Did you mean 'CrossEntropyLoss'?"),
-        ("crossentropyloss", " Did you mean 'CrossEntropyLoss'?"),
+        ("crossentropylos", " Did you mean 'CrossEntropyLoss'?"),
         ("dcs", " Did you mean 'DCS'?"),
         ("nothing of the kind", ""),
         (7, ""),

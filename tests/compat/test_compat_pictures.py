@@ -155,6 +155,12 @@ def test_damaged_pictures_are_named_before_training(market, make_cfg, tmp_path):
         error.match(place)
 
 
+def test_a_data_root_that_vanishes(tmp_path):
+    told = f"cannot be read: {tmp_path}/gone is gone: is the disk .*FASTREID_DATASETS"
+    with pytest.raises(OSError, match=told):
+        read_image(str(tmp_path / "gone" / "0001_c1s1_000001_00.jpg"))
+
+
 @pytest.fixture
 def copies(tmp_path):
     """``copies("abc")``: pictures with these contents; returns the paths."""

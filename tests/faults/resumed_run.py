@@ -167,35 +167,26 @@ def report(odd, expected, **more):
     print("REPORT" + json.dumps(found), flush=True)
 
 
-class Watch:
-    """Stops an occurrence of a phase after some lines of Python, or at its end, and says so."""
+def kill_at(phase, occurrence, lines):
+    """Lets this process kill itself after some lines of Python of an occurrence, or at its end."""
+    owner, name = PHASES[phase]
+    stock, left = getattr(owner, name), [occurrence, lines]
 
-    def __init__(self, phase, occurrence, lines, reached):
-        self.left, self.lines, self.reached = occurrence, lines, reached
-        owner, name = PHASES[phase]
-        setattr(owner, name, self.watched(getattr(owner, name)))
+    def trace(frame, event, arg):
+        left[1] -= event == "line"
+        if left[1] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return trace
 
-    def stop(self):
-        os.write(self.reached, b"here")
-        signal.pause()
+    def run(*args, **kwargs):
+        left[0] -= 1
+        if left[0] >= 0:
+            return stock(*args, **kwargs)
+        sys.settrace(trace)
+        stock(*args, **kwargs)
+        os.kill(os.getpid(), signal.SIGKILL)
 
-    def watched(self, stock):
-        def run(*args, **kwargs):
-            self.left -= 1
-            if self.left >= 0:
-                return stock(*args, **kwargs)
-
-            def trace(frame, event, arg):
-                self.lines -= event == "line"
-                if self.lines == 0:
-                    self.stop()
-                return trace
-
-            sys.settrace(trace)
-            stock(*args, **kwargs)
-            self.stop()
-
-        return run
+    setattr(owner, name, run)
 
 
 def choose(draw, phase):
@@ -208,8 +199,8 @@ def choose(draw, phase):
     return phase, draw.randrange(EPOCHS * steps), draw.randint(1, 4000)
 
 
-def child(body, until=None):
-    """Runs `body` in a forked process, kills it when it writes to the pipe `until`; its end."""
+def child(body):
+    """Runs `body` in a forked process; its end."""
     pid = os.fork()
     if not pid:
         try:
@@ -218,10 +209,6 @@ def child(body, until=None):
         except BaseException:
             traceback.print_exc()
             os._exit(1)
-    if until is not None:
-        os.close(until[1])
-        if os.read(until[0], 4):  # nothing: it ended without having come to the moment
-            os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
     return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
@@ -233,14 +220,14 @@ def killed(root, case, count):
     assert child(lambda: run(whole, case, resume=False)) == 0
     expected, draw, odd, moments = diary(whole), random.Random(0), [], []
     for number in range(count):
-        folder, pipe = os.path.join(root, f"killed-{number}"), os.pipe()
+        folder = os.path.join(root, f"killed-{number}")
         moment = choose(draw, list(PHASES)[number % len(PHASES)])
 
-        def until_then(moment=moment, folder=folder, pipe=pipe):
-            Watch(*moment, pipe[1])
+        def until_then(moment=moment, folder=folder):
+            kill_at(*moment)
             run(folder, case, resume=False)
 
-        first = child(until_then, pipe)
+        first = child(until_then)
         before, names = diary(folder), os.listdir(folder)
         saved = 0
         if "last_checkpoint" in names:
