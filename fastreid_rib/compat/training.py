@@ -193,11 +193,8 @@ def loader_errors(module: ModuleType) -> None:
     def following(stock: Stock, self: Any) -> Any:
         try:
             return stock(self)
-        except StopIteration:
-            error = getattr(self, "error", None)
-            if error is None:
-                raise
-            raise error from None
+        except StopIteration as end:
+            raise getattr(self, "error", end) from None
 
     wrap(module.BackgroundGenerator, "run", run)
     wrap(module.BackgroundGenerator, "next", following)

@@ -62,27 +62,6 @@ def test_other_settings_on_ranks(train_apart):
     assert all(codes), codes
 
 
-@pytest.mark.all_only
-def test_the_plugin_is_missing_on_a_rank(train_apart):
-    # FastReID's repairs stay: without them there is no FastReID to import on this machine.
-    without = {"MODEL.LOSSES.NAME": ("CrossEntropyLoss",), "SEED": -1}
-    environments = ({}, {"FASTREID_RIB_DISABLE": "register"})
-    (first, second), codes = train_apart([{}, without], environments)
-    assert "rank 1 of 2 says nothing about its settings of fastreid-rib" in first, first
-    assert all(codes), second
-
-
-def test_another_version_and_three_ranks_named():
-    said = {rank: {"fastreid-rib": "0.3.0", "SEED": 0} for rank in range(4)}
-    assert agreement._difference(said, 4) == ""
-    said[2]["fastreid-rib"] = "0.2.0"
-    message = agreement._difference(said, 4)
-    assert "fastreid-rib is '0.3.0' on rank 0, 1, 3; '0.2.0' on rank 2" in message
-    assert "SEED" not in message
-    del said[1], said[3]
-    assert agreement._difference(said, 4).startswith("rank 1, 3 of 4 says nothing")
-
-
 @pytest.fixture
 def store(monkeypatch, tmp_path):
     """The store at which two processes met, seen by the first, which believes in the second."""
