@@ -133,7 +133,9 @@ print("mended", " ".join(compat.active()))
 
 def test_modules_that_were_loaded_before_are_mended(run_script):
     # `import fastreid_rib` arms the hook; "all" keeps it from doing so in this process.
-    said = run_script("-W", "ignore", "-c", LATE, env={"FASTREID_RIB_DISABLE": "all"}).stdout
+    env = {"FASTREID_RIB_DISABLE": "all,torch-six"}
+    said = run_script("-W", "ignore", "-c", LATE, env=env).stdout
+    assert "FASTREID_RIB_DISABLE names torch-six, which is no repair" in said
     # The first evaluation loads the one, the demo the next, get_cfg() the last.
     later = {"evaluation.rank", "utils.visualizer", "config.defaults"}
     assert said.split("mended")[1].split() == [
