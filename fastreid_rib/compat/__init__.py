@@ -31,7 +31,7 @@ from fastreid_rib.compat.repairs import (
 _unknown = disabled() - {"all", "register"} - {of.name for of in REPAIRS}
 if _unknown:
     logging.getLogger("fastreid").warning(
-        "FASTREID_RIB_DISABLE names %s, which is no repair: docs/reference/repairs.md has them all.",
+        "FASTREID_RIB_DISABLE names %s, which is no repair: see docs/reference/repairs.md.",
         ", ".join(sorted(_unknown)),
     )
 
