@@ -30,6 +30,7 @@ from fastreid.utils import comm
 from fastreid.utils.checkpoint import Checkpointer
 from fastreid.utils.env import seed_all_rng
 
+from fastreid_rib.base.safe_reads import read_safely
 from fastreid_rib.integration.run import seeds
 from fastreid_rib.losses import RIBLoss
 
@@ -232,8 +233,7 @@ def killed(root, case, count):
         saved = 0
         if "last_checkpoint" in names:
             with open(os.path.join(folder, "last_checkpoint")) as file:
-                name = file.read()
-            saved = EPOCHS if "final" in name else 1 + int(name[len("model_") : -len(".pth")])
+                saved = 1 + read_safely(os.path.join(folder, file.read()))["epoch"]
         ended = first, child(lambda folder=folder: run(folder, case, resume=True))
         after = diary(folder)[len(before) :]
         if ended != (-signal.SIGKILL, 0) or before != expected[: len(before)]:
