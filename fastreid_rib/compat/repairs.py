@@ -53,13 +53,7 @@ class Repair:
 
 
 class RepairError(RuntimeError):
-    """An essential repair does not fit the FastReID that is there.
-
-    Args:
-        name: its name.
-        expected: what it needs.
-        found: what is there.
-    """
+    """An essential repair does not fit: it expected something else than what was found."""
 
     def __init__(self, name: str, expected: str, found: str) -> None:
         (of,) = (of for of in REPAIRS if of.name == name)
@@ -79,10 +73,7 @@ REPAIRS: List[Repair] = []
 
 
 def repair(
-    *targets: str,
-    defect: str,
-    where: str = "everywhere",
-    essential: bool = False,
+    *targets: str, defect: str, where: str = "everywhere", essential: bool = False
 ) -> Callable[[_Mend], _Mend]:
     """Declares a function to be a repair of FastReID.
 
