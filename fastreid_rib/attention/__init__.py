@@ -8,8 +8,8 @@ from torch import nn
 from fastreid_rib.attention.dcs import DCSAttention, DCSMask
 from fastreid_rib.attention.gates import ECA, SE, CBAMChannel
 from fastreid_rib.attention.self_attention import Explanation, SelfAttention
-from fastreid_rib.base.spelling import check_settings, did_you_mean
 from fastreid_rib.settings.attention import GONE_ATTENTIONS, AttentionSettings
+from fastreid_rib.settings.declaration import check_settings, did_you_mean
 
 __all__ = [
     "ATTENTIONS",

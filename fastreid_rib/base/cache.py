@@ -11,16 +11,12 @@ from typing import Optional
 
 
 def cache_folder(name: str) -> Path:
-    """A folder of the user's for what cannot be put where it belongs; it need not exist.
+    """The absolute path of a folder in the user's cache; it need not exist.
 
-    Args:
-        name: its own name within the cache; it should change with whatever its contents depend on.
-
-    Returns:
-        Its absolute path.
+    Its name should change with whatever its contents depend on.
 
     Raises:
-        RuntimeError: neither variable names one, and the user has no home folder.
+        RuntimeError: neither variable names a cache, and the user has no home folder.
     """
     own = os.environ.get("FASTREID_RIB_CACHE", "")
     if own:
@@ -31,29 +27,15 @@ def cache_folder(name: str) -> Path:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder of the cache so that others cannot write to it, whatever the umask.
-
-    Args:
-        folder: what :func:`cache_folder` gave.
-
-    Raises:
-        OSError: it cannot be made.
-    """
+    """Makes a folder of the cache so that others cannot write to it, whatever the umask."""
     for place in (folder.parent, folder):
         place.mkdir(mode=0o755, parents=True, exist_ok=True)
 
 
 def why_untrusted(*places: Path) -> Optional[str]:
-    """Why code must not be loaded: that runs it, and who can write or swap it is who is trusted.
+    """Which of some places belongs to another user, or can be written by others; None: none does.
 
-    Args:
-        places: where it is, and folders above; they exist.
-
-    Returns:
-        Which of them belongs to another user, or can be written by others; None if none does.
-
-    Raises:
-        OSError: one of them cannot be looked at.
+    To load code runs it: who can write or swap it, or a folder around it, is who is trusted.
     """
     for place in places:
         status = place.stat()

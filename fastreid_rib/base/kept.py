@@ -1,8 +1,8 @@
-"""Contexts after which things are as they were: random generators, the mode of a module."""
+"""What looks at a network or draws numbers and leaves things as they were."""
 
 import contextlib
 import random
-from typing import Any, Iterator
+from typing import Any, Iterator, List, Mapping, NamedTuple, Tuple
 
 
 @contextlib.contextmanager
@@ -22,11 +22,7 @@ def generators_kept() -> Iterator[None]:
 
 @contextlib.contextmanager
 def evaluated(module: Any) -> Iterator[None]:
-    """Evaluation mode without gradients; the mode of every submodule comes back after.
-
-    Args:
-        module: a ``torch.nn.Module``.
-    """
+    """Evaluation mode without gradients; the mode of every submodule comes back after."""
     import torch
 
     modes = [(part, part.training) for part in module.modules()]
@@ -37,3 +33,30 @@ def evaluated(module: Any) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
+
+
+class Run(NamedTuple):
+    """One run of a module: its name, the shapes of its first input and of its output."""
+
+    name: Any
+    read: Tuple[int, ...]
+    written: Tuple[int, ...]
+
+
+def runs(network: Any, images: Any, modules: Mapping[Any, Any]) -> List[Run]:
+    """Evaluates a network once and lists the runs of some of its modules, in order."""
+    found: List[Run] = []
+    hooks = []
+    for name, module in modules.items():
+
+        def note(module: Any, args: Any, output: Any, name: Any = name) -> None:
+            found.append(Run(name, tuple(args[0].shape), tuple(output.shape)))
+
+        hooks.append(module.register_forward_hook(note))
+    try:
+        with evaluated(network):
+            network(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found

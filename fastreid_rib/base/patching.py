@@ -12,13 +12,9 @@ def replace(
 ) -> None:
     """Puts ``make(stock)`` in the place of ``owner.attribute``; a second time does nothing.
 
-    Args:
-        owner: a class, or a module. For a module, every loaded module that imported the name from
-            it gets the new object too.
-        attribute: the name.
-        make: builds the replacement from the object that stood there.
-        key: what makes the second time recognisable; the full name of `make` if empty.
-        everywhere: whether other modules get it; False for a name that `owner` only imported.
+    Where the owner is a module, every loaded module that imported the name from it gets the new
+    object too, unless `everywhere` is False (for a name that `owner` only imported). A second time
+    is recognised by `key`, or by the full name of `make`.
     """
     declared = inspect.getattr_static(owner, attribute)
     # A class method is wrapped unbound: it must stay one of the class that it is called on.

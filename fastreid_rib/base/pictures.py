@@ -37,25 +37,15 @@ _OF_SYSTEMS = (
 
 
 class Shot(NamedTuple):
-    """One picture of a folder.
-
-    Attributes:
-        name: its file name.
-        identity: the number of the person; Market-1501 has -1 for junk and 0 for nobody's pictures.
-        camera: the number of the camera, as written.
-    """
+    """One picture of a folder."""
 
     name: str
-    identity: int
-    camera: int
+    identity: int  # Market-1501 has -1 for junk and 0 for nobody's pictures
+    camera: int  # as written
 
 
 def why_left_out(name: str) -> Optional[str]:
-    """Why a file is no picture by its name alone; None: it is one.
-
-    Args:
-        name: of a file or a folder, without those around it.
-    """
+    """Why a file or folder is no picture by its name alone; None: it is one."""
     if name.startswith(".") or name.lower() in _OF_SYSTEMS:
         return HIDDEN
     ending = os.path.splitext(name)[1].lower()
@@ -80,13 +70,7 @@ def log_left_out(dataset: str, place: str, left_out: LeftOut) -> None:
 
 
 def pictures_below(folder: str) -> Tuple[List[str], LeftOut]:
-    """All pictures in a tree of folders; links are followed.
-
-    Args:
-        folder: its root.
-
-    Returns:
-        Sorted paths below the root, with "/" between folders, and what is no picture.
+    """Sorted paths of all pictures below a folder, and what is no picture; links are followed.
 
     Raises:
         OSError: a folder cannot be read.
@@ -127,11 +111,7 @@ def _is_loop(place: str, root: str) -> bool:
 
 
 def shot_of(name: str) -> Optional[Shot]:
-    """What the name of a picture says, or None if it is not named as in Market-1501.
-
-    Args:
-        name: without its folders, whose names may look like an identity and a camera.
-    """
+    """What the name of a picture says, or None if it is not named as in Market-1501."""
     found = _NAME.search(name)
     try:
         return Shot(name, int(found.group(1)), int(found.group(2))) if found else None
@@ -140,17 +120,10 @@ def shot_of(name: str) -> Optional[Shot]:
 
 
 def shots_in(folder: str, dataset: str) -> List[Shot]:
-    """Reads a folder that is laid out as Market-1501's.
+    """The pictures of a folder that is laid out as Market-1501's, in the order of their names.
 
     Beside .jpg pictures those with another ending are left out if their names say nothing, or
     repeat the name of a .jpg (masks, copies). The log says what is left out.
-
-    Args:
-        folder: it holds the pictures themselves.
-        dataset: who asks, for messages.
-
-    Returns:
-        The pictures, in the order of their names.
 
     Raises:
         ValueError: no picture is there, or one whose name says neither identity nor camera; with
@@ -159,8 +132,7 @@ def shots_in(folder: str, dataset: str) -> List[Shot]:
     read: List[Shot] = []
     odd: List[str] = []
     left_out: LeftOut = {}
-    with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if not entry.is_dir())
+    names = sorted(entry.name for entry in os.scandir(folder) if not entry.is_dir())
     plain = {name[:-4] for name in names if name.endswith(".jpg") and not why_left_out(name)}
     for name in names:
         shot, reason = shot_of(name), why_left_out(name)
@@ -174,8 +146,9 @@ def shots_in(folder: str, dataset: str) -> List[Shot]:
         else:
             read.append(shot)
     if odd:
+        others = f" (and of {len(odd) - 1} others)" if len(odd) > 1 else ""
         raise ValueError(
-            f"{dataset}: the name of {os.path.join(folder, odd[0])}{_and_others(odd)} says neither "
+            f"{dataset}: the name of {os.path.join(folder, odd[0])}{others} says neither "
             f"identity nor camera. Expected names such as {EXAMPLE}. Rename such files, or move "
             f"them out of the folder; {OWN_DATA}."
         )
@@ -186,13 +159,7 @@ def shots_in(folder: str, dataset: str) -> List[Shot]:
 
 
 def missing(path: str, dataset: str, expected: Sequence[str] = ()) -> str:
-    """The message for a file or folder of a data set that is not there.
-
-    Args:
-        path: what is not there.
-        dataset: who asks for it.
-        expected: everything that it asks for.
-    """
+    """The message for a file or folder that is not there, of `expected`, which a data set needs."""
     there = os.path.abspath(path)
     while not os.path.isdir(there):
         there = os.path.dirname(there)
@@ -209,18 +176,12 @@ def missing(path: str, dataset: str, expected: Sequence[str] = ()) -> str:
 def unanswered(queries: Sequence[Sequence[Any]], gallery: Sequence[Sequence[Any]]) -> List[bool]:
     """Which queries have no right answer: no gallery picture of their identity by another camera.
 
-    Args:
-        queries: (path, identity, camera) of each.
-        gallery: the same.
+    Both are (path, identity, camera) of each picture.
     """
     cameras: Dict[Any, Set[Any]] = {}
     for _, identity, camera in gallery:
         cameras.setdefault(identity, set()).add(camera)
     return [not cameras.get(identity, set()) - {camera} for _, identity, camera in queries]
-
-
-def _and_others(names: Sequence[str]) -> str:
-    return f" (and of {len(names) - 1} others)" if len(names) > 1 else ""
 
 
 def _what_is_there(folder: str) -> str:

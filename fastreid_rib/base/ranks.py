@@ -16,16 +16,10 @@ def rank_and_size() -> Tuple[int, int]:
 
 
 def exchange(*numbers: int) -> List[Tuple[int, ...]]:
-    """Tells every rank a few numbers and hears theirs, from host to host.
+    """Tells every rank a few numbers and returns those of each, in the order of the ranks.
 
     Never waits for a GPU: where the process group is NCCL's, a gloo group is made beside it, in the
     first call (as FastReID does for its own messages).
-
-    Args:
-        numbers: as many on every rank.
-
-    Returns:
-        The numbers of each rank, in the order of the ranks.
     """
     _, size = rank_and_size()
     if size == 1:
@@ -53,17 +47,10 @@ def row_counts(rows: Tensor) -> List[int]:
 
 
 def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
-    """Rows of all ranks, in the order of the ranks, on every rank.
+    """Rows (n, ...) of all ranks, in the order of the ranks, on every rank: (sum of n, ...).
 
-    One collective whatever the counts: a rank with fewer rows than another adds zeros, which
-    every rank removes again.
-
-    Args:
-        rows: (n, ...), of the same dtype and, except n, shape on every rank; n may be 0.
-        counts: n of each rank, from :func:`row_counts`: the same on every rank.
-
-    Returns:
-        (sum of the counts, ...)
+    One collective whatever the `counts` of :func:`row_counts`: a rank with fewer rows than another
+    adds zeros, which every rank removes again.
     """
     most = max(counts)
     if len(counts) == 1 or most == 0:
@@ -91,11 +78,7 @@ def own_slice(rows: int) -> slice:
 
 
 def own_share(weights: Tensor) -> slice:
-    """The share of things of different weights that this rank works on, as heavy as the others'.
-
-    Args:
-        weights: (things,), int64, >= 1, the same on every rank.
-    """
+    """The share of things of different weights (int64, >= 1) that this rank works on."""
     rank, size = rank_and_size()
     total = int(weights.sum())
     # A thing belongs to the rank in whose share of the whole weight it begins.
@@ -106,15 +89,9 @@ def own_share(weights: Tensor) -> slice:
 
 
 def join_slices(own: Tensor, rows: int, where: Optional[slice] = None) -> Tensor:
-    """Puts what every rank computed for its share together.
+    """Puts what every rank computed for its share (`where`, or :func:`own_slice`) together.
 
-    Args:
-        own: (length of the share, ...)
-        rows: number of rows of the whole.
-        where: the share; None: the rank's :func:`own_slice`. No row is in two ranks' shares.
-
-    Returns:
-        (rows, ...), the same bits on every rank: each value is added to zeros only.
+    The (rows, ...) that come are the same bits on every rank: each value is added to zeros only.
     """
     if rank_and_size()[1] == 1:
         return own

@@ -3,12 +3,13 @@
 Torch's loader (weights_only) refuses code in pickles from 2.6 on; before that `read_safely` does.
 """
 
+import glob
 import importlib
 import os
 import pickle
 import zipfile
 from types import FunctionType
-from typing import IO, Any, Callable, List, Optional
+from typing import IO, Any, Callable, List
 
 from fastreid_rib.base.patching import Overlay
 
@@ -17,21 +18,8 @@ class CodeInCheckpointError(pickle.UnpicklingError):
     """A file that names more than tensors and plain values, so that loading it could run code."""
 
 
-def loads_weights_only() -> bool:
-    """Torch 2.6 made ``weights_only=True`` the default of ``torch.load``; 2.5 can do so."""
-    import torch
-
-    return hasattr(torch.serialization, "safe_globals")
-
-
 def read_safely(path: str) -> Any:
-    """What ``torch.load`` gives for a file that holds tensors, NumPy numbers and plain values.
-
-    Args:
-        path: a local file.
-
-    Returns:
-        The object, its tensors on the CPU.
+    """What ``torch.load`` gives for a local file of tensors (on the CPU), numbers, plain values.
 
     Raises:
         CodeInCheckpointError: the file names anything else. Nothing of it was called.
@@ -40,7 +28,7 @@ def read_safely(path: str) -> Any:
     import torch
 
     try:
-        if loads_weights_only():
+        if hasattr(torch.serialization, "safe_globals"):  # from 2.5 on
             with torch.serialization.safe_globals(_numpy_globals()):
                 return torch.load(path, map_location="cpu", weights_only=True)
         # torch 1.13 has weights_only too, but knows neither NumPy's numbers nor the counter in the
@@ -133,14 +121,7 @@ def _numpy_globals() -> List[Any]:
 
 
 def checked(path: str, read: Callable[[], Any]) -> Any:
-    """What `read` gives for a checkpoint of FastReID; other files are errors that say so.
-
-    Args:
-        path: the file.
-        read: reads it.
-
-    Returns:
-        A dict, its entry "model" a dict.
+    """What `read` gives for a checkpoint of FastReID: a dict, its entry "model" a dict.
 
     Raises:
         ValueError: it is truncated, or something else than a checkpoint.
@@ -172,21 +153,13 @@ def checked(path: str, read: Callable[[], Any]) -> Any:
 def what_to_load(path: str) -> str:
     """A sentence on the newest whole checkpoint beside one that cannot be read."""
     folder = os.path.dirname(path)
-    newest = newest_whole(folder, other_than=path)
-    if newest is None:
+    beside = glob.glob(os.path.join(glob.escape(folder), "*.pth"))
+    # The table of contents of a zip archive comes last: a truncated one has none.
+    whole = [name for name in beside if name != path and zipfile.is_zipfile(name)]
+    if not whole:
         return "There is no whole checkpoint beside it: start anew, without --resume."
+    newest = os.path.basename(max(whole, key=os.path.getmtime))
     return (
         f"The newest whole checkpoint beside it is {newest}: to resume from that, write its name "
         f"into {os.path.join(folder, 'last_checkpoint')}."
     )
-
-
-def newest_whole(folder: str, other_than: str = "") -> Optional[str]:
-    """Name of the newest checkpoint of a folder that was written to its end; None without one."""
-    found = []
-    for name in os.listdir(folder or ".") if os.path.isdir(folder or ".") else ():
-        path = os.path.join(folder, name)
-        # The table of contents of a zip archive comes last: a truncated one has none.
-        if name.endswith(".pth") and path != other_than and zipfile.is_zipfile(path):
-            found.append((os.path.getmtime(path), name))
-    return max(found)[1] if found else None

@@ -4,53 +4,35 @@ Checkpoints are written whole or not at all, and read without running code.
 """
 
 import errno
-import importlib
+import inspect
 import logging
 import os
 import re
 import sys
 from types import ModuleType
-from typing import Any, Callable, Dict
+from typing import Any, Dict, List
 
-from fastreid_rib.base.patching import overlay, own_class, replace, wrap
-from fastreid_rib.base.safe_reads import checked, loads_weights_only, read_safely, what_to_load
+from fastreid_rib.base.patching import overlay, own_class, wrap
+from fastreid_rib.base.safe_reads import checked, read_safely, what_to_load
 from fastreid_rib.base.whole_files import written_whole
 from fastreid_rib.compat.repairs import Stock, repair
 
 
 @repair(
-    "fastreid.utils.checkpoint:Checkpointer._load_file",
-    defect="checkpoints that hold NumPy numbers do not load",
-    where="torch >= 2.6",
-    present=loads_weights_only,
-)
-def checkpoint_scalars(stock: Stock, self: Any, f: str) -> Any:
-    """NumPy's numbers and arrays are allowed in addition; code stays refused."""
-    if os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
-        return stock(self, f)  # torch's own way to say that every file is trusted
-    return read_safely(f)
-
-
-@repair(
-    "fastreid.utils.checkpoint:Checkpointer._load_file",
-    defect="loading a checkpoint runs whatever code somebody put into it",
-    where="torch < 2.5",
-    present=lambda: not loads_weights_only(),
-)
-def checkpoint_code(stock: Stock, self: Any, f: str) -> Any:
-    """Only tensors, NumPy's numbers and plain values load; a file that names more is refused."""
-    return read_safely(f)
-
-
-@repair(
     "fastreid.utils.checkpoint",
-    defect="a truncated, foreign or missing checkpoint ends in a traceback from deep inside torch",
+    defect="loading a checkpoint runs whatever code somebody put into it (torch < 2.6) or refuses "
+    "NumPy numbers as well; a truncated, foreign or missing one is a traceback from inside torch",
 )
-def checkpoint_errors(module: ModuleType) -> None:
-    """The error names the file, what is wrong, and the newest whole checkpoint beside it."""
+def checkpoint_reading(module: ModuleType) -> None:
+    """Only tensors, NumPy's numbers and plain values load; a file that names more is refused.
+
+    The error names the file, what is wrong, and the newest whole checkpoint beside it.
+    """
 
     def load_file(stock: Stock, self: Any, f: str) -> Any:
-        return checked(f, lambda: stock(self, f))
+        if os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
+            return checked(f, lambda: stock(self, f))  # torch's own way to say that all is trusted
+        return checked(f, lambda: read_safely(f))
 
     def load(stock: Stock, self: Any, path: str, *args: Any, **kwargs: Any) -> Any:
         if path and "://" not in path and not os.path.isfile(path):
@@ -85,66 +67,33 @@ def checkpoint_write(module: ModuleType) -> None:
 @repair(
     "fastreid.engine.hooks",
     defect="a resumed run freezes MODEL.FREEZE_LAYERS for SOLVER.FREEZE_ITERS once more, in "
-    "silence",
+    "silence, and an evaluation meanwhile lets the batch norm of frozen layers learn",
     essential=True,
 )
-def frozen_resume(module: ModuleType) -> None:
-    """The steps of the training count, not those of the process.
+def frozen_layers(module: ModuleType) -> None:
+    """The steps of the training count, and frozen layers stay in evaluation mode.
 
-    The optimizer counted in a closure that began at zero again.
+    The optimizer counts the steps of the process, and an evaluation puts the whole model back into
+    training mode.
     """
-    build = importlib.import_module("fastreid.solver.build")
-
-    def make(stock: Stock) -> Stock:
-        def generate(optimizer: Any, *, freeze_iters: int = 0) -> Any:
-            name = stock(optimizer, freeze_iters=freeze_iters).__name__
-            return type(name, (optimizer,), {"step": _step(optimizer, freeze_iters), "taken": 0})
-
-        return generate
 
     def before_train(stock: Stock, self: Any) -> None:
         stock(self)
-        optimizer: Any = getattr(self.trainer, "optimizer", None)
-        if hasattr(optimizer, "taken"):
-            optimizer.taken = self.trainer.start_iter
+        kind = type(self.trainer.optimizer)
+        if "WithFreezeLayer" in kind.__name__:  # its step counts in a closure
+            step = inspect.unwrap(kind.step)
+            kept = dict(zip(step.__code__.co_freevars, step.__closure__ or ()))
+            kept["cnt"].cell_contents = self.trainer.start_iter
 
-    replace(build, "_generate_optimizer_class_with_freeze_layer", make)
+    def before_step(stock: Stock, self: Any) -> None:
+        stock(self)
+        if self.is_frozen:
+            for name, layer in self.model.named_children():
+                if name in self.freeze_layers and layer.training:
+                    layer.eval()
+
     wrap(module.LayerFreeze, "before_train", before_train)
-
-
-def _step(optimizer: Any, freeze_iters: int) -> Callable[..., Any]:
-    def step(self: Any, closure: Any = None) -> Any:
-        if self.taken >= freeze_iters:
-            return optimizer.step(self, closure)
-        self.taken += 1
-        frozen = [group for group in self.param_groups if group["freeze_status"] == "freeze"]
-        hidden = [(p, p.grad) for group in frozen for p in group["params"]]
-        for parameter, _ in hidden:
-            parameter.grad = None  # optimizers ignore these
-        try:
-            return optimizer.step(self, closure)
-        finally:
-            for parameter, gradient in hidden:
-                parameter.grad = gradient
-
-    return step
-
-
-@repair(
-    "fastreid.engine.hooks:LayerFreeze.before_step",
-    defect="an evaluation within SOLVER.FREEZE_ITERS lets the batch norm of frozen layers learn",
-    essential=True,
-)
-def frozen_evaluation(stock: Stock, self: Any) -> None:
-    """Frozen layers stay in evaluation mode.
-
-    An evaluation puts the whole model back into training mode.
-    """
-    stock(self)
-    if self.is_frozen:
-        for name, layer in self.model.named_children():
-            if name in self.freeze_layers and layer.training:
-                layer.eval()
+    wrap(module.LayerFreeze, "before_step", before_step)
 
 
 @repair(
@@ -173,23 +122,19 @@ def resume_path(stock: Stock, *args: Any, **kwargs: Any) -> Any:
     """The error says OUTPUT_DIR, where --resume looks, and MODEL.WEIGHTS."""
     parser = stock(*args, **kwargs)
 
-    def refuse(path: str) -> None:
-        folder = path if os.path.isdir(path) else os.path.dirname(path) or "."
-        parser.error(
-            f"--resume takes no path, got {path}: it resumes from the last checkpoint in "
-            f"OUTPUT_DIR. Write --resume OUTPUT_DIR {folder}. To start a new training from the "
-            "weights of a file, leave --resume out and write MODEL.WEIGHTS FILE"
-        )
-
     def parse(stock: Stock, self: Any, args: Any = None, namespace: Any = None) -> Any:
-        given = list(sys.argv[1:] if args is None else args)
-        for argument in given:
-            if argument.startswith("--resume="):
-                refuse(argument.partition("=")[2])
+        given: List[str] = []
+        for part in sys.argv[1:] if args is None else args:
+            given += part.split("=", 1) if part.startswith("--resume=") else [part]
         parsed, rest = stock(self, given, namespace)
         first = (getattr(parsed, "opts", None) or ["KEY"])[0]
         if parsed.resume and not re.fullmatch(r"[A-Z0-9_.]+", first):
-            refuse(first)
+            folder = first if os.path.isdir(first) else os.path.dirname(first) or "."
+            parser.error(
+                f"--resume takes no path, got {first}: it resumes from the last checkpoint in "
+                f"OUTPUT_DIR. Write --resume OUTPUT_DIR {folder}. To start a new training from the "
+                "weights of a file, leave --resume out and write MODEL.WEIGHTS FILE"
+            )
         return parsed, rest
 
     wrap(own_class(parser), "parse_known_args", parse)

@@ -8,7 +8,7 @@ import importlib
 import os
 import sys
 from types import ModuleType, SimpleNamespace
-from typing import Any, Dict, List
+from typing import Any
 
 from fastreid_rib.base.patching import overlay, replace, wrap
 from fastreid_rib.compat.repairs import Stock, repair
@@ -26,8 +26,6 @@ def no_cuda() -> bool:
     "fastreid.modeling.meta_arch.build:build_model",
     defect="MODEL.DEVICE cuda, which is the default, fails deep inside torch without a GPU",
     where="no CUDA",
-    present=no_cuda,
-    at_run_time=True,
 )
 def gpu_config(stock: Stock, cfg: Any, *args: Any, **kwargs: Any) -> Any:
     """ValueError that says MODEL.DEVICE cpu."""
@@ -44,8 +42,6 @@ def gpu_config(stock: Stock, cfg: Any, *args: Any, **kwargs: Any) -> Any:
     "fastreid.data.data_utils",
     defect="DataLoaderX and its background thread need CUDA",
     where="no CUDA",
-    present=no_cuda,
-    at_run_time=True,
 )
 def cpu_loader(module: ModuleType) -> None:
     """Batches stay on the CPU; the background prefetch stays."""
@@ -122,8 +118,6 @@ def cpu_model_loader(stock: Stock, *args: Any, **kwargs: Any) -> Any:
     "fastreid.engine.launch",
     defect="the processes that launch starts insist on CUDA and NCCL",
     where="no CUDA",
-    present=no_cuda,
-    at_run_time=True,
 )
 def cpu_launch(module: ModuleType) -> None:
     """The processes meet over gloo."""
@@ -177,21 +171,6 @@ def cpu_ddp(module: ModuleType) -> None:
 
 
 @repair(
-    "fastreid.utils.compute_dist:compute_jaccard_distance",
-    defect="re-ranking searches on the GPU only",
-    where="no CUDA, or faiss without GPU",
-)
-def cpu_rerank(stock: Stock, features: Any, *args: Any, **kwargs: Any) -> Any:
-    """FastReID's own search on the CPU."""
-    from fastreid.utils.compute_dist import faiss
-
-    given: Dict[str, Any] = dict(zip(("k1", "k2", "search_option", "fp16"), args), **kwargs)
-    if no_cuda() or not hasattr(faiss, "StandardGpuResources"):
-        given["search_option"] = 3  # FastReID's own number for it
-    return stock(features, **given)
-
-
-@repair(
     "fastreid.layers.batch_norm:SyncBatchNorm.forward",
     defect="syncBN on the CPU fails without saying what to write",
     where="CPU",
@@ -222,29 +201,3 @@ def amp_message(stock: Stock, self: Any, model: Any, *args: Any, **kwargs: Any) 
             "SOLVER.AMP.ENABLED False (or MODEL.DEVICE cuda where there is a GPU)."
         )
     stock(self, model, *args, **kwargs)
-
-
-@repair(
-    "fastreid.modeling.meta_arch.distiller",
-    defect="a distiller's teacher is built on the device that the teacher's own config names",
-)
-def teacher_device(module: ModuleType) -> None:
-    """Teachers are where the student is."""
-    devices: List[str] = []  # of the distiller that is being built
-
-    def make(stock: Any) -> Any:
-        def build_model(cfg: Any) -> Any:
-            cfg.MODEL.DEVICE = devices[-1] if devices else cfg.MODEL.DEVICE
-            return stock(cfg)
-
-        return build_model
-
-    def init(stock: Stock, self: Any, cfg: Any) -> None:
-        devices.append(cfg.MODEL.DEVICE)
-        try:
-            stock(self, cfg)
-        finally:
-            devices.pop()
-
-    replace(module, "build_model", make, everywhere=False)
-    wrap(module.Distiller, "__init__", init)

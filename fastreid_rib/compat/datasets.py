@@ -3,14 +3,15 @@
 import logging
 import os
 import re
+import traceback
 from collections import Counter
 from types import ModuleType
-from typing import Any, Iterator, List, Mapping, Optional, Sequence
+from typing import Any, Iterator, List, Mapping, Sequence
 
 from fastreid_rib.base.kept import generators_kept
 from fastreid_rib.base.patching import wrap
-from fastreid_rib.base.pictures import missing, unanswered
-from fastreid_rib.compat.pictures import read_as_files
+from fastreid_rib.base.pictures import OWN_DATA, missing, unanswered
+from fastreid_rib.compat.pictures import listed
 from fastreid_rib.compat.repairs import Stock, repair
 
 logger = logging.getLogger(__name__)
@@ -32,13 +33,45 @@ def missing_folders(stock: Stock, self: Any, required_files: Any) -> None:
 
 
 @repair(
-    "fastreid.data.common:CommDataset.__init__",
-    defect="a training or test set without pictures ends in a bare assertion",
+    "fastreid.data.build:build_reid_train_loader",
+    "fastreid.data.build:build_reid_test_loader",
+    defect="data sets such as CUHK03, VeRi and VeRiWild end in an assertion, or lack a package, "
+    "without a key",
 )
-def empty_data_set(
+def data_set_errors(stock: Stock, *args: Any, **kwargs: Any) -> Any:
+    """ValueError that names DATASETS.NAMES or DATASETS.TESTS, what failed, and what to write."""
+    try:
+        return stock(*args, **kwargs)
+    except (AssertionError, ModuleNotFoundError, OSError) as error:
+        cfg: Any = args[0] if args else kwargs.get("cfg")
+        if not hasattr(cfg, "DATASETS"):
+            raise
+        tested = stock.__name__ == "build_reid_test_loader"
+        key, names = ("TESTS", cfg.DATASETS.TESTS) if tested else ("NAMES", cfg.DATASETS.NAMES)
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        remedy = "Expected the files of its authors, unchanged: put them there again"
+        if isinstance(error, ModuleNotFoundError):
+            remedy = f"Write `python -m pip install {error.name}`"
+        raise ValueError(
+            f"A data set of DATASETS.{key} {tuple(names)} cannot be read: {error or place.line} "
+            f"({os.path.basename(place.filename)}, line {place.lineno}). {remedy}, or another data "
+            f"set in DATASETS.{key}; {OWN_DATA}."
+        ) from error
+
+
+@repair(
+    "fastreid.data.common:CommDataset.__init__",
+    defect="a training or test set without pictures ends in a bare assertion; identities or "
+    "cameras that are words fail in the evaluation ('list' object has no attribute 'to'), and "
+    "words beside numbers in the training ('<' not supported)",
+)
+def odd_data_set(
     stock: Stock, self: Any, img_items: Any, transform: Any = None, relabel: bool = True
 ) -> None:
-    """ValueError that names DATASETS.NAMES or DATASETS.TESTS."""
+    """ValueError that names DATASETS.NAMES or DATASETS.TESTS; words are numbered by their order.
+
+    Numbers come first. What FastReID can work with is left as it is.
+    """
     if not len(img_items):
         which = (
             "The training set is empty: no data set of DATASETS.NAMES has training pictures"
@@ -49,21 +82,6 @@ def empty_data_set(
             f"{which}. Expected pictures; the tables in the log say what was found. Write another "
             "data set, or complete this one."
         )
-    stock(self, img_items, transform, relabel)
-
-
-@repair(
-    "fastreid.data.common:CommDataset.__init__",
-    defect="identities or cameras that are words fail in the evaluation ('list' object has no "
-    "attribute 'to'), and words beside numbers in the training ('<' not supported)",
-)
-def word_labels(
-    stock: Stock, self: Any, img_items: Any, transform: Any = None, relabel: bool = True
-) -> None:
-    """They are numbered, in the order of their names, numbers first.
-
-    What FastReID can work with is left as it is.
-    """
     for place in (1, 2):  # identity, camera
         labels = {item[place] for item in img_items}
         words = sum(isinstance(label, str) for label in labels)
@@ -101,7 +119,7 @@ def test_sets(module: ModuleType) -> None:
             for name in cfg.DATASETS.TESTS:
                 with generators_kept():  # some data sets draw their queries when they are read
                     loader, queries = cls.build_test_loader(cfg, name)
-                items = read_as_files(loader)
+                items = listed(loader, as_files=True) or ()
                 self._tests_before[name] = items[:queries], items[queries:]
         stock(self, cfg, *args, **kwargs)
 
@@ -109,7 +127,7 @@ def test_sets(module: ModuleType) -> None:
         stock: Stock, cls: Any, cfg: Any, dataset_name: str, *args: Any, **kwargs: Any
     ) -> Any:
         loader, queries = stock(cls, cfg, dataset_name, *args, **kwargs)
-        items = _items(loader)
+        items = listed(loader)
         if items is not None and evaluates_as_fastreid(cls):
             refuse_unanswerable(dataset_name, items[:queries], items[queries:])
         return loader, queries
@@ -118,25 +136,10 @@ def test_sets(module: ModuleType) -> None:
     wrap(trainer, "build_test_loader", build_test_loader)
 
 
-def _items(loader: Any) -> Optional[Sequence[Any]]:
-    """(path, identity, camera) of what a test loader loads; None for other data sets than these."""
-    from fastreid.data.common import CommDataset
-
-    dataset = getattr(loader, "dataset", None)
-    items = dataset.img_items if isinstance(dataset, CommDataset) else None
-    return items if items is None or all(len(item) == 3 for item in items) else None
-
-
 def refuse_unanswerable(dataset: str, queries: Sequence[Any], gallery: Sequence[Any]) -> None:
-    """Raises if no query of a test set can be answered; a warning tells of those that cannot.
+    """ValueError if no query of a test set can be answered; a warning tells of those that cannot.
 
-    Args:
-        dataset: its name in FastReID's registry.
-        queries: (path, identity, camera) of each.
-        gallery: the same.
-
-    Raises:
-        ValueError: with what was expected, what came, and what to write.
+    Queries and gallery are (path, identity, camera) of each picture.
     """
     for part, items in (("query", queries), ("gallery", gallery)):
         if not len(items):
@@ -177,30 +180,9 @@ def refuse_unanswerable(dataset: str, queries: Sequence[Any], gallery: Sequence[
 def identity_batches(stock: Stock, self: Any, *args: Any, **kwargs: Any) -> None:
     """ValueError with the keys and values that would work; whatever trains today still does."""
     stock(self, *args, **kwargs)
-    refuse_impossible_batch(
-        stock.__qualname__.partition(".")[0],
-        [len(images) for images in self.pid_index.values()],
-        self.batch_size // self._world_size,
-        self.num_instances,
-        self._world_size,
-    )
-
-
-def refuse_impossible_batch(
-    sampler: str, images: Sequence[int], batch: int, instances: int, processes: int
-) -> None:
-    """Does nothing if the sampler can ever fill a batch.
-
-    Args:
-        sampler: name of FastReID's sampler.
-        images: number of training images of each identity.
-        batch: images in a batch of one process.
-        instances: images per identity in a batch.
-        processes: number of processes.
-
-    Raises:
-        ValueError: with the keys, the numbers that came, and numbers that would work.
-    """
+    sampler, processes = stock.__qualname__.partition(".")[0], self._world_size
+    batch, instances = self.batch_size // processes, self.num_instances
+    images = [len(pictures) for pictures in self.pid_index.values()]
 
     def fills(batch: int, instances: int) -> bool:
         return fills_batches(sampler, images, batch, instances, processes)
@@ -227,7 +209,7 @@ def refuse_impossible_batch(
 def fills_batches(
     sampler: str, images: Sequence[int], batch: int, instances: int, processes: int
 ) -> bool:
-    """Whether the sampler ever yields; arguments as in `refuse_impossible_batch`.
+    """Whether a sampler ever yields: `images` of each identity, a `batch` of one process.
 
     Follows what FastReID's loops do rather than what they are meant to do: some batches that are
     not a multiple of NUM_INSTANCE do train, and those must still do so.
@@ -271,9 +253,8 @@ def set_reweight(module: ModuleType) -> None:
         pictures = Counter(item[2] for item in data_source)
         cameras = sorted(pictures, key=_natural)
         batch = mini_batch_size * module.comm.get_world_size()
-        refuse_set_weight(
-            set_weight, {camera: pictures[camera] for camera in cameras}, batch, num_instances
-        )
+        counts = {camera: pictures[camera] for camera in cameras}
+        _refuse_set_weight(set_weight, counts, batch, num_instances)
         number = {camera: i for i, camera in enumerate(cameras)}
         numbered = [(*item[:2], number[item[2]], *item[3:]) for item in data_source]
         stock(self, numbered, mini_batch_size, num_instances, set_weight, *args, **kwargs)
@@ -302,61 +283,33 @@ def _natural(name: Any) -> List[Any]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(name))]
 
 
-def refuse_set_weight(
+def _refuse_set_weight(
     weights: Sequence[int], pictures: Mapping[Any, int], batch: int, instances: int
 ) -> None:
-    """Does nothing if SetReWeightSampler can fill its batches.
-
-    Args:
-        weights: DATALOADER.SET_WEIGHT.
-        pictures: number of training pictures of each camera, in the order of the weights.
-        batch: images in a batch, over all processes.
-        instances: images per identity in a batch.
-
-    Raises:
-        ValueError: with the keys, what came, and what would work.
-    """
     told = (
         f"SetReWeightSampler draws DATALOADER.SET_WEIGHT {tuple(weights)} identities, one number "
+        "for each camera"
     )
     names = ", ".join(map(str, list(pictures)[:10]))
     whole = all(isinstance(weight, int) and weight >= 0 for weight in weights)
     if len(weights) != len(pictures) or not whole or not sum(weights):
         raise ValueError(
-            f"{told}for each camera (set). Expected {len(pictures)} whole numbers, for the cameras "
-            f"{names}, in this order; 0 leaves a camera out. Without cameras of one's own write "
+            f"{told}. Expected {len(pictures)} whole numbers, for the cameras {names}, in this "
+            "order; 0 leaves a camera out. Without cameras of one's own write "
             "DATALOADER.SAMPLER_TRAIN NaiveIdentitySampler."
         )
     for (camera, there), weight in zip(pictures.items(), weights):
         if weight > there:
             raise ValueError(
-                f"{told}for each camera ({names}). Camera {camera} has {there} pictures: write at "
-                f"most {there} for it."
+                f"{told}. Camera {camera} has {there} pictures: write at most {there} for it."
             )
     draw = sum(weights) * instances
     if batch % draw or batch <= draw:
-        suits = max(2, batch // draw) * draw
         raise ValueError(
-            f"{told}for each camera, with DATALOADER.NUM_INSTANCE {instances} images each: "
-            f"{draw} images. Expected SOLVER.IMS_PER_BATCH to be two or more times {draw}, got "
-            f"{batch}. Write SOLVER.IMS_PER_BATCH {suits}, or other weights."
+            f"{told}, with DATALOADER.NUM_INSTANCE {instances} images each: {draw} images. "
+            f"Expected SOLVER.IMS_PER_BATCH to be two or more times {draw}, got {batch}. Write "
+            f"SOLVER.IMS_PER_BATCH {max(2, batch // draw) * draw}, or other weights."
         )
-
-
-@repair(
-    "fastreid.solver.build:build_lr_scheduler",
-    defect="a training set smaller than one batch ends in a division by zero",
-)
-def empty_epoch(stock: Stock, cfg: Any, optimizer: Any, iters_per_epoch: int) -> Any:
-    """ValueError that names SOLVER.IMS_PER_BATCH."""
-    if iters_per_epoch < 1:
-        raise ValueError(
-            f"An epoch has no iteration: the training set holds fewer images than one batch. "
-            f"Expected SOLVER.IMS_PER_BATCH to be at most the number of training images, got "
-            f"{cfg.SOLVER.IMS_PER_BATCH}. Write a smaller SOLVER.IMS_PER_BATCH, or check "
-            f"DATASETS.NAMES {cfg.DATASETS.NAMES}."
-        )
-    return stock(cfg, optimizer, iters_per_epoch)
 
 
 @repair(

@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import importlib
-import inspect
 import logging
 import os
 import shutil
@@ -17,6 +16,7 @@ from typing import Any, Optional
 from fastreid_rib.base import cache
 from fastreid_rib.base.patching import overlay, replace
 from fastreid_rib.base.whole_files import renamed_to
+from fastreid_rib.compat.cpu import no_cuda
 from fastreid_rib.compat.repairs import Stock, repair
 
 _BUILD = """
@@ -43,38 +43,37 @@ setup(
     "with the wrong Python",
 )
 def compile_ranking(module: ModuleType) -> None:
-    """Compiled by the running Python; a failure is one warning, the ranking in Python is used.
+    """Compiled by the running Python into a cache of the user; a failure is one warning.
 
-    FastReID calls ``make``, which calls the ``python3`` of PATH. Where FastReID's folder is
-    read-only, what is compiled goes into a cache of the user.
+    FastReID calls ``make`` in its own folder, which calls the ``python3`` of PATH. Without the
+    compiled ranking it uses the one in Python.
     """
     source = os.path.abspath(os.path.dirname(module.__file__ or ""))
     folder = _cache_folder(source)
-    if folder and folder.is_dir() and not cache.why_untrusted(folder, folder.parent):
+
+    def found() -> bool:
+        if not folder.is_dir() or cache.why_untrusted(folder, folder.parent):
+            return False
         module.__path__.append(str(folder))
+        return True
 
     @functools.lru_cache(maxsize=None)  # one attempt a process, not one an evaluation
     def compile_helper() -> None:
-        target = source
-        if not os.access(source, os.W_OK):
-            if folder is None:
-                return
+        try:
             cache.make_folder(folder)
-            if cache.why_untrusted(folder, folder.parent):
-                return
-            target = str(folder)
-        failure = _compile(source, target)
+            failure = cache.why_untrusted(folder, folder.parent) or _compile(source, str(folder))
+        except OSError as error:
+            failure = str(error)
         if failure:
             logging.getLogger("fastreid.evaluation").warning(
                 "FastReID's ranking could not be compiled, the slower one in Python is used (%s). "
                 "It needs a C compiler and `python -m pip install cython setuptools`.",
                 failure,
             )
-            return
-        if target not in module.__path__:
-            module.__path__.append(target)
-        importlib.invalidate_caches()
+        elif found():
+            importlib.invalidate_caches()
 
+    found()
     replace(module, "compile_helper", lambda stock: compile_helper)
 
 
@@ -82,18 +81,12 @@ def _compile(source: str, target: str) -> Optional[str]:
     """Compiles the two modules of folder `source` into folder `target`; returns what went wrong."""
     with tempfile.TemporaryDirectory() as scratch:
         built = os.path.join(scratch, "built")
+        command = [sys.executable, "-c", _BUILD, source, built, scratch]
+        how: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         try:
-            run = subprocess.run(
-                [sys.executable, "-c", _BUILD, source, built, scratch],
-                cwd=scratch,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                timeout=600,
-            )
+            run = subprocess.run(command, cwd=scratch, timeout=600, **how)
             if run.returncode:
-                lines = run.stdout.strip().splitlines()
-                return lines[-1] if lines else f"exit status {run.returncode}"
+                return (run.stdout.strip().splitlines() or [f"exit status {run.returncode}"])[-1]
             for name in os.listdir(built):
                 with renamed_to(os.path.join(target, name)) as partial:
                     shutil.copy(os.path.join(built, name), partial)
@@ -102,38 +95,18 @@ def _compile(source: str, target: str) -> Optional[str]:
     return None
 
 
-def _cache_folder(source: str) -> Optional[Path]:
-    """Where the compiled ranking goes when FastReID's folder is read-only (None: nowhere).
-
-    The name holds whatever the machine code depends on: the source, Python and NumPy.
-    """
+def _cache_folder(source: str) -> Path:
+    """Named by what the machine code depends on: the source, Python and NumPy."""
     import numpy
 
     digest = hashlib.sha256(f"{sys.version} {numpy.__version__}".encode())
     for name in ("rank_cy.pyx", "roc_cy.pyx"):
         digest.update(Path(source, name).read_bytes())
+    name = f"rank_cylib-{digest.hexdigest()[:16]}"
     try:
-        return cache.cache_folder(f"rank_cylib-{digest.hexdigest()[:16]}")
+        return cache.cache_folder(name)
     except RuntimeError:  # a user without a home
-        return None
-
-
-def numpy_lacks_bool() -> bool:
-    """NumPy 1.24 removed ``np.bool``; 2.0 brought it back with another meaning."""
-    import numpy
-
-    return numpy.__version__.startswith(("1.24.", "1.25.", "1.26."))  # to ask for it may warn
-
-
-@repair(
-    "fastreid.evaluation.rank",
-    defect="eval_cuhk03 uses np.bool, which NumPy 1.24 to 1.26 do not have",
-    where="NumPy 1.24 to 1.26",
-    present=numpy_lacks_bool,
-)
-def cuhk03_bool(module: ModuleType) -> None:
-    """That module alone sees a NumPy with `bool`."""
-    overlay(module, "np", bool=bool)
+        return Path(tempfile.gettempdir()) / f"fastreid-rib-{os.geteuid()}" / name
 
 
 @repair(
@@ -183,26 +156,37 @@ def aqe_gallery(
     gallery_feat: Any,
     qe_times: int = 1,
     qe_k: int = 10,
-    *args: Any,
-    **kwargs: Any,
+    alpha: float = 3.0,
 ) -> Any:
     """All pictures are taken."""
     qe_k = min(qe_k, len(query_feat) + len(gallery_feat) - 1)
-    return stock(query_feat, gallery_feat, qe_times, qe_k, *args, **kwargs)
+    return stock(query_feat, gallery_feat, qe_times, qe_k, alpha)
 
 
 @repair(
     "fastreid.utils.compute_dist:compute_jaccard_distance",
-    defect="TEST.RERANK with K1 beyond the pictures that there are counts the last one instead",
+    defect="TEST.RERANK with K1 beyond the pictures that there are counts the last one instead, "
+    "and searches on the GPU only",
     essential=True,
 )
-def rerank_gallery(stock: Stock, features: Any, k1: int = 20, *args: Any, **kwargs: Any) -> Any:
-    """K1 is at most the number of pictures.
+def rerank_gallery(
+    stock: Stock,
+    features: Any,
+    k1: int = 20,
+    k2: int = 6,
+    search_option: int = 0,
+    fp16: bool = False,
+) -> Any:
+    """K1 is at most the number of pictures; without CUDA or faiss for it the CPU searches.
 
     The search fills up with -1, which FastReID takes for the last picture, and a large K1 asks for
     more memory than there is.
     """
-    return stock(features, min(k1, len(features)), *args, **kwargs)
+    from fastreid.utils.compute_dist import faiss
+
+    if no_cuda() or not hasattr(faiss, "StandardGpuResources"):
+        search_option = 3  # FastReID's own number for it
+    return stock(features, min(k1, len(features)), k2, search_option, fp16)
 
 
 @repair(
@@ -226,15 +210,3 @@ def roc_rates(module: ModuleType) -> None:
         return fpr[best], 100 * tpr[best], -thresholds[best]
 
     overlay(module, "metrics", roc_curve=roc_curve)
-
-
-@repair(
-    "fastreid.utils.visualizer:Visualizer.vis_rank_list",
-    defect="demo/visualize_result.py --max-rank 4 hands text to a function that adds numbers",
-)
-def visualizer_numbers(stock: Stock, self: Any, *args: Any, **kwargs: Any) -> Any:
-    """Text becomes a number."""
-    call = inspect.signature(stock).bind(self, *args, **kwargs)
-    for name in {"num_vis", "max_rank"}.intersection(call.arguments):
-        call.arguments[name] = int(call.arguments[name])
-    return stock(*call.args, **call.kwargs)

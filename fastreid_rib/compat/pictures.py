@@ -7,7 +7,7 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
-from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from fastreid_rib.base.patching import overlay, wrap
 from fastreid_rib.compat.repairs import Stock, repair
@@ -16,6 +16,9 @@ logger = logging.getLogger(__name__)
 
 Item = Tuple[str, Any, Any]
 """Path, identity and camera of a picture, as FastReID's data sets list them."""
+
+Tests = Dict[str, Tuple[Sequence[Item], Sequence[Item]]]
+"""Queries and gallery of each test set."""
 
 _MAY_MOVE = (".gif", ".webp", ".png", ".apng", ".tif", ".tiff")
 _DARK = 4096  # of 65536: whose brightest value is below holds 12 bits or fewer, at an unknown scale
@@ -44,15 +47,9 @@ def colour_modes(module: ModuleType) -> None:
 
 
 def as_rgb(image: Any) -> Any:
-    """A picture of Pillow as RGB, or as grey of 8 bits.
+    """A picture of Pillow as RGB, or as grey of 8 bits; ValueError if its range is not known.
 
     Transparency is dropped, as ``convert("RGB")`` of Pillow does; 65535 of 16 bits becomes 255.
-
-    Args:
-        image: of any mode.
-
-    Raises:
-        ValueError: its values have no known range.
     """
     from PIL import ImageOps
 
@@ -140,30 +137,29 @@ def damaged_pictures(module: ModuleType) -> None:
     def check(loader: Any) -> None:
         if unchecked:
             tests = unchecked.pop().__dict__.pop("_tests_before", {})
-            check_pictures(read_as_files(loader), tests)
+            check_pictures(listed(loader, as_files=True) or (), tests)
 
     wrap(module.DefaultTrainer, "__init__", init)
     wrap(module.DefaultTrainer, "build_train_loader", build_train_loader)
 
 
-def read_as_files(loader: Any) -> Sequence[Item]:
-    """What a loader reads file by file, as FastReID does; nothing for other data sets."""
+def listed(loader: Any, as_files: bool = False) -> Optional[Sequence[Item]]:
+    """The pictures that a loader loads; None for other data sets than FastReID's.
+
+    With `as_files` those alone that are read file by file, as FastReID does.
+    """
     from fastreid.data.common import CommDataset
 
     dataset: Any = getattr(loader, "dataset", None)
-    plain = getattr(type(dataset), "__getitem__", None) is CommDataset.__getitem__
-    items = dataset.img_items if plain else ()
-    return items if all(len(item) == 3 and isinstance(item[0], str) for item in items) else ()
+    if not isinstance(dataset, CommDataset) or any(len(item) != 3 for item in dataset.img_items):
+        return None
+    plain = type(dataset).__getitem__ is CommDataset.__getitem__
+    plain = plain and all(isinstance(item[0], str) for item in dataset.img_items)
+    return dataset.img_items if plain or not as_files else None
 
 
-def check_pictures(
-    train: Sequence[Item], tests: Dict[str, Tuple[Sequence[Item], Sequence[Item]]]
-) -> None:
+def check_pictures(train: Sequence[Item], tests: Tests) -> None:
     """Reads all pictures, and looks for copies. Every rank calls it, with the same pictures.
-
-    Args:
-        train: what is trained on.
-        tests: queries and gallery of each test set.
 
     Raises:
         OSError: pictures cannot be read; it names some of them.
@@ -194,7 +190,7 @@ def check_pictures(
             moving[0],
         )
     of = {path: file.digest for path, file in files.items()}
-    for line in (*_in_training(train, tests, of), *_answered_by_copies(tests, of)):
+    for line in _copies(train, tests, of):
         logger.warning("%s", line)
 
 
@@ -235,58 +231,31 @@ def _read(path: str) -> _File:
         return _File(error=str(error))
 
 
-def _in_training(
-    train: Sequence[Item],
-    tests: Dict[str, Tuple[Sequence[Item], Sequence[Item]]],
-    of: Dict[str, bytes],
-) -> Iterator[str]:
-    trained = {of[path]: path for path, *_ in train}
+def _copies(train: Sequence[Item], tests: Tests, of: Dict[str, bytes]) -> List[str]:
+    """What is said of pictures that are there more than once; `of` has their contents."""
+    first: Dict[bytes, Item] = {}
+    known = [(item, first.setdefault(of[item[0]], item)) for item in train]
+    twice = [(item[0], other[0]) for item, other in known if item[1] != other[1]]
+    found = [(f"{len(twice)} training pictures are the same as one of another identity", twice)]
     for name, (queries, gallery) in tests.items():
         tested = sorted({item[0] for item in [*queries, *gallery]})
-        both = [path for path in tested if of[path] in trained]
-        if both:
-            yield (
-                f"{name}: {len(both)} of {len(tested)} test pictures are training pictures, too "
-                f"(such as {both[0]}, the same as {trained[of[both[0]]]}): the results will look "
-                "better than they are."
-            )
-    identities: Dict[bytes, Item] = {}
-    twice = [
-        (item[0], first[0])
-        for item in train
-        for first in [identities.setdefault(of[item[0]], item)]
-        if first[1] != item[1]
-    ]
-    if twice:
-        yield (
-            f"{len(twice)} training pictures are the same as one of another identity, such as "
-            f"{twice[0][0]} and {twice[0][1]}."
-        )
-
-
-def _answered_by_copies(
-    tests: Dict[str, Tuple[Sequence[Item], Sequence[Item]]], of: Dict[str, bytes]
-) -> Iterator[str]:
-    for name, (queries, gallery) in tests.items():
-        copies: Dict[bytes, List[Item]] = {}
+        both = [(path, first[of[path]][0]) for path in tested if of[path] in first]
+        told = f"{name}: {len(both)} of {len(tested)} test pictures are training pictures, too"
+        found.append((f"{told}: the results will look better than they are", both))
+        shown: Dict[bytes, List[Item]] = {}
         for item in gallery:
-            copies.setdefault(of[item[0]], []).append(item)
-        answered, left_out, others = [], [], []
-        for path, identity, camera in queries:
-            for found in copies.get(of[path], ()):
-                if found[1] != identity:
-                    others.append((path, found[0]))
-                elif found[2] != camera:
-                    answered.append((path, found[0]))
-                elif found[0] != path:
-                    left_out.append((path, found[0]))
-        for pairs, meaning in (
-            (answered, "counts as a right answer: the results look better than they are"),
-            (left_out, "is left out: it has the query's camera"),
-            (others, "counts as wrong: it has another identity"),
+            shown.setdefault(of[item[0]], []).append(item)
+        pairs = [(query, item) for query in queries for item in shown.get(of[query[0]], ())]
+        wrong = [(query[0], item[0]) for query, item in pairs if query[1] != item[1]]
+        right = [  # by the query's own camera it is left out
+            (query[0], item[0])
+            for query, item in pairs
+            if query[1] == item[1] and query[2] != item[2]
+        ]
+        for copies, meaning in (
+            (right, "counts as a right answer: the results look better than they are"),
+            (wrong, "counts as wrong: it has another identity"),
         ):
-            if pairs:
-                yield (
-                    f"{name}: {len({path for path, _ in pairs})} of {len(queries)} queries have a "
-                    f"copy in the gallery that {meaning} (such as {pairs[0][0]} and {pairs[0][1]})."
-                )
+            told = f"{name}: {len({path for path, _ in copies})} of {len(queries)} queries have a"
+            found.append((f"{told} copy in the gallery that {meaning}", copies))
+    return [f"{told} (such as {pairs[0][0]} and {pairs[0][1]})." for told, pairs in found if pairs]

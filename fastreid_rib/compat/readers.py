@@ -1,77 +1,50 @@
 """FastReID's readers of Market-1501, DukeMTMC and MSMT17, with pictures that people add to them.
 
-Where FastReID reads a folder or a list rightly it does so itself: the real data sets keep the
-order, the identities and the cameras that it gives them.
+The real data sets keep the order, the identities and the cameras that FastReID gives them.
 """
 
-import glob
+import contextlib
 import logging
 import os
-import re
 from types import ModuleType
-from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, List, Tuple
 
 from fastreid_rib.base.patching import wrap
-from fastreid_rib.base.pictures import OWN_DATA, Shot, missing, shots_in
+from fastreid_rib.base.pictures import OWN_DATA, missing, shots_in
 from fastreid_rib.compat.repairs import Stock, repair
 
 logger = logging.getLogger(__name__)
 
-_STOCK_NAME = re.compile(r"([-\d]+)_c(\d)")
-
-
-class _Limits(NamedTuple):
-    """What FastReID asserts of a data set in Market-1501's layout, from the least to the most."""
-
-    identities: Tuple[float, float]
-    cameras: Tuple[int, int]
-    junk: Optional[int]  # the identity that is left out, if one is
-
 
 @repair(
     "fastreid.data.datasets.market1501:Market1501.process_dir",
-    defect="Market1501 reads .jpg alone, one digit of a camera and the names of folders, and "
-    "asserts 1501 identities and 6 cameras",
-    where="own pictures in its layout",
+    "fastreid.data.datasets.dukemtmcreid:DukeMTMC.process_dir",
+    defect="Market1501 and DukeMTMC read .jpg alone, one digit of a camera and the names of "
+    "folders, and assert 6 and 8 cameras, 1501 identities",
+    where="own pictures in their layout",
     essential=True,
 )
 def market_names(stock: Stock, self: Any, dir_path: str, is_train: bool = True) -> Any:
     """Any ending, camera and identity, by the file's name; one that says nothing is an error.
 
-    Where FastReID reads a folder rightly it still does.
+    Where FastReID reads a folder rightly it still does, in its own order.
     """
-    limits = _Limits((0, 1501), (1, 6), junk=-1)
-    return _read_by_names(stock, self, dir_path, is_train, limits)
+    from fastreid.data.datasets.market1501 import Market1501
 
-
-@repair(
-    "fastreid.data.datasets.dukemtmcreid:DukeMTMC.process_dir",
-    defect="DukeMTMC does the same, and asserts 8 cameras",
-    where="own pictures in its layout",
-    essential=True,
-)
-def duke_names(stock: Stock, self: Any, dir_path: str, is_train: bool = True) -> Any:
-    """The same; it has no junk."""
-    limits = _Limits((-float("inf"), float("inf")), (1, 8), junk=None)
-    return _read_by_names(stock, self, dir_path, is_train, limits)
-
-
-def _read_by_names(stock: Stock, self: Any, dir_path: str, is_train: bool, limits: _Limits) -> Any:
-    name = type(self).__name__
-    shots = shots_in(dir_path, name)
-    if _stock_reads_the_same(dir_path, shots, limits):
-        return stock(self, dir_path, is_train)
+    data, name = self.dataset_name, type(self).__name__
     items: List[Tuple[str, Any, Any]] = []
-    for shot in shots:
-        identity, camera = shot.identity, shot.camera - 1
-        if identity == limits.junk:
-            continue
-        path = os.path.join(dir_path, shot.name)
+    for shot in shots_in(dir_path, name):
+        if shot.identity == -1 and isinstance(self, Market1501):
+            continue  # junk
+        path, camera = os.path.join(dir_path, shot.name), shot.camera - 1
         if is_train:
-            prefix = self.dataset_name
-            items.append((path, f"{prefix}_{identity}", f"{prefix}_{camera}"))
+            items.append((path, f"{data}_{shot.identity}", f"{data}_{camera}"))
         else:
-            items.append((path, identity, camera))
+            items.append((path, shot.identity, camera))
+    with contextlib.suppress(AssertionError, AttributeError, ValueError):  # of other names
+        read = stock(self, dir_path, is_train)
+        if sorted(read) == sorted(items):
+            return read
     logger.info(
         "%s: %d pictures of %s are read by the names of their files; FastReID's own reader would "
         "leave some out or misread them.",
@@ -80,23 +53,6 @@ def _read_by_names(stock: Stock, self: Any, dir_path: str, is_train: bool, limit
         dir_path,
     )
     return items
-
-
-def _stock_reads_the_same(folder: str, shots: Sequence[Shot], limits: _Limits) -> bool:
-    if glob.escape(folder) != folder:  # FastReID would take it for a pattern
-        return False
-    for shot in shots:
-        # What FastReID finds: the name of a folder may look like an identity and a camera, too.
-        found = _STOCK_NAME.search(os.path.join(folder, shot.name))
-        alone = _STOCK_NAME.search(shot.name)
-        if found is None or alone is None or found.groups() != alone.groups():
-            return False
-        taken = shot.name.endswith(".jpg") and int(alone.group(2)) == shot.camera
-        (least, most), (first, last) = limits.identities, limits.cameras
-        within = least <= shot.identity <= most and first <= shot.camera <= last
-        if shot.identity != limits.junk and not (taken and within):
-            return False
-    return True
 
 
 @repair(
@@ -120,21 +76,16 @@ def msmt17_lists(module: ModuleType) -> None:
         if not os.path.isfile(list_path):
             raise RuntimeError(missing(list_path, "MSMT17"))
         items: List[Tuple[str, int, int]] = []
-        with open(list_path, encoding="utf-8") as file:
-            text = file.read()
-        as_stock = not text.startswith("\ufeff")  # the mark that Windows' editors begin with
-        for number, line in enumerate(text.lstrip("\ufeff").splitlines(), 1):
+        with open(list_path, encoding="utf-8-sig") as file:  # as Windows' editors write it, too
+            lines = file.read().splitlines()
+        for number, line in enumerate(lines, 1):
             if not line.strip():
-                as_stock = False
                 continue
             path, identity, camera = _listed(line, f"{list_path}, line {number}")
-            as_stock = as_stock and _stock_splits(line, path, camera)
             whole = os.path.join(dir_path, path)
             if not items and not os.path.isfile(whole):
                 raise RuntimeError(missing(whole, f"{list_path}, line {number},"))
             items.append((whole, identity, camera - 1))
-        if as_stock:
-            return stock(self, dir_path, list_path, is_train)
         if not is_train:
             return items
         name = self.dataset_name
@@ -156,11 +107,3 @@ def _listed(line: str, where: str) -> Tuple[str, int, int]:
             "'0000/0000_000_01_0303morning_0008_0.jpg 0', with the camera (01) third in the name "
             f"of the file and a number for the identity. Mend the line, or {OWN_DATA}."
         ) from None
-
-
-def _stock_splits(line: str, path: str, camera: int) -> bool:
-    parts = line.split(" ")
-    if len(parts) != 2 or parts[0] != path:
-        return False
-    fields = path.split("_")
-    return len(fields) > 2 and fields[2].isdigit() and int(fields[2]) == camera

@@ -23,11 +23,6 @@ Stock = Callable[..., Any]
 _Mend = TypeVar("_Mend", bound=Callable[..., Any])
 
 
-def _always() -> bool:
-    """For defects of FastReID itself, which no machine is free of."""
-    return True
-
-
 @dataclass
 class Repair:
     """One defect of FastReID and how it is mended; :func:`repair` has the other attributes."""
@@ -37,9 +32,7 @@ class Repair:
     targets: Tuple[str, ...]
     defect: str
     where: str
-    present: Callable[[], bool]
     essential: bool
-    at_run_time: bool
     acted: bool = False  # in this process
     failed: bool = False  # it did not fit this FastReID, which was said
 
@@ -60,13 +53,7 @@ class Repair:
 
 
 class RepairError(RuntimeError):
-    """An essential repair does not fit the FastReID that is there.
-
-    Args:
-        name: its name.
-        expected: what it needs.
-        found: what is there.
-    """
+    """An essential repair does not fit: it expected something else than what was found."""
 
     def __init__(self, name: str, expected: str, found: str) -> None:
         (of,) = (of for of in REPAIRS if of.name == name)
@@ -86,12 +73,7 @@ REPAIRS: List[Repair] = []
 
 
 def repair(
-    *targets: str,
-    defect: str,
-    where: str = "everywhere",
-    present: Callable[[], bool] = _always,
-    essential: bool = False,
-    at_run_time: bool = False,
+    *targets: str, defect: str, where: str = "everywhere", essential: bool = False
 ) -> Callable[[_Mend], _Mend]:
     """Declares a function to be a repair of FastReID.
 
@@ -103,18 +85,15 @@ def repair(
     Args:
         targets: ``"module"``, ``"module:function"`` or ``"module:Class.method"``.
         defect: what goes wrong without it, in a part of a sentence.
-        where: on which machines, or with which data, in words.
-        present: whether this process has the defect; the default is for defects of FastReID itself.
+        where: on which machines, or with which data, in words. Elsewhere it changes nothing.
         essential: whether FastReID continues in silence without it, with a training that learns
             nothing or is another one, or with wrong numbers. Such a one that does not fit is an
             error, others are a warning.
-        at_run_time: `present` cannot be asked while modules are being imported (it would start
-            CUDA); the repair is put in place always and asks each time it is used.
     """
 
     def declare(mend: _Mend) -> _Mend:
         name = mend.__name__.replace("_", "-")
-        REPAIRS.append(Repair(name, mend, targets, defect, where, present, essential, at_run_time))
+        REPAIRS.append(Repair(name, mend, targets, defect, where, essential))
         return mend
 
     return declare
@@ -132,7 +111,7 @@ def repairing(module_name: str) -> Iterator[None]:
     """
     with ExitStack() as stack:
         for of in _wanted(module_name):
-            if of.surrounds and of.present():
+            if of.surrounds:
                 stack.enter_context(contextmanager(of.mend)())
                 of.acted = True
         yield
@@ -154,7 +133,7 @@ def repair_loaded() -> None:
 
 def active() -> List[str]:
     """Names of the repairs that acted in this process."""
-    return [of.name for of in REPAIRS if of.acted and (not of.at_run_time or of.present())]
+    return [of.name for of in REPAIRS if of.acted]
 
 
 def _wanted(module_name: str) -> List[Repair]:
@@ -169,9 +148,8 @@ def _mend(module_name: str) -> None:
         if of.surrounds or of.failed:
             continue
         try:
-            if of.at_run_time or of.present():
-                _apply(of, sys.modules[module_name])
-                of.acted = True
+            _apply(of, sys.modules[module_name])
+            of.acted = True
         except Exception as error:
             told = isinstance(error, _MisfitError)
             expected, found = error.args if told else (f"{module_name} of 1.3", repr(error))

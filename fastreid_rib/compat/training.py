@@ -1,33 +1,28 @@
 """Training runs: the optimizer under torch 2, what happens at the end and after an error."""
 
-import inspect
+import atexit
+import contextlib
 import math
 import os
+import queue
 import sys
+import time
+import weakref
 from types import ModuleType
 from typing import Any, Dict, List
 
-from fastreid_rib.base.patching import overlay, own_class, wrap
+from fastreid_rib.base.patching import overlay, own_class, replace, wrap
 from fastreid_rib.compat.repairs import RepairError, Stock, repair
-
-
-def zero_grad_drops_gradients() -> bool:
-    """Torch 2 sets gradients to None by default; torch 1 fills them with zeros."""
-    import torch
-
-    return inspect.signature(torch.optim.Optimizer.zero_grad).parameters["set_to_none"].default
 
 
 @repair(
     "fastreid.solver.build:build_optimizer",
     defect="optimizer.zero_grad() of torch 2 drops the flat gradient buffer: training learns "
-    "nothing",
-    where="torch >= 2",
-    present=zero_grad_drops_gradients,
+    "nothing; tools/plain_train_net.py takes the pair that comes for the optimizer",
     essential=True,
 )
 def zero_grad(stock: Stock, cfg: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
-    """`zero_grad` fills the flat buffer with zeros, however it is called.
+    """`zero_grad` fills the flat buffer with zeros; an optimizer comes that unpacks into the pair.
 
     The model's gradients are views of one flat buffer per parameter group, the only gradient the
     optimizer sees. Once that is None nothing ever puts it back: every step is skipped, in silence,
@@ -43,9 +38,12 @@ def zero_grad(stock: Stock, cfg: Any, model: Any, *args: Any, **kwargs: Any) -> 
     except (TypeError, ValueError, KeyError):
         expected = "build_optimizer to return an optimizer and ContiguousParams"
         raise RepairError("zero-grad", expected, repr(built)) from None
+    kind = own_class(optimizer)
     if flat:
-        wrap(own_class(optimizer), "zero_grad", _fill_with_zeros)
-    return built
+        wrap(kind, "zero_grad", _fill_with_zeros)
+    kind.__iter__ = lambda self: iter((self, params))
+    kind.__getitem__ = lambda self, index: (self, params)[index]
+    return optimizer
 
 
 def _fill_with_zeros(stock: Stock, self: Any, set_to_none: bool = False) -> None:
@@ -56,7 +54,6 @@ def _fill_with_zeros(stock: Stock, self: Any, set_to_none: bool = False) -> None
     "fastreid.solver.optim.swa:SWA.zero_grad",
     defect="zero_grad() of FastReID's SWA wrapper, which is torch's own, drops it too",
     where="torch >= 2",
-    present=zero_grad_drops_gradients,
     essential=True,
 )
 def zero_grad_swa(stock: Stock, self: Any, set_to_none: bool = True) -> None:
@@ -78,25 +75,20 @@ def swa_hook(module: ModuleType) -> None:
 
 
 @repair(
-    "fastreid.solver.build:build_optimizer",
-    defect="tools/plain_train_net.py takes the pair that build_optimizer returns for the optimizer",
-)
-def optimizer_pair(stock: Stock, *args: Any, **kwargs: Any) -> Any:
-    """It returns an optimizer that also unpacks into the pair."""
-    optimizer, params = stock(*args, **kwargs)
-    kind = own_class(optimizer)
-    kind.__iter__ = lambda self: iter((self, params))
-    kind.__getitem__ = lambda self, index: (self, params)[index]
-    return optimizer
-
-
-@repair(
     "fastreid.solver.build:build_lr_scheduler",
-    defect="CosineAnnealingLR with a warm-up as long as the training divides by zero after it",
+    defect="a training set smaller than one batch ends in a division by zero, as does "
+    "CosineAnnealingLR after a warm-up as long as the training",
 )
-def cosine_warmup(stock: Stock, *args: Any, **kwargs: Any) -> Any:
-    """The last step of the schedule goes to ETA_MIN_LR."""
-    schedulers = stock(*args, **kwargs)
+def empty_schedule(stock: Stock, cfg: Any, optimizer: Any, iters_per_epoch: int) -> Any:
+    """ValueError that names SOLVER.IMS_PER_BATCH; the last step goes to ETA_MIN_LR."""
+    if iters_per_epoch < 1:
+        raise ValueError(
+            f"An epoch has no iteration: the training set holds fewer images than one batch. "
+            f"Expected SOLVER.IMS_PER_BATCH to be at most the number of training images, got "
+            f"{cfg.SOLVER.IMS_PER_BATCH}. Write a smaller SOLVER.IMS_PER_BATCH, or check "
+            f"DATASETS.NAMES {cfg.DATASETS.NAMES}."
+        )
+    schedulers = stock(cfg, optimizer, iters_per_epoch)
     if getattr(schedulers["lr_sched"], "T_max", 1) < 1:  # the epochs that the warm-up leaves
         schedulers["lr_sched"].T_max = 1
     return schedulers
@@ -182,6 +174,61 @@ def nan_term(module: ModuleType) -> None:
 
 
 @repair(
+    "fastreid.data.data_utils",
+    defect="an error while a batch is prepared (an unreadable image) stops training for ever",
+)
+def loader_errors(module: ModuleType) -> None:
+    """The error is raised in the training loop.
+
+    It ended the background thread only; the training waited for a batch that never came.
+    """
+
+    def run(stock: Stock, self: Any) -> None:
+        try:
+            stock(self)
+        except Exception as error:  # whatever it is, the main thread is to raise it
+            self.error = error
+            self.queue.put(None)
+
+    def following(stock: Stock, self: Any) -> Any:
+        try:
+            return stock(self)
+        except StopIteration as end:
+            raise getattr(self, "error", end) from None
+
+    wrap(module.BackgroundGenerator, "run", run)
+    wrap(module.BackgroundGenerator, "next", following)
+
+
+_started: Any = weakref.WeakSet()
+
+
+@repair(
+    "fastreid.data.data_utils:BackgroundGenerator.start",
+    defect="a background thread that is preparing a batch when Python ends aborts the process",
+)
+def loader_exit(stock: Stock, self: Any) -> None:
+    """The threads are ended first.
+
+    Training never ends them, and `launch` takes a process that was aborted for a failed one.
+    """
+    if not _started:
+        atexit.register(_stop)
+    _started.add(self)
+    stock(self)
+
+
+def _stop() -> None:
+    patience = time.monotonic() + 5.0  # a worker process may be stuck for good
+    for thread in list(_started):
+        thread.exit_event.set()
+        while thread.is_alive() and time.monotonic() < patience:
+            with contextlib.suppress(queue.Empty):
+                thread.queue.get_nowait()  # it may be waiting for room in there
+            thread.join(0.02)
+
+
+@repair(
     "fastreid.modeling.backbones.regnet.regnet",
     "fastreid.modeling.backbones.regnet.effnet",
     defect="RegNet and EfficientNet look for their settings below the current folder",
@@ -216,20 +263,85 @@ def head_layers(stock: Stock, self: Any, *args: Any, **kwargs: Any) -> None:
 
 
 @repair(
-    "fastreid.modeling.meta_arch.distiller:Distiller.__init__",
-    defect="a teacher of other identities is a shape error at the first step; the config.yaml of a "
-    "run has MODEL.HEADS.NUM_CLASSES 0 unless it was written",
+    "fastreid.modeling.meta_arch.distiller",
+    defect="a distiller's teacher whose weights do not fit is random where they do not, one of "
+    "other identities is a shape error at the first step, and one of another device does not work",
+    essential=True,
 )
-def teacher_identities(stock: Stock, self: Any, cfg: Any) -> None:
-    """ValueError that names the teacher's config and MODEL.HEADS.NUM_CLASSES."""
-    stock(self, cfg)
-    own = len(self.heads.weight)
-    files = list(cfg.KD.MODEL_CONFIG)
-    for file, teacher in zip(files, self.model_ts[len(self.model_ts) - len(files) :]):
-        if len(teacher.heads.weight) != own:
-            raise ValueError(
-                f"The teacher of KD.MODEL_CONFIG {file} has MODEL.HEADS.NUM_CLASSES "
-                f"{len(teacher.heads.weight)}, and the student {own}. Write "
-                f"MODEL.HEADS.NUM_CLASSES {own} in that file, if the teacher was trained on the "
-                "same identities; else train one on them."
-            )
+def teachers(module: ModuleType) -> None:
+    """Teachers are where the student is; what does not fit is a ValueError that names the file.
+
+    The config.yaml of a run has MODEL.HEADS.NUM_CLASSES 0 unless it was written.
+    """
+    building: List[Any] = []  # the config of the distiller that is being built
+
+    def init(stock: Stock, self: Any, cfg: Any) -> None:
+        files, weights = list(cfg.KD.MODEL_CONFIG), list(cfg.KD.MODEL_WEIGHTS)
+        if len(files) != len(weights):
+            raise ValueError("KD.MODEL_CONFIG and KD.MODEL_WEIGHTS must name one file a teacher.")
+        for key, names in (("MODEL_CONFIG", files), ("MODEL_WEIGHTS", weights)):
+            gone = [name for name in names if "://" not in name and not os.path.isfile(name)]
+            if gone:
+                raise FileNotFoundError(
+                    f"KD.{key} {gone[0]} is not found. Write the path of a teacher's file, from "
+                    f"this folder ({os.getcwd()}) or absolute."
+                )
+        building.append(cfg)
+        try:
+            stock(self, cfg)
+        finally:
+            building.pop()
+        own = len(self.heads.weight)
+        for file, teacher in zip(files, self.model_ts[len(self.model_ts) - len(files) :]):
+            if len(teacher.heads.weight) != own:
+                raise ValueError(
+                    f"The teacher of KD.MODEL_CONFIG {file} has MODEL.HEADS.NUM_CLASSES "
+                    f"{len(teacher.heads.weight)}, and the student {own}: they must be trained on "
+                    "the same identities. Train a teacher on those of DATASETS.NAMES."
+                )
+
+    def build_model(stock: Stock) -> Stock:
+        def build(cfg: Any) -> Any:
+            cfg.MODEL.DEVICE = building[-1].MODEL.DEVICE if building else cfg.MODEL.DEVICE
+            return stock(cfg)
+
+        return build
+
+    def checkpointer(stock: Any) -> Any:
+        class Checkpointer(stock):
+            def load(self, path: str, *args: Any, **kwargs: Any) -> Any:
+                kd = building[-1].KD if building else None
+                if kd and path in kd.MODEL_WEIGHTS:
+                    self.teacher = kd.MODEL_CONFIG[list(kd.MODEL_WEIGHTS).index(path)], path
+                return super().load(path, *args, **kwargs)
+
+            def _load_model(self, checkpoint: Any) -> Any:
+                incompatible = super()._load_model(checkpoint)
+                if hasattr(self, "teacher"):
+                    _refuse_other_weights(*self.teacher, self.model, incompatible)
+                return incompatible
+
+        return Checkpointer
+
+    wrap(module.Distiller, "__init__", init)
+    replace(module, "build_model", build_model, everywhere=False)
+    replace(module, "Checkpointer", checkpointer, everywhere=False)
+
+
+def _refuse_other_weights(file: str, weights: str, teacher: Any, incompatible: Any) -> None:
+    shapes = {name: (there, here) for name, there, here in incompatible.incorrect_shapes}
+    parameters = {name for name, _ in teacher.named_parameters()}
+    absent = [name for name in incompatible.missing_keys if name in parameters - set(shapes)]
+    if not shapes and not absent:
+        return
+    remedy = "Write the config that these weights were trained with (config.yaml beside them)"
+    classes = shapes.get("heads.weight")
+    if classes and classes[0][1:] == classes[1][1:]:
+        remedy = f"Write MODEL.HEADS.NUM_CLASSES {classes[0][0]} in {file}"
+    told = [f"{name} is {there} there and {here} here" for name, (there, here) in shapes.items()]
+    told += [f"{name} is not there" for name in absent]
+    raise ValueError(
+        f"KD.MODEL_WEIGHTS {weights} does not fit KD.MODEL_CONFIG {file}: {told[0]}"
+        f"{f' (and {len(told) - 1} others)' if len(told) > 1 else ''}. A teacher would be random "
+        f"where it does not. {remedy}."
+    )

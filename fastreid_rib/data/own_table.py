@@ -7,8 +7,8 @@ import os
 import unicodedata
 from typing import Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
-from fastreid_rib.base.spelling import did_you_mean
 from fastreid_rib.data.own_pictures import SPLITS, Collection, Picture
+from fastreid_rib.settings.declaration import did_you_mean
 
 logger = logging.getLogger(__name__)
 

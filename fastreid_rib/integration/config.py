@@ -10,10 +10,9 @@ import re
 from typing import Any, Callable, Dict, List, Optional, Tuple, Type
 
 from fastreid_rib.base.patching import wrap
-from fastreid_rib.base.spelling import did_you_mean
 from fastreid_rib.integration import evaluation
 from fastreid_rib.settings.attention import GONE_ATTENTIONS, AttentionKeys
-from fastreid_rib.settings.declaration import Settings, from_keys, keys_of
+from fastreid_rib.settings.declaration import Settings, did_you_mean, from_keys, keys_of
 from fastreid_rib.settings.rib import RIBKeys
 from fastreid_rib.settings.run import EvaluationKeys, FolderSettings, RunKeys
 from fastreid_rib.settings.search import SearchKeys

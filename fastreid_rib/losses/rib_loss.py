@@ -13,7 +13,6 @@ from typing import Any, Callable, Dict, List, Optional
 import torch
 from torch import Tensor, nn
 
-from fastreid_rib.base.spelling import check_settings
 from fastreid_rib.losses import statistics as state
 from fastreid_rib.losses.functional import check_batch, checked_rib_loss
 from fastreid_rib.losses.refresh import refresh, warn_of_collapse
@@ -22,7 +21,7 @@ from fastreid_rib.losses.statistics import Statistics
 from fastreid_rib.losses.table import Rows, row_of
 from fastreid_rib.ops import Objective
 from fastreid_rib.ops.modes import Repeats, uncompiled
-from fastreid_rib.settings.declaration import declared
+from fastreid_rib.settings.declaration import check_settings, declared
 from fastreid_rib.settings.rib import RIBSettings
 
 logger = logging.getLogger(__name__)

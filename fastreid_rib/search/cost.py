@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
-from fastreid_rib.base.shapes import runs
+from fastreid_rib.base.kept import runs
 from fastreid_rib.search.space import Channels, Space, is_depthwise
 
 _MOST_CHOICES = 10**7

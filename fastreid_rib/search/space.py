@@ -5,7 +5,7 @@ from typing import Dict, Mapping, NamedTuple, Sequence, Tuple
 
 from torch import nn
 
-from fastreid_rib.base.spelling import did_you_mean
+from fastreid_rib.settings.declaration import did_you_mean
 
 
 class Channels(NamedTuple):

@@ -11,9 +11,23 @@ documentation all read these fields.
 """
 
 import dataclasses
+import difflib
 import math
 import re
-from typing import Any, Callable, Dict, Iterator, Mapping, NamedTuple, Tuple, Type, TypeVar
+from typing import (
+    Any,
+    Callable,
+    Collection,
+    Dict,
+    Iterable,
+    Iterator,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Tuple,
+    Type,
+    TypeVar,
+)
 
 
 class Range(NamedTuple):
@@ -173,3 +187,31 @@ def from_keys(settings: Type[S], node: Mapping[str, Any], path: str) -> S:
         return settings(**{key.lower(): node[key] for key in keys_of(settings)})
     except SettingError as error:
         raise ValueError(error.of_keys(path)) from None
+
+
+def did_you_mean(written: str, known: Iterable[str]) -> str:
+    """``" Did you mean 'DCS'?"``, or an empty string if nothing is close; case does not matter."""
+    by_case = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(str(written).lower(), list(by_case), n=1, cutoff=0.5)
+    return f" Did you mean '{by_case[close[0]]}'?" if close else ""
+
+
+def check_settings(
+    owner: str,
+    given: Iterable[str],
+    known: Collection[str],
+    gone: Optional[Mapping[str, str]] = None,
+) -> None:
+    """Checks the names of keyword arguments that `owner` takes as settings.
+
+    Raises:
+        TypeError: one of them is not a setting, or not any more (`gone` says what to write).
+    """
+    for name in given:
+        if gone and name in gone:
+            raise TypeError(f"{owner} no longer has the setting '{name}'. {gone[name]}")
+        if name not in known:
+            raise TypeError(
+                f"{owner} has no setting '{name}'.{did_you_mean(name, known)} It has "
+                f"{', '.join(known) or 'none'}."
+            )

@@ -2,14 +2,13 @@
 
 import pytest
 
-from fastreid_rib.base.spelling import did_you_mean
+from fastreid_rib.settings.declaration import did_you_mean
 
 
 @pytest.mark.parametrize(
     ("written", "hint"),
     [
-        ("CrossEntropyLos", " Did you mean 'CrossEntropyLoss'?"),
-        ("crossentropyloss", " Did you mean 'CrossEntropyLoss'?"),
+        ("crossentropylos", " Did you mean 'CrossEntropyLoss'?"),
         ("dcs", " Did you mean 'DCS'?"),
         ("nothing of the kind", ""),
         (7, ""),

@@ -1,20 +1,39 @@
+import os
 import pickle
+import signal
 
+import numpy as np
 import pytest
 import torch
-from cases import load_code, small_model
 from fastreid.utils.checkpoint import Checkpointer
+from small_uses import small_model
 
 from fastreid_rib.base import safe_reads
-from fastreid_rib.base.safe_reads import loads_weights_only
 
 pytestmark = pytest.mark.published
 
 
-def test_code_in_a_file_never_runs():
-    for zipped in (True, False):  # the latter as torch before 1.6 wrote it
+class Program:
+    """What a pickle can do: call anything, here `os.mkdir`."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+def test_code_in_a_file_never_runs(tmp_path, monkeypatch):
+    path, sign = str(tmp_path / "odd.pth"), tmp_path / "it-ran"
+    content = {"model": small_model().state_dict(), "odd": Program(sign)}
+    for zipped in (False, True):  # the former as torch before 1.6 wrote it
+        torch.save(content, path, _use_new_zipfile_serialization=zipped)
         with pytest.raises(pickle.UnpicklingError, match="If you trust its origin"):
-            load_code(_use_new_zipfile_serialization=zipped)
+            Checkpointer(small_model()).load(path)
+        assert not sign.exists()
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # torch's word for trusting all
+    Checkpointer(small_model()).load(path)
+    assert sign.exists()
 
 
 def test_what_fastreid_saves_is_read_without_code(tmp_path):
@@ -24,9 +43,10 @@ def test_what_fastreid_saves_is_read_without_code(tmp_path):
     optimizer.step()
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 5])  # it keeps a Counter
     parts = {"optimizer": optimizer, "lr_sched": scheduler}
-    Checkpointer(model, str(tmp_path), **parts).save("one", device=torch.device("cpu"), best={1})
+    more = {"device": torch.device("cpu"), "best": {1}, "metric": np.float64(71.5)}
+    Checkpointer(model, str(tmp_path), **parts).save("one", **more)
     rest = Checkpointer(small_model(), str(tmp_path), **parts).load(str(tmp_path / "one.pth"))
-    assert rest == {"device": torch.device("cpu"), "best": {1}}
+    assert rest == more
     assert scheduler.milestones == {3: 1, 5: 1}
 
 
@@ -44,13 +64,6 @@ def test_a_safe_read_changes_pickle_for_nobody_else(tmp_path, monkeypatch):
     loaded = safe_reads._load_plainly(str(tmp_path / "one.pth"))
     assert set(loaded["model"]) == set(small_model().state_dict())
     assert seen and all(found is pickle for found in seen)
-
-
-def test_torch_s_word_for_trusting_every_file_is_kept(monkeypatch):
-    if not loads_weights_only():
-        pytest.skip("this torch has no such word")
-    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    assert load_code() is True
 
 
 def test_truncated_anywhere(tmp_path):
@@ -84,20 +97,36 @@ def test_a_foreign_file_is_told(tmp_path):
         assert str(path) in str(caught.value)
 
 
-def test_a_last_checkpoint_that_is_gone(tmp_path):
+def test_a_last_checkpoint_that_is_gone_or_truncated(tmp_path):
     checkpointer = Checkpointer(small_model(), str(tmp_path))
     checkpointer.save("model_0004")
     (tmp_path / "last_checkpoint").write_text("model_0005.pth")
-    with pytest.raises(FileNotFoundError, match="whole checkpoint beside it is model_0004.pth"):
+    told = "whole checkpoint beside it is model_0004.pth"
+    with pytest.raises(FileNotFoundError, match=told):
+        checkpointer.resume_or_load("", resume=True)
+    checkpointer.save("model_0005")
+    os.truncate(tmp_path / "model_0005.pth", 1000)
+    with pytest.raises(ValueError, match=f"model_0005.pth is truncated.* {told}.*last_checkpoint"):
         checkpointer.resume_or_load("", resume=True)
 
 
-def test_the_next_write_takes_the_place_of_a_partial_one(tmp_path):
-    (tmp_path / "model.pth.partial").write_bytes(b"half" * 1000)
+class Deadly:
+    def __reduce__(self):  # reached when the file is open, long before it is complete
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_while_it_writes_leaves_the_old_one(tmp_path):
     checkpointer = Checkpointer(small_model(), str(tmp_path))
-    checkpointer.save("model")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["last_checkpoint", "model.pth"]
-    checkpointer.load(str(tmp_path / "model.pth"))
+    checkpointer.save("model_best")
+    child = os.fork()
+    if not child:
+        checkpointer.save("model_best", odd=Deadly())
+    _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    checkpointer.resume_or_load("", resume=True)
+    (tmp_path / "model_best.pth.partial").write_bytes(b"half" * 1000)  # killed later on
+    checkpointer.save("model_best")  # it takes the place of the partial one
+    assert sorted(os.listdir(tmp_path)) == ["last_checkpoint", "model_best.pth"]
 
 
 def test_nothing_is_said_of_a_checkpoint_that_was_not_written(tmp_path):

@@ -1,10 +1,14 @@
+"""Training and evaluation without a GPU: loaders, processes, messages."""
+
+import os
 import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from cases import Pictures, picture_loader
+from small_uses import Pictures, group_of_one, picture_loader, small_batch, small_model
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA: nothing to repair")
 
@@ -31,18 +35,38 @@ def test_a_loader_with_an_end_ends():
     assert [batch["targets"].tolist() for batch in loader] == [[0, 1, 2, 3, 4], [5, 6, 7]]
 
 
+def test_workers_of_the_test_loader(monkeypatch):
+    from fastreid.config import get_cfg
+    from fastreid.data import build_reid_test_loader
+
+    cfg = get_cfg()
+    for workers, cores, expected in ((0, 8, 0), (8, 2, 2), (8, 64, 4), (1, 64, 1)):
+        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        cfg.DATALOADER.NUM_WORKERS = workers
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch counts the real cores
+            loader, num_query = build_reid_test_loader(cfg, test_set=[0, 1], num_query=1)
+        assert (loader.num_workers, num_query) == (expected, 1)
+    explicit, _ = build_reid_test_loader([0, 1], 128, 1, num_workers=1)
+    assert explicit.num_workers == 1
+
+
+def test_an_unreadable_image_ends_the_training_with_its_error():
+    for workers in (0, 1):
+        with pytest.raises(OSError, match="image 6 is truncated"):
+            batches = iter(picture_loader(broken=(6,), workers=workers))
+            for _ in range(3):
+                next(batches)
+
+
 def test_reranking_searches_on_the_cpu():
-    from fastreid.utils.compute_dist import build_dist, compute_jaccard_distance
+    from fastreid.utils.compute_dist import compute_jaccard_distance
 
     torch.manual_seed(0)
     # Two tight clusters far apart: jaccard distance 0..1, small within, 1 across.
     features = torch.cat([torch.randn(8, 4) * 0.01, torch.randn(8, 4) * 0.01 + 10.0])
     distance = compute_jaccard_distance(features, k1=4, k2=2)
-    assert distance.shape == (16, 16)
-    assert np.allclose(distance[:8, 8:], 1.0)
-    assert distance[:8, :8].mean() < 0.9
-    reranked = build_dist(features[:4], features[4:], "jaccard", k1=4, k2=2)
-    assert np.array_equal(reranked, distance[:4, 4:])
+    assert np.allclose(distance[:8, 8:], 1.0) and distance[:8, :8].mean() < 0.9
     assert np.array_equal(compute_jaccard_distance(features, 4, 2, 3), distance)
 
 
@@ -87,16 +111,9 @@ def test_processes_leave_their_group_before_they_end(run_script, tmp_path):
 EXIT = """
 import fastreid_rib, sys
 sys.path.insert(0, sys.argv[1])
-from cases import Pictures, picture_loader
-import torch
+from small_uses import picture_loader
 
-class Large(Pictures):
-    def __getitem__(self, index):
-        return {"images": torch.rand(3, 600, 600), "targets": index}
-
-import cases
-cases.Pictures = Large
-batches = iter(picture_loader())
+batches = iter(picture_loader(size=600))
 next(batches)  # the thread is in the middle of the following ones
 print(batches.iter.is_alive())
 """
@@ -113,3 +130,24 @@ def test_a_config_for_a_gpu_says_what_to_write(make_cfg):
     for begin in (lambda: default_setup(cfg, None), lambda: DefaultTrainer.build_model(cfg)):
         with pytest.raises(ValueError, match="MODEL.DEVICE is cuda:0, .* write MODEL.DEVICE cpu"):
             begin()
+
+
+def test_data_parallel_takes_a_model_on_the_cpu_and_torch_s_own_is_as_it_was():
+    from fastreid.engine import defaults
+
+    with group_of_one():
+        made = defaults.DistributedDataParallel(small_model(), device_ids=[0])
+        assert made(small_batch()[0]).shape == (16, 3)
+    stock = torch.nn.parallel.DistributedDataParallel
+    assert isinstance(made, stock) and type(made) is not stock
+
+
+def test_sync_bn_and_amp_say_what_to_write():
+    from fastreid.engine.train_loop import AMPTrainer
+    from fastreid.layers import get_norm
+
+    told = "write MODEL.BACKBONE.NORM BN and MODEL.HEADS.NORM BN"
+    with group_of_one(), pytest.raises(ValueError, match=told):
+        get_norm("syncBN", 3)(torch.rand(2, 3, 2, 2))
+    with pytest.raises(ValueError, match="write SOLVER.AMP.ENABLED False"):
+        AMPTrainer(small_model(), [], None, None)

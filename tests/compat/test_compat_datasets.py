@@ -2,27 +2,23 @@
 
 import os
 import re
-import warnings
 
 import pytest
 import torch
+from fastreid.config import get_cfg
+from fastreid.data import common
+from fastreid.data.build import fast_batch_collator
 from fastreid.data.common import CommDataset
 from fastreid.data.datasets import DATASET_REGISTRY
 from fastreid.data.datasets.dukemtmcreid import DukeMTMC
 from fastreid.data.datasets.market1501 import Market1501
 from fastreid.data.datasets.msmt17 import MSMT17
 from fastreid.engine import DefaultTrainer
-from trees import DUKE, MARKET, in_market, market_names, small_market, write_picture, write_tree
+from trees import DUKE, MARKET, in_market, market_names, small_market, write_tree
 
 from fastreid_rib.compat import datasets
 
 pytestmark = pytest.mark.usefixtures("as_after_setup")
-
-
-@pytest.fixture
-def said(heard):
-    """What the repairs log."""
-    return heard(datasets.logger)
 
 
 @pytest.fixture
@@ -48,33 +44,22 @@ MARKET_BOTH = {
 }
 
 
-def test_a_folder_that_is_missing(tmp_path):
+def test_folders_and_a_data_root_that_are_missing(tmp_path):
     for dataset, folder, part in (
         (Market1501, MARKET, "bounding_box_train"),
-        (Market1501, MARKET, "query"),
         (DukeMTMC, DUKE, "bounding_box_test"),
     ):
         names = [name for name in small_market(folder) if f"/{part}/" not in name]
         root = write_tree(tmp_path / part, names)
         with pytest.raises(RuntimeError) as error:
             dataset(root=root)
-        message = str(error.value)
-        place = os.path.join(root, folder)
+        message, place = str(error.value), os.path.join(root, folder)
         assert message.startswith(f'"{place}/{part}" is not found: {dataset.__name__}')
         there = sorted({"bounding_box_train", "query", "bounding_box_test"} - {part})
         assert f"{place} holds {', '.join(there)}." in message
         assert "FASTREID_DATASETS" in message and "FolderReID" in message
-
-
-def test_a_data_root_that_is_missing_is_named(tmp_path):
-    write_picture(tmp_path / "elsewhere" / "a.jpg")
-    for dataset in (DukeMTMC, MSMT17):
-        with pytest.raises(RuntimeError, match=f"{re.escape(str(tmp_path))} holds elsewhere"):
-            dataset(root=str(tmp_path))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # FastReID's own, of another structure
-        with pytest.raises(RuntimeError, match="bounding_box_train, .*query"):
-            Market1501(root=str(tmp_path))
+    with pytest.raises(RuntimeError, match=f"{re.escape(root)} holds {DUKE}"):
+        MSMT17(root=root)
 
 
 def test_a_data_set_without_pictures():
@@ -84,6 +69,62 @@ def test_a_data_set_without_pictures():
         CommDataset([], relabel=False)
 
 
+def test_data_sets_that_assert_name_the_key(tmp_path, rooted, make_cfg):
+    """CUHK03 has assertions and packages of its own, VeRi asserts its identities."""
+    rooted(
+        ["veri/image_train/0777_c001_0_0.jpg", "veri/image_query/a.png", "veri/image_test/a.png"]
+    )
+    cfg = make_cfg({"DATASETS.NAMES": ("VeRi",)})
+    with pytest.raises(ValueError, match="of DATASETS.NAMES .'VeRi',. cannot be read.*FolderReID"):
+        DefaultTrainer.build_train_loader(cfg)
+    root = tmp_path / "cuhk03"
+    (root / "cuhk03_release").mkdir(parents=True)
+    cfg = make_cfg({"DATASETS.NAMES": ("CUHK03",), "DATASETS.TESTS": ("CUHK03",)})
+    with pytest.raises(RuntimeError, match="cuhk-03.mat.* is not found: CUHK03 .*DATASETS.NAMES"):
+        DefaultTrainer.build_train_loader(cfg)
+    for name in ("detected", "labeled"):
+        (root / f"cuhk03_new_protocol_config_{name}.mat").touch()
+        (root / f"images_{name}").mkdir()
+    (root / "cuhk03_release" / "cuhk-03.mat").touch()
+    with pytest.raises(
+        ValueError, match="of DATASETS.TESTS .'CUHK03',. cannot be read: .*pip inst"
+    ):
+        DefaultTrainer.build_test_loader(cfg, "CUHK03")  # it would unpack the .mat file
+    for kind in ("classic", "new"):
+        for name in ("detected", "labeled"):
+            (root / f"splits_{kind}_{name}.json").write_text("[]")
+    with pytest.raises(ValueError, match="cannot be read: Condition split_id.*cuhk03.py, line"):
+        DefaultTrainer.build_train_loader(cfg)
+
+
+def labels_of(*items, relabel):
+    """Identities and cameras that the loader of a data set gives of some pictures."""
+    data = CommDataset([("a.jpg", *item) for item in items], relabel=relabel)
+    data.transform = None
+    batch = fast_batch_collator([data[i] for i in range(len(data))])
+    return [batch["targets"].tolist(), batch["camids"].tolist()]
+
+
+def test_labels_that_are_words(monkeypatch):
+    monkeypatch.setattr(common, "read_image", lambda path: torch.zeros(3, 2, 2))
+    words = ("anna", "door"), ("ben", "yard"), ("anna", "yard")
+    assert labels_of(*words, relabel=False) == [[0, 1, 0], [0, 1, 1]]
+    assert labels_of(("anna", 2), (7, 2), (3, 1), relabel=True) == [[2, 1, 0], [1, 1, 0]]
+    # What worked is left as it is.
+    assert labels_of((7, 3), (-1, 2), relabel=False) == [[7, -1], [3, 2]]
+    assert labels_of(("b", "y"), ("a", "x"), relabel=True) == [[1, 0], [1, 0]]
+
+
+def test_too_few_pictures_or_identities_name_the_key():
+    from fastreid.modeling.losses import cross_entropy_loss
+    from fastreid.solver import build_lr_scheduler
+
+    with pytest.raises(ValueError, match="Write a smaller SOLVER.IMS_PER_BATCH"):
+        build_lr_scheduler(get_cfg(), None, 0)
+    with pytest.raises(ValueError, match="NUM_CLASSES is 1: the training set"):
+        cross_entropy_loss(torch.zeros(4, 1), torch.zeros(4, dtype=torch.int64), 0.1)
+
+
 # What cannot be evaluated: {case: (names, what the message says)}
 HOPELESS = {
     "one camera": (
@@ -91,15 +132,6 @@ HOPELESS = {
         "3 of the 3 queries of Market1501 have no right answer in the gallery: 3 have their "
         "identity there by their own camera alone, which FastReID leaves out, and 0 not at all "
         "(1 cameras).",
-    ),
-    "the identities' own cameras": (
-        in_market(
-            market_names(),
-            ["0011_c1s1_0_00.jpg", "0012_c2s1_0_00.jpg"],
-            ["0011_c1s1_1_00.jpg", "0012_c2s1_1_00.jpg"],
-        ),
-        "2 have their identity there by their own camera alone, which FastReID leaves out, and 0 "
-        "not at all (2 cameras).",
     ),
     "other identities": (
         in_market(market_names(), market_names([20]), market_names([30])),
@@ -114,43 +146,33 @@ def test_a_test_set_that_cannot_be_evaluated_stops_before_training(case, rooted,
     names, told = HOPELESS[case]
     rooted(names)
     cfg = make_cfg(MARKET_BOTH)
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=f"{re.escape(told)}.*FolderReID"):
         DefaultTrainer(cfg)
-    assert told in str(error.value)
-    assert "FolderReID" in str(error.value)
     with pytest.raises(ValueError):  # and so does an evaluation alone, before it embeds anything
         DefaultTrainer.build_test_loader(cfg, "Market1501")
 
 
-def test_queries_without_an_answer_are_told(rooted, make_cfg, said):
-    names = small_market()
+def test_queries_without_an_answer_are_told(rooted, make_cfg, heard):
+    said, names = heard(datasets.logger), small_market()
     rooted([n for n in names if not ("bounding_box_test/0011" in n and "_c2" in n)])
-    DefaultTrainer(make_cfg(MARKET_BOTH))
-    assert [line for line in said() if "queries" in line] == [
+    DefaultTrainer.build_test_loader(make_cfg(MARKET_BOTH), "Market1501")
+    assert said() == [
         "1 of the 6 queries of Market1501 have no right answer in the gallery: 1 have their "
         "identity there by their own camera alone, which FastReID leaves out, and 0 not at all "
         "(2 cameras). They do not count."
     ]
 
 
-def test_a_data_set_without_queries_is_refused(make_cfg):
-    cfg = make_cfg({"DATASETS.TESTS": ("TrainingOnlyReID",)})
-
+def test_a_data_set_without_queries_is_refused(make_cfg, monkeypatch):
     def training_only(**kwargs):
-        data = DATASET_REGISTRY.get("SyntheticReIDTiny")(**kwargs)
+        data = SyntheticReIDTiny(**kwargs)
         data._query = []
         return data
 
-    DATASET_REGISTRY._obj_map["TrainingOnlyReID"] = training_only
-    try:
-        with pytest.raises(ValueError, match="TrainingOnlyReID has no query pictures .0 queries, "):
-            DefaultTrainer(cfg)
-        with pytest.raises(ValueError):  # 0 evaluates after the last epoch
-            DefaultTrainer(
-                make_cfg({"DATASETS.TESTS": ("TrainingOnlyReID",), "TEST.EVAL_PERIOD": 0})
-            )
-    finally:
-        del DATASET_REGISTRY._obj_map["TrainingOnlyReID"]
+    SyntheticReIDTiny = DATASET_REGISTRY.get("SyntheticReIDTiny")  # noqa: N806
+    monkeypatch.setitem(DATASET_REGISTRY._obj_map, "TrainingOnlyReID", training_only)
+    with pytest.raises(ValueError, match="TrainingOnlyReID has no query pictures .0 queries, "):
+        DefaultTrainer(make_cfg({"DATASETS.TESTS": ("TrainingOnlyReID",)}))
 
 
 DRAWING = """
@@ -164,15 +186,12 @@ from fastreid.engine import DefaultTrainer
 class Trainer(DefaultTrainer):
     @classmethod
     def build_test_loader(cls, cfg, name):
-        print("looked", draw())
+        print("looked", random.random(), np.random.rand(), torch.rand(1))
         return super().build_test_loader(cfg, name)
 
     @classmethod
     def build_train_loader(cls, cfg):
-        raise SystemExit(draw())
-
-def draw():
-    return random.random(), np.random.rand(), float(torch.rand(1))
+        raise SystemExit(f"{random.random()} {np.random.rand()} {torch.rand(1)}")
 
 for tests in ((), ("SyntheticReIDTiny",)):
     cfg = get_cfg()
@@ -210,41 +229,3 @@ def test_a_trainer_that_evaluates_in_its_own_way_is_left_alone(make_cfg, monkeyp
     assert queries > 0
     with pytest.raises(AssertionError, match="asked"):
         DefaultTrainer.build_test_loader(make_cfg(), "SyntheticReIDTiny")
-    with pytest.raises(KeyError, match="NoSuchReID"):
-        DefaultTrainer(make_cfg({"DATASETS.TESTS": ("NoSuchReID",)}))
-
-
-def test_one_picture_of_an_identity_and_labels_from_anywhere(rooted, make_cfg):
-    rooted(
-        in_market(
-            [*market_names([7], (1, 2)), "0900_c1s1_0_00.jpg", *market_names([31], (2, 3))],
-            market_names([50, 60], (1, 2), 1),
-            market_names([50, 60], (1, 2), 2),
-        )
-    )
-    trainer = DefaultTrainer(make_cfg(MARKET_BOTH))
-    assert trainer.data_loader.dataset.num_classes == 3
-    results = trainer.train()
-    assert 0 < results["mAP"] <= 100
-
-
-def test_what_fastreid_says_of_itself(tmp_path):
-    """The defects, without the repairs."""
-    from fastreid.data.datasets.bases import Dataset
-    from fastreid.data.samplers import NaiveIdentitySampler, TrainingSampler
-    from fastreid.evaluation.rank import evaluate_rank
-
-    root = write_tree(tmp_path, small_market())
-    data = Market1501(root=root)
-    with pytest.raises(RuntimeError) as error:
-        Dataset.check_before_run.__stock__(data, "gone")
-    assert str(error.value) == '"gone" is not found'
-    with pytest.raises(AssertionError, match="^Dataset folder not found$"):
-        MSMT17.__init__.__stock__(data, root=root)
-    with pytest.raises(ValueError, match="DATALOADER.SAMPLER_TRAIN TrainingSampler"):
-        NaiveIdentitySampler([], 4, 2, seed=0)
-    with pytest.raises(AssertionError, match="^$"):
-        TrainingSampler(0, seed=0)
-    one = torch.zeros(1, dtype=torch.int64).numpy()
-    with pytest.raises(AssertionError, match="all query identities do not appear in gallery"):
-        evaluate_rank(torch.zeros(1, 1).numpy(), one, one, one, one, use_cython=False)

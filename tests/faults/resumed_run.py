@@ -16,7 +16,6 @@ import shutil
 import signal
 import sys
 import traceback
-from collections import defaultdict
 
 sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from small_run import small_cfg
@@ -31,6 +30,7 @@ from fastreid.utils import comm
 from fastreid.utils.checkpoint import Checkpointer
 from fastreid.utils.env import seed_all_rng
 
+from fastreid_rib.base.safe_reads import read_safely
 from fastreid_rib.integration.run import seeds
 from fastreid_rib.losses import RIBLoss
 
@@ -59,7 +59,6 @@ RIB = {
 CASES = {
     "rib": RIB,
     "workers": {**RIB, "DATALOADER.NUM_WORKERS": 2},
-    "patches": {"INPUT.RPT.ENABLED": True, "INPUT.RPT.PROB": 1.0},
     "patches of workers": {
         "INPUT.RPT.ENABLED": True,
         "INPUT.RPT.PROB": 1.0,
@@ -169,51 +168,40 @@ def report(odd, expected, **more):
     print("REPORT" + json.dumps(found), flush=True)
 
 
-class Watch:
-    """Counts the lines of Python that each occurrence of a phase runs; stops at one of them."""
+def kill_at(phase, occurrence, lines):
+    """Lets this process kill itself after some lines of Python of an occurrence, or at its end."""
+    owner, name = PHASES[phase]
+    stock, left = getattr(owner, name), [occurrence, lines]
 
-    def __init__(self, moment=None, reached=None):
-        self.counts = defaultdict(list)
-        self.moment, self.reached = moment, reached
-        for phase, (owner, name) in PHASES.items():
-            setattr(owner, name, self.watched(phase, getattr(owner, name)))
+    def trace(frame, event, arg):
+        left[1] -= event == "line"
+        if left[1] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return trace
 
-    def watched(self, phase, stock):
-        def run(*args, **kwargs):
-            if self.moment and [phase, len(self.counts[phase])] != self.moment[:2]:
-                self.counts[phase].append(0)
-                return stock(*args, **kwargs)
-            lines = 0
+    def run(*args, **kwargs):
+        left[0] -= 1
+        if left[0] >= 0:
+            return stock(*args, **kwargs)
+        sys.settrace(trace)
+        stock(*args, **kwargs)
+        os.kill(os.getpid(), signal.SIGKILL)
 
-            def trace(frame, event, arg):
-                nonlocal lines
-                lines += event == "line"
-                if self.moment and lines == self.moment[2]:
-                    os.write(self.reached, b"here")
-                    signal.pause()
-                return trace
-
-            outer = sys.gettrace()
-            sys.settrace(trace)
-            try:
-                return stock(*args, **kwargs)
-            finally:
-                sys.settrace(outer)
-                self.counts[phase].append(lines)
-
-        return run
+    setattr(owner, name, run)
 
 
-def choose(counts, draw, phase):
-    occurrence = draw.randrange(len(counts[phase]))
-    if phase == "refresh":  # start_epoch is asked at every step, and refreshes in a few of them
-        longest = sorted(range(len(counts[phase])), key=counts[phase].__getitem__)
-        occurrence = draw.choice(longest[-(EPOCHS - 1) :])
-    return [phase, occurrence, draw.randint(1, counts[phase][occurrence])]
+def choose(draw, phase):
+    """A moment. RIB's start_epoch is asked at every step, and refreshes in an epoch's first."""
+    steps = 4
+    if phase == "write":
+        return phase, draw.randrange(EPOCHS), draw.randint(1, 400)
+    if phase == "refresh":
+        return phase, draw.randrange(1, EPOCHS) * steps, draw.randint(1, 400)
+    return phase, draw.randrange(EPOCHS * steps), draw.randint(1, 4000)
 
 
-def child(body, until=None):
-    """Runs `body` in a forked process, kills it when it writes to the pipe `until`; its end."""
+def child(body):
+    """Runs `body` in a forked process; its end."""
     pid = os.fork()
     if not pid:
         try:
@@ -222,10 +210,6 @@ def child(body, until=None):
         except BaseException:
             traceback.print_exc()
             os._exit(1)
-    if until is not None:
-        os.close(until[1])
-        if os.read(until[0], 4):  # nothing: it ended without having come to the moment
-            os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
     return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
@@ -233,33 +217,23 @@ def child(body, until=None):
 def killed(root, case, count):
     """This process imports everything and trains nothing: it can be forked for each run."""
     torch.set_num_threads(1)
-    whole, counted = os.path.join(root, "whole"), os.path.join(root, "counts")
-
-    def uninterrupted():
-        watch = Watch()
-        run(whole, case, resume=False)
-        with open(counted, "w") as file:
-            json.dump(watch.counts, file)
-
-    assert child(uninterrupted) == 0
-    with open(counted) as file:
-        counts = json.load(file)
-    expected, draw, odd, moments, left = diary(whole), random.Random(0), [], [], []
+    whole = os.path.join(root, "whole")
+    assert child(lambda: run(whole, case, resume=False)) == 0
+    expected, draw, odd, moments = diary(whole), random.Random(0), [], []
     for number in range(count):
-        folder, pipe = os.path.join(root, f"killed-{number}"), os.pipe()
-        moment = choose(counts, draw, list(PHASES)[number % len(PHASES)])
+        folder = os.path.join(root, f"killed-{number}")
+        moment = choose(draw, list(PHASES)[number % len(PHASES)])
 
-        def until_then(moment=moment, folder=folder, pipe=pipe):
-            Watch(moment, pipe[1])
+        def until_then(moment=moment, folder=folder):
+            kill_at(*moment)
             run(folder, case, resume=False)
 
-        first = child(until_then, pipe)
+        first = child(until_then)
         before, names = diary(folder), os.listdir(folder)
         saved = 0
         if "last_checkpoint" in names:
             with open(os.path.join(folder, "last_checkpoint")) as file:
-                name = file.read()
-            saved = EPOCHS if "final" in name else 1 + int(name[len("model_") : -len(".pth")])
+                saved = 1 + read_safely(os.path.join(folder, file.read()))["epoch"]
         ended = first, child(lambda folder=folder: run(folder, case, resume=True))
         after = diary(folder)[len(before) :]
         if ended != (-signal.SIGKILL, 0) or before != expected[: len(before)]:
@@ -267,8 +241,7 @@ def killed(root, case, count):
         if after != expected[saved * len(expected) // EPOCHS :]:
             odd.append(["it did not go on from its last checkpoint, bit for bit", moment])
         moments.append(moment)
-        left += names
-    report(odd, expected, moments=moments, left=left)
+    report(odd, expected, moments=moments)
 
 
 if __name__ == "__main__":

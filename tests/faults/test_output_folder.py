@@ -1,21 +1,17 @@
-"""Two runs in one folder, folders that cannot be written, full disks, data that go away."""
+"""Two runs in one folder, folders that cannot be written, full disks."""
 
 import argparse
 import errno
-import logging
 import os
-import shutil
 import signal
 from contextlib import contextmanager
 
 import pytest
 import torch
-from fastreid.data import build as data_build
-from fastreid.engine import DefaultTrainer, default_setup
-from fastreid.engine.hooks import HookBase
+from fastreid.engine import default_setup
 from fastreid.utils.checkpoint import Checkpointer
 
-from fastreid_rib.integration.run import output_folder, seeds, start
+from fastreid_rib.integration.run import output_folder, start
 
 RIB = {"MODEL.LOSSES.NAME": ("CrossEntropy", "RIB"), "MODEL.LOSSES.RIB.WARMUP_EPOCHS": 1}
 TRAINING = argparse.Namespace(eval_only=False)
@@ -104,55 +100,7 @@ def test_a_full_disk_is_told_and_the_last_checkpoint_stays(tmp_path):
     assert (tmp_path / "model_best.pth").read_bytes() == before
     assert not list(tmp_path.glob("*.partial")) and not (tmp_path / "model_0001.pth").exists()
     checkpointer.resume_or_load("", resume=True)
-
-
-def test_a_full_disk_while_the_name_of_the_last_checkpoint_is_written(tmp_path):
-    checkpointer = Checkpointer(torch.nn.Linear(3, 3), str(tmp_path))
-    checkpointer.save("model_0000")
     (tmp_path / "last_checkpoint.partial").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left on device"):
         checkpointer.save("model_0001")
-    assert (tmp_path / "last_checkpoint").read_text() == "model_0000.pth"
-
-
-class Remove(HookBase):
-    """Takes the data root away after the first step."""
-
-    def __init__(self, root):
-        self.root = root
-
-    def after_step(self):
-        shutil.rmtree(self.root, ignore_errors=True)
-
-
-@pytest.mark.parametrize(
-    "seed",
-    [
-        pytest.param(0, id="in the loop"),
-        pytest.param(-1, id="in the background", marks=pytest.mark.all_only),
-    ],
-)
-def test_a_data_root_that_vanishes(make_cfg, tmp_path, monkeypatch, caplog, seed):
-    caplog.set_level(logging.INFO, logger="fastreid")  # or the trainer sets up a log of its own
-    monkeypatch.setattr(data_build, "_root", str(tmp_path / "data"))
-    monkeypatch.setattr(seeds, "_value", -1)  # put back at the end
-    seeds.seed(seed)
-    trainer = DefaultTrainer(
-        make_cfg(
-            {
-                **RIB,
-                "MODEL.BACKBONE.NAME": "build_osnet_backbone",
-                "MODEL.BACKBONE.DEPTH": "x0_25",
-                "MODEL.BACKBONE.FEAT_DIM": 128,
-                "MODEL.BACKBONE.PRETRAIN": False,
-                "SEED": seed,
-                "SOLVER.MAX_EPOCH": 8,  # the background has read a dozen batches ahead
-                "OUTPUT_DIR": str(tmp_path),
-            }
-        )
-    )
-    trainer.register_hooks([Remove(tmp_path / "data")])
-    with pytest.raises(OSError, match="cannot be read: .* is gone: .*FASTREID_DATASETS"):
-        trainer.train()
-    rib = trainer.model.rib.state_dict()
-    assert len(rib["bank_rows"]) % 16 == 0 and rib["bank_rows"].isfinite().all()
+    assert (tmp_path / "last_checkpoint").read_text() == "model_best.pth"

@@ -10,7 +10,7 @@ import pytest
 
 SCRIPT = Path(__file__).parent / "resumed_run.py"
 EVERY = ("frozen", "search")  # for a change
-OTHERS = ("patches", "patches of workers", "distilled", "random", "balanced", "imbalanced")
+OTHERS = ("patches of workers", "distilled", "random", "balanced", "imbalanced")
 
 
 def came_of(folder, how, *arguments):
@@ -43,9 +43,6 @@ def test_the_number_of_workers_makes_no_difference(without_workers, tmp_path):
     assert came_of(tmp_path, 1, "workers")["losses"] == without_workers["losses"]
 
 
-OTHERS = ["patches of workers", "frozen", "distilled", "random", "balanced", "imbalanced"]
-
-
 @pytest.mark.parametrize(
     "case", [*EVERY, *(pytest.param(case, marks=pytest.mark.all_only) for case in OTHERS)]
 )
@@ -66,4 +63,3 @@ def test_a_run_killed_while_it_writes_goes_on_bit_for_bit(tmp_path):
 def test_a_run_killed_at_any_moment_goes_on_bit_for_bit(tmp_path):
     report = came_of(tmp_path, "kill", "rib", 10)
     assert {moment[0] for moment in report["moments"]} == {"write", "refresh", "step"}
-    assert any(name.endswith(".partial") for name in report["left"]), "none while it wrote"

@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 import torch
 from torch import nn
 
-from fastreid_rib.base.shapes import runs
+from fastreid_rib.base.kept import runs
 from fastreid_rib.integration import config
 from fastreid_rib.integration.attention import insertion
 from fastreid_rib.integration.attention.insertion import BLOCKS, HEAD

@@ -6,7 +6,6 @@ RIB; its own ``losses`` runs first, and RIB is added to what it returns. A confi
 RIB gets FastReID's own class.
 """
 
-import functools
 import logging
 from typing import Any, Dict, Optional
 
@@ -20,7 +19,6 @@ from fastreid_rib.ops import backends
 logger = logging.getLogger(__name__)
 
 
-@functools.lru_cache(maxsize=None)
 def with_rib(architecture: Any) -> type:
     """The subclass of a meta-architecture that adds RIB to its losses, under the same name.
 
@@ -29,12 +27,15 @@ def with_rib(architecture: Any) -> type:
     """
     if not (isinstance(architecture, type) and hasattr(architecture, "losses")):
         raise TypeError(_how_to_add(getattr(architecture, "__name__", repr(architecture))))
-    body = {
-        "__module__": architecture.__module__,
-        "__doc__": architecture.__doc__,
-        "rib_architecture": architecture,
-    }
-    return type(architecture.__name__, (_AddsRIB, architecture), body)
+    stock: Any = architecture
+    if "_with_rib" not in vars(stock):  # one for all its models, which goes with it
+        body = {
+            "__module__": architecture.__module__,
+            "__doc__": architecture.__doc__,
+            "rib_architecture": architecture,
+        }
+        stock._with_rib = type(architecture.__name__, (_AddsRIB, architecture), body)
+    return stock._with_rib
 
 
 def _without_state(architecture: type) -> Any:

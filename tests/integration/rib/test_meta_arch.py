@@ -1,6 +1,8 @@
 """RIB in FastReID's own meta-architectures and in those of other projects."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from fastreid.modeling import META_ARCH_REGISTRY, build_model
 from fastreid.modeling.meta_arch import MGN, Baseline, Distiller, MoCo
 from fastreid.utils.events import EventStorage
 
+from fastreid_rib.integration.rib.meta_arch import with_rib
 from fastreid_rib.ops import native, proof
 
 # From the second epoch on, so that tests need no third.
@@ -238,3 +241,16 @@ def test_cameras_come_with_the_batch(make_small_cfg):
             assert torch.isfinite(losses["loss_rib"])
         assert (model.rib.statistics.camera_rows is not None) == crossed, (changes, cameras)
         assert model._rib_cameras is None
+
+
+def test_an_architecture_has_one_class_with_rib_that_goes_with_it():
+    """In a notebook the same cell may define it again and again."""
+
+    class Mine(Baseline):
+        pass
+
+    assert with_rib(Mine) is with_rib(Mine) is not with_rib(Baseline)
+    kept = weakref.ref(Mine)
+    del Mine
+    gc.collect()
+    assert kept() is None
