@@ -15,7 +15,7 @@ from fastreid_rib.settings.declaration import declared
 from fastreid_rib.settings.rib import RIBSettings
 
 # Here, and not in the function: torch.compile does not look into dataclasses.
-_BETA, _GAMMA = (declared(RIBSettings)[name].range for name in ("beta", "gamma"))
+_BETA, _GAMMA, _FORM = (declared(RIBSettings)[name].range for name in ("beta", "gamma", "form"))
 _REDUCTIONS = ("mean", "sum", "none")
 _NO_TENSOR = {  # and what to write
     "embeddings": "give the one that the retrieval uses",
@@ -71,9 +71,10 @@ def rib_loss(
             >= C makes the loss NaN instead: looking at it would make the host wait.
         native.Unavailable: a backend that was asked for by name cannot be used.
     """
-    for setting, number, values in (("beta", beta, _BETA), ("gamma", gamma, _GAMMA)):
-        if not values.holds(number):
-            raise ValueError(f"{setting} must be {values.text}, got {number}")
+    settings = (("beta", beta, _BETA), ("gamma", gamma, _GAMMA), ("form", form, _FORM))
+    for setting, value, values in settings:
+        if not values.holds(value):
+            raise ValueError(f"{setting} must be {values.text}, got {value!r}")
     if log_p is None and gamma > 1:
         raise ValueError(f"gamma must be in 0..1 (without log_p more bounds nothing), got {gamma}")
     if reduction not in _REDUCTIONS:

@@ -19,8 +19,7 @@ from fastreid_rib.losses.statistics import Statistics
 from fastreid_rib.losses.table import Identities, Rows
 from fastreid_rib.ops import Objective, bound
 from fastreid_rib.ops.assignment import centroid_products, half_squared_norms
-from fastreid_rib.ops.information import mutual_information, negentropy
-from fastreid_rib.ops.sums import chunks, group_sum
+from fastreid_rib.ops.sums import chunks, group_sum, mutual_information, negentropy
 from fastreid_rib.settings.rib import RIBSettings
 
 logger = logging.getLogger(__name__)
@@ -74,9 +73,10 @@ def refresh(
         parts = chunks(len(log_q), len(centroids))
         total = sum(weights[part].double() @ log_q[part].double().exp() for part in parts)
         log_p = (total / counts.sum()).clamp(min=settings.q_floor).log().float()
-    error = _error(rows, identities)
+    error = float(_error(rows, identities))
     statistics = Statistics(centroids, log_q, log_p, mean, counts, means, of_rows, known, error)
-    return statistics, _report(rows, joint, of_images, statistics, settings)
+    report = _report(rows, joint, of_images, statistics, settings)
+    return statistics.prepared(), {**report, "error": error}
 
 
 def center_rows(rows: Tensor, mean: Tensor) -> Tensor:
@@ -182,8 +182,6 @@ def _report(
         # P counts identities that these rows do not show: it is as much too small for those shown.
         weight = 1.0 if log_p is None else float(statistics.class_counts.sum()) / images
         report["slack"] = report["bound"] + math.log(weight) - (gamma * kept - told)
-    assert statistics.error is not None
-    report["error"] = statistics.error
     return {name: float(value) for name, value in report.items()}
 
 

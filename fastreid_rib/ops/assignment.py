@@ -4,9 +4,8 @@ import torch
 from torch import Tensor
 
 from fastreid_rib.ops import backends
-from fastreid_rib.ops.layout import empty_rows
 from fastreid_rib.ops.modes import full_precision
-from fastreid_rib.ops.rows import compiled_table, plain_table
+from fastreid_rib.ops.rows import empty_rows, table_rows_
 
 
 def half_squared_norms(centroids: Tensor) -> Tensor:
@@ -31,11 +30,11 @@ def centroid_products(embeddings: Tensor, centroids: Tensor) -> Tensor:
     return made
 
 
-def assignment_logits(embeddings: Tensor, centroids: Tensor, beta: float) -> Tensor:
-    """Logits of the soft assignment, up to a constant in each row.
+def soft_assignment(embeddings: Tensor, centroids: Tensor, beta: float) -> Tensor:
+    """``phi(F_i, a) = softmax_a(-beta |F_i - C_a|^2)``.
 
-    ``-beta |F_i - C_a|^2`` without its ``-beta |F_i|^2`` part, which cancels in the softmax. What
-    remains is one matrix product with a bias, so no (n, K, D) tensor is made.
+    The logits lack their ``-beta |F_i|^2`` part, which cancels in the softmax. What remains is one
+    matrix product with a bias, so no (n, K, D) tensor is made.
 
     Args:
         embeddings: (n, D), float32 or float64, L2-normalised by the caller.
@@ -43,21 +42,12 @@ def assignment_logits(embeddings: Tensor, centroids: Tensor, beta: float) -> Ten
         beta: sharpness, > 0.
 
     Returns:
-        (n, K), dtype of ``embeddings``.
+        (n, K), dtype of ``embeddings``; rows sum to one.
     """
     bias = -2 * beta * half_squared_norms(centroids)
     with full_precision(embeddings.device):
-        return torch.addmm(bias, embeddings, centroids.t(), alpha=2 * beta)
-
-
-def log_soft_assignment(embeddings: Tensor, centroids: Tensor, beta: float) -> Tensor:
-    """``log phi(F_i, a)``: arguments as :func:`assignment_logits`; (n, K), in nats, <= 0."""
-    return assignment_logits(embeddings, centroids, beta).log_softmax(dim=1)
-
-
-def soft_assignment(embeddings: Tensor, centroids: Tensor, beta: float) -> Tensor:
-    """``phi(F_i, a) = softmax_a(-beta |F_i - C_a|^2)``: (n, K), rows sum to one."""
-    return assignment_logits(embeddings, centroids, beta).softmax(dim=1)
+        logits = torch.addmm(bias, embeddings, centroids.t(), alpha=2 * beta)
+    return logits.softmax(dim=1)
 
 
 @torch.no_grad()
@@ -104,6 +94,4 @@ def add_soft_assignments_(
     kind = backends.choose(backend, embeddings.device, dtype)
     embeddings, centroids = embeddings.to(dtype), centroids.to(dtype)
     products, half_norms = centroid_products(embeddings, centroids), half_squared_norms(centroids)
-    if kind == "torch":
-        return plain_table(table, products, half_norms, labels, beta)
-    return compiled_table(kind, table, products, half_norms, labels, beta)
+    return table_rows_(kind, table, products, half_norms, labels, beta)

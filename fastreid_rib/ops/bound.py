@@ -11,10 +11,8 @@ from torch import Tensor
 
 from fastreid_rib.ops import backends
 from fastreid_rib.ops.assignment import centroid_products, half_squared_norms
-from fastreid_rib.ops.layout import empty_rows
 from fastreid_rib.ops.modes import full_precision, is_compiling
-from fastreid_rib.ops.rows import Clusters, Objective, compiled_bound, plain_bound
-from fastreid_rib.settings.rib import FORMS
+from fastreid_rib.ops.rows import Clusters, Objective, bound_rows_, empty_rows
 
 
 def bound(
@@ -61,9 +59,11 @@ def bound(
         ``grad_logits`` (n, K), ``d loss_i / d logits_ia``, not differentiable. Both float32
         (float64 for float64 embeddings).
 
+    Shapes and the form are not checked here, but in ``rib_loss`` and ``RIBLoss``.
+
     Raises:
-        ValueError: an unknown form, a ``log_p`` of another shape, an unknown backend, or one that
-            was asked for by name and cannot take these tensors.
+        ValueError: an unknown backend, or one that was asked for by name and cannot take these
+            tensors.
         native.Unavailable: a backend that was asked for by name cannot be used.
     """
     dtype = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
@@ -71,14 +71,6 @@ def bound(
     beta, gamma, form, backend = objective
     embeddings, centroids = _as(dtype, embeddings), _as(dtype, centroids)
     half_norms = half_squared_norms(centroids.detach()) if half_norms is None else half_norms
-    if form not in FORMS:
-        raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
-    # The kernels read K numbers of it, whatever its length.
-    if log_p is not None and log_p.shape != (len(centroids),):
-        raise ValueError(
-            f"log_p must be ({len(centroids)},), a number for each centroid, got "
-            f"{tuple(log_p.shape)}"
-        )
     operation = _custom_op if _traced(embeddings) else _Bound.apply
     return operation(
         embeddings, labels, centroids, log_q, _as(dtype, log_p), _as(dtype, half_norms),
@@ -91,37 +83,13 @@ def _as(dtype: torch.dtype, tensor: Any) -> Any:
     return tensor if tensor is None or tensor.dtype == dtype else tensor.to(dtype)
 
 
-def bound_rows_(
-    products: Tensor, labels: Tensor, clusters: Clusters, objective: Objective, kind: str
-) -> Tensor:
-    """Turns products into the gradient of the bound, in place, and returns the bound.
-
-    Args:
-        products: (n, K), float32 or float64, contiguous rows. In: ``F_i . C_a``. Out:
-            ``d loss_i / d logits_ia`` with ``logits_ia = 2 beta (F_i . C_a - |C_a|^2 / 2)``.
-        labels: (n,), int64; see :func:`bound`.
-        clusters: with ``half_norms``; these and ``log_p`` in the dtype of ``products``.
-        objective: see :func:`bound`.
-        kind: "cuda", "cpu" or "torch", from ``backends.choose``.
-
-    Returns:
-        (n,), dtype of ``products``, nats.
-
-    Raises:
-        native.Unavailable: the kernels fail to launch.
-    """
-    if kind == "torch":
-        return plain_bound(products, labels, clusters, objective)
-    return compiled_bound(kind, products, labels, clusters, objective)
-
-
 def _forward(embeddings: Tensor, labels: Tensor, *constants: Any) -> Tuple[Tensor, Tensor]:
     """``constants``: the members of a :class:`Clusters`, then those of an :class:`Objective`."""
     clusters, objective = Clusters(*constants[:4]), Objective(*constants[4:])
     # First, so that a backend that cannot be used raises before anything is computed.
     kind = backends.choose(objective.backend, embeddings.device, embeddings.dtype)
     products = centroid_products(embeddings, clusters.centroids)
-    return bound_rows_(products, labels, clusters, objective, kind), products
+    return bound_rows_(kind, products, labels, clusters, objective), products
 
 
 def _setup_context(ctx: Any, inputs: Tuple[Any, ...], output: Tuple[Tensor, Tensor]) -> None:

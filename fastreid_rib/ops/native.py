@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 from fastreid_rib.base import cache
-from fastreid_rib.ops.build import is_complete, library_name, sources_digest
+from fastreid_rib.ops.build import library_name, sources_digest
 
 ABI_VERSION = 3
 PACKAGE_FOLDER = Path(__file__).resolve().parent / "lib"
@@ -76,11 +76,19 @@ class Library:
                 reason = cache.why_untrusted(path, path.parent, path.parent.parent)
                 if reason:
                     raise ValueError(reason)
-            self._functions = _open(path)
+            functions = ctypes.CDLL(str(path))
+            abi = functions.rib_abi()
+            if abi != ABI_VERSION:
+                raise ValueError(f"its C interface is version {abi}, not {ABI_VERSION}")
+            functions.rib_bound.argtypes = [POINTER(BoundArgs)]
+            functions.rib_table.argtypes = [POINTER(TableArgs)]
+            functions.rib_error_text.argtypes = [c_int]
+            functions.rib_error_text.restype = ctypes.c_char_p
+            functions.rib_describe.restype = ctypes.c_char_p
         except (OSError, AttributeError, ValueError) as error:
             raise Unavailable(f"{path} cannot be used: {error}") from error
-        self.path = path
-        self.description: str = self._functions.rib_describe().decode()
+        self._functions, self.path = functions, path
+        self.description: str = functions.rib_describe().decode()
 
     def bound(self, args: BoundArgs) -> None:
         """Calls ``rib_bound``; raises :class:`Unavailable` if it fails. Waits for no GPU."""
@@ -123,8 +131,6 @@ def load(kind: str) -> Library:
     Raises:
         Unavailable: there is no library, or none that can be used.
     """
-    if kind not in ("cuda", "cpu"):
-        raise ValueError(f"kind must be 'cuda' or 'cpu', got {kind!r}")
     if kind not in _loaded:
         with _loading:
             if kind not in _loaded:
@@ -157,39 +163,17 @@ def gomp_parallel() -> Optional[int]:
 
 
 def _find(kind: str) -> Library:
-    reasons: List[str] = []
-    for path in _built(kind):
+    folders, built, reasons = [PACKAGE_FOLDER], [], []
+    with suppress(RuntimeError):
+        folders.append(cache_folder())
+    for folder in folders:
+        path = folder / library_name(kind)
+        with suppress(OSError):
+            built.append((path.stat().st_mtime, path))
+    for _, path in sorted(built, reverse=True):  # the newest first
         try:
             return Library(path)
         except Unavailable as error:
             reasons.append(str(error))
     cause = "; ".join(reasons) or f"the {kind} kernels are not built"
     raise Unavailable(f"{cause}; run `python -m fastreid_rib build-kernels --kind {kind}`")
-
-
-def _built(kind: str) -> List[Path]:
-    """The libraries that are there, the newest first."""
-    folders = [PACKAGE_FOLDER]
-    with suppress(RuntimeError):
-        folders.append(cache_folder())
-    found = []
-    for folder in folders:
-        path = folder / library_name(kind)
-        with suppress(OSError):
-            found.append((path.stat().st_mtime, path))
-    return [path for _, path in sorted(found, reverse=True)]
-
-
-def _open(path: Path) -> ctypes.CDLL:
-    if not is_complete(path):
-        raise ValueError("the file is truncated or no library")
-    functions = ctypes.CDLL(str(path))
-    abi = functions.rib_abi()
-    if abi != ABI_VERSION:
-        raise ValueError(f"its C interface is version {abi}, not {ABI_VERSION}")
-    functions.rib_bound.argtypes = [POINTER(BoundArgs)]
-    functions.rib_table.argtypes = [POINTER(TableArgs)]
-    functions.rib_error_text.argtypes = [c_int]
-    functions.rib_error_text.restype = ctypes.c_char_p
-    functions.rib_describe.restype = ctypes.c_char_p
-    return functions

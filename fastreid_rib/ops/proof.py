@@ -7,23 +7,20 @@ may differ from float32 PyTorch by :data:`ALLOWED` times as much as that differs
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from itertools import product
-from typing import Callable, Dict, Iterator, List, NamedTuple, Tuple
+from typing import Dict, Iterator, NamedTuple, Tuple
 
 import torch
 from torch import Tensor
 
 from fastreid_rib.ops import native
-from fastreid_rib.ops.layout import aligned_rows
 from fastreid_rib.ops.rows import (
     DTYPES,
     Clusters,
     Objective,
-    compiled_bound,
-    compiled_table,
-    plain_bound,
-    plain_table,
+    aligned_rows,
+    bound_rows_,
+    table_rows_,
 )
 from fastreid_rib.settings.rib import FORMS
 
@@ -38,8 +35,6 @@ _BOUNDS = [
     ((1, 60001), "embedding", 0.7, torch.float16, True, True),
 ]
 """(n, K), form, gamma, dtype of log Q, with log P or without, rows for wide accesses or others."""
-
-_Operation = Callable[..., Tensor]
 
 
 class Comparison(NamedTuple):
@@ -80,46 +75,48 @@ def require(kind: str, device: torch.device) -> Tuple[Comparison, ...]:
         native.Unavailable: the kernels cannot be used, or differ. :class:`Postponed` while a CUDA
             graph is captured, or where torch sees no GPU.
     """
-    comparisons, complaint = _made.get((kind, device)) or _judge_once(kind, device)
+    if (kind, device) not in _made:
+        library, name = native.load(kind), str(device)
+        if device.type == "cuda":
+            if not torch.cuda.is_available():
+                raise Postponed("torch sees no GPU here")
+            if torch.cuda.is_current_stream_capturing():
+                raise Postponed(
+                    "the kernels have not been compared with PyTorch yet, which cannot be done "
+                    "while a CUDA graph is captured: do a step before"
+                )
+            name += f" ({torch.cuda.get_device_name(device)})"
+        with _making:
+            if (kind, device) not in _made:
+                _made[kind, device] = _judge(library, kind, device, name)
+    comparisons, complaint = _made[kind, device]
     if complaint:
         raise native.Unavailable(complaint)
     return comparisons
 
 
-def _judge_once(kind: str, device: torch.device) -> _Verdict:
-    library, name = native.load(kind), str(device)
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise Postponed("torch sees no GPU here")
-        if torch.cuda.is_current_stream_capturing():
-            raise Postponed(
-                "the kernels have not been compared with PyTorch yet, which cannot be done while a "
-                "CUDA graph is captured: do a step before"
-            )
-        name += f" ({torch.cuda.get_device_name(device)})"
-    with _making:
-        if (kind, device) not in _made:
-            try:
-                # A thread of its own is in no autocast, inference or dispatch mode.
-                with ThreadPoolExecutor(1) as thread:
-                    comparisons = thread.submit(compare, kind, device).result()
-            except (native.Unavailable, torch.cuda.OutOfMemoryError):
-                raise
-            except RuntimeError as error:
-                raise native.Unavailable(
-                    f"the kernels of {library.path} ({library.description}) fail on {name}: "
-                    f"{error}; start again with the backend 'torch'"
-                ) from error
-            complaints = [
-                f"the kernel '{kernel}' of {library.path} ({library.description}) computes wrongly "
-                f"on {name}: it differs from PyTorch by {difference:.2g} ({where}), where rounding "
-                f"explains {allowed:.2g}; `python -m fastreid_rib build-kernels --kind {kind}` "
-                "builds it anew, the backend 'torch' does without"
-                for kernel, difference, allowed, where in comparisons
-                if difference > allowed
-            ]
-            _made[kind, device] = comparisons, "; ".join(complaints)
-    return _made[kind, device]
+def _judge(library: native.Library, kind: str, device: torch.device, name: str) -> _Verdict:
+    of_library = f"{library.path} ({library.description})"
+    try:
+        # A thread of its own is in no autocast, inference or dispatch mode.
+        with ThreadPoolExecutor(1) as thread:
+            comparisons = thread.submit(compare, kind, device).result()
+    except (native.Unavailable, torch.cuda.OutOfMemoryError):
+        raise
+    except RuntimeError as error:
+        raise native.Unavailable(
+            f"the kernels of {of_library} fail on {name}: {error}; start again with the backend "
+            "'torch'"
+        ) from error
+    complaints = [
+        f"the kernel '{kernel}' of {of_library} computes wrongly on {name}: it differs from "
+        f"PyTorch by {difference:.2g} ({where}), where rounding explains {allowed:.2g}; `python -m "
+        f"fastreid_rib build-kernels --kind {kind}` builds it anew, the backend 'torch' does "
+        "without"
+        for kernel, difference, allowed, where in comparisons
+        if difference > allowed
+    ]
+    return comparisons, "; ".join(complaints)
 
 
 @torch.no_grad()
@@ -131,17 +128,23 @@ def compare(kind: str, device: torch.device) -> Tuple[Comparison, ...]:
     )
 
 
+def _ways(kind: str) -> Tuple[Tuple[str, torch.dtype], ...]:
+    return (kind, torch.float32), ("torch", torch.float32), ("torch", torch.float64)
+
+
 def _bounds(kind: str, device: torch.device) -> Iterator[Comparison]:
     for size, form, gamma, dtype, with_p, wide in _BOUNDS:
         products, half_norms, log_q, log_p, labels = _problem(*size, device)
         losses, gradients = [], []
-        for compute, real in _three_ways(partial(compiled_bound, kind), plain_bound):
-            gradient, stored = products.to(real), log_q.to(dtype)
+        for way, real in _ways(kind):
+            # A copy, which becomes the gradient.
+            gradient, stored = products.to(real, copy=True), log_q.to(dtype)
             if wide:
                 gradient, stored = aligned_rows(gradient), aligned_rows(stored)
             marginal = log_p.to(real) if with_p else None
             clusters = Clusters(stored, stored, marginal, half_norms.to(real))  # no centroids
-            losses.append(compute(gradient, labels, clusters, Objective(_BETA, gamma, form)))
+            objective = Objective(_BETA, gamma, form)
+            losses.append(bound_rows_(way, gradient, labels, clusters, objective))
             gradients.append(gradient)
         where = f"{size[1]} clusters, form {form}, gamma {gamma}, {dtype}"
         yield _comparison("bound", f"loss, {where}", *losses)
@@ -150,20 +153,15 @@ def _bounds(kind: str, device: torch.device) -> Iterator[Comparison]:
 
 def _tables(kind: str, device: torch.device) -> Iterator[Comparison]:
     products, half_norms, log_q, _, labels = _problem(33, 67, device)
-    compiled: _Operation = partial(compiled_table, kind)
     sums, negentropies = [], []
-    for compute, real in [*_three_ways(compiled, plain_table), (compiled, torch.float32)]:
+    for way, real in (*_ways(kind), (kind, torch.float32)):
         sums.append(torch.ones_like(log_q, dtype=real))
         made = products.to(real, copy=True), half_norms.to(real)
-        negentropies.append(compute(sums[-1], *made, labels, _BETA))
+        negentropies.append(table_rows_(way, sums[-1], *made, labels, _BETA))
     yield _comparison("table", "negentropy", *negentropies[:3])
     yield _comparison("table", "sums", *sums[:3])
     # The same bits in every run.
     yield Comparison("table", _gap(sums[0], sums[3]), 1e-300, "sums, from run to run")
-
-
-def _three_ways(compiled: _Operation, plain: _Operation) -> List[Tuple[_Operation, torch.dtype]]:
-    return [(compiled, torch.float32), (plain, torch.float32), (plain, torch.float64)]
 
 
 def _problem(n: int, num_clusters: int, device: torch.device) -> Tuple[Tensor, ...]:
