@@ -46,11 +46,11 @@ def refresh(
         rows: of the epoch, not yet centred.
         previous: statistics of the last refresh, from which K-means starts; None: the first time.
         settings: of the loss, which number its clusters.
-        num_classes: number of identities C.
+        num_classes: C.
         draw: source of all chance, in the same state on every rank.
 
     Returns:
-        The statistics, and a report in nats, see ``RIBLoss.start_epoch``.
+        The statistics, and a report, see ``RIBLoss.start_epoch``.
     """
     mean = None
     if settings.center:

@@ -173,7 +173,7 @@ class RIBLoss(nn.Module):
             raise ValueError(f"epoch must be >= 0, got {epoch}")
         if epoch == self.epoch:  # before anything that would wait for a GPU: asked at every step
             return {}
-        if self.bank.filled and self.bank.largest_label() >= self.num_classes:
+        if self.bank.largest_label() >= self.num_classes:
             raise ValueError(
                 f"labels must be < num_classes = {self.num_classes}, but a step since the last "
                 "epoch had larger ones; set num_classes to the number of identities"

@@ -99,10 +99,11 @@ def to_tensors(state: State) -> Dict[str, Tensor]:
     *counters, statistics, bank = state
     found = {name: torch.tensor(value) for name, value in zip(_COUNTERS, counters)}
     if statistics is not None:
-        values = dict(zip(_STATISTICS, statistics))
-        if statistics.error is not None:
-            values["error"] = torch.tensor(statistics.error, dtype=torch.float32)
-        found.update((name, v.contiguous()) for name, v in values.items() if v is not None)
+        for name, value in zip(_STATISTICS, statistics):
+            if isinstance(value, float):
+                value = torch.tensor(value, dtype=torch.float32)
+            if value is not None:
+                found[name] = value.contiguous()
     if bank is not None:
         # Copies: torch.save writes the whole storage of a view.
         labels, cameras = bank[1].t()

@@ -118,14 +118,9 @@ def class_table(
     marginal: Optional[Tensor],
     settings: RIBSettings,
 ) -> Tensor:
-    """log Q(a|y) of the identities: (C, K), float32, nats.
+    """log Q(a|y) of the identities, (C, K), float32, from ``joint``: the sums of phi by identity.
 
-    Args:
-        joint: (C, K): sums of phi by identity.
-        identities: with those that the rows lack.
-        centroids: (K, D), float32.
-        marginal: (K,), float32: what Q is smoothed with; None: it is not.
-        settings: of the loss.
+    ``marginal``, (K,), is what Q is smoothed with; None: it is not.
     """
     counts, means = identities
     images = joint.sum(dim=1, keepdim=True)
@@ -148,13 +143,7 @@ def across_cameras(
 ) -> Optional[CameraTable]:
     """Adds rows for pairs of identity and camera to a class table; None: there are none.
 
-    Args:
-        rows: of the epoch.
-        log_q: (C, K): the rows of the identities.
-        counts: (C,), int64: images in the row of each identity.
-        centroids: (K, D), float32.
-        marginal: (K,), float32: what rows are smoothed with; None: they are not.
-        settings: of the loss.
+    ``counts``, (C,), are the images in each row of ``log_q``; the others as in `class_table`.
     """
     if rows.cameras is None:
         return None

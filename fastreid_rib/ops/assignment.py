@@ -69,28 +69,19 @@ def add_soft_assignments_(
         return (log_phi.exp() * log_phi).sum(1)
 
     Args:
-        table: (C, K), float32 (float64 for float64 embeddings); changed in place.
+        table: (C, K), float32 (float64 for float64 embeddings), rows contiguous; changed in place.
         embeddings: (n, D), floating point, L2-normalised.
         centroids: (K, D), floating point.
         labels: (n,), int64; images with a label outside 0..C-1 are left out.
         beta: sharpness of the soft assignment, > 0.
-        backend: "auto", "cuda", "cpu" or "torch", see ``backends.choose``.
+        backend: "auto", "cuda", "cpu" or "torch", see ``backends.choose``, which raises.
 
     Returns:
         (n,), dtype of ``table``: ``sum_a phi_ia log phi_ia`` in nats, <= 0; 0 for one left out.
-
-    Raises:
-        ValueError: the table does not fit, or a backend cannot take these tensors.
-        native.Unavailable: a backend that was asked for by name cannot be used.
     """
     dtype = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
-    if table.dim() != 2 or table.shape[1] != len(centroids) or table.dtype != dtype:
-        raise ValueError(
-            f"table must be (C, {len(centroids)}) {dtype}, a column for each centroid, got "
-            f"{tuple(table.shape)} {table.dtype}"
-        )
-    if table.stride(1) != 1:
-        raise ValueError("the rows of table must be contiguous; write table.contiguous()")
+    # The kernels take its word for it.
+    assert table.shape[1] == len(centroids) and table.dtype == dtype and table.stride(1) == 1
     kind = backends.choose(backend, embeddings.device, dtype)
     embeddings, centroids = embeddings.to(dtype), centroids.to(dtype)
     products, half_norms = centroid_products(embeddings, centroids), half_squared_norms(centroids)

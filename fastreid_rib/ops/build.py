@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import List, Optional, Sequence
 
 KINDS = ("cpu", "cuda")
+"""Of libraries, and of the devices that they work on."""
 SOURCES = Path(__file__).resolve().parent / "csrc"
 
 # No -march: the source picks the instruction set at run time. No -fopenmp: threads are torch's.

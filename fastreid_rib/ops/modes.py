@@ -7,12 +7,7 @@ from typing import Any, Callable, ContextManager, List, TypeVar, cast
 import torch
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-_CAN_COMPILE = hasattr(torch, "compiler")
-
-
-def is_compiling() -> bool:
-    """True while ``torch.compile`` or ``torch.export`` traces; always False before torch 2.1."""
-    return _CAN_COMPILE and torch.compiler.is_compiling()
+_CAN_COMPILE = hasattr(torch, "compiler")  # torch >= 2.1
 
 
 def uncompiled(function: _F) -> _F:
@@ -21,7 +16,7 @@ def uncompiled(function: _F) -> _F:
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
-        if not is_compiling():
+        if not (_CAN_COMPILE and torch.compiler.is_compiling()):
             return function(*args, **kwargs)
         if not disabled:
             disabled.append(torch.compiler.disable(function))

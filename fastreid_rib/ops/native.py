@@ -10,7 +10,7 @@ from contextlib import suppress
 from ctypes import POINTER, c_float, c_int, c_int32, c_int64, c_void_p
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 from fastreid_rib.base import cache
 from fastreid_rib.ops.build import library_name, sources_digest
@@ -90,15 +90,13 @@ class Library:
         self._functions, self.path = functions, path
         self.description: str = functions.rib_describe().decode()
 
-    def bound(self, args: BoundArgs) -> None:
-        """Calls ``rib_bound``; raises :class:`Unavailable` if it fails. Waits for no GPU."""
-        self._check(self._functions.rib_bound(args))
+    def call(self, function: str, arguments: Union[BoundArgs, TableArgs]) -> None:
+        """Calls ``rib_bound`` or ``rib_table``. Waits for no GPU.
 
-    def table(self, args: TableArgs) -> None:
-        """Calls ``rib_table``; raises :class:`Unavailable` if it fails. Waits for no GPU."""
-        self._check(self._functions.rib_table(args))
-
-    def _check(self, code: int) -> None:
+        Raises:
+            Unavailable: it fails; says what to do.
+        """
+        code = getattr(self._functions, function)(arguments)
         if code == 0:
             return
         text = self._functions.rib_error_text(code).decode()

@@ -50,7 +50,7 @@ class Objective(NamedTuple):
     """"auto", "cuda", "cpu" or "torch", see ``backends.choose``."""
 
 
-def empty_rows(like: Tensor, rows: Any, columns: Any) -> Tensor:
+def empty_rows(like: Tensor, rows: int, columns: int) -> Tensor:
     """An uninitialised matrix whose rows begin at aligned addresses, whatever their length.
 
     K is often odd (751, 1041 identities), and the rows of a contiguous (n, 751) matrix begin at
@@ -58,17 +58,11 @@ def empty_rows(like: Tensor, rows: Any, columns: Any) -> Tensor:
     matrix product is up to a third slower. The pitch is an odd number of cache lines: at a power of
     two all rows would compete for the same few places in the cache.
 
-    Args:
-        like: tensor whose dtype and device to take.
-        rows: number of rows.
-        columns: number of columns.
-
     Returns:
-        (rows, columns)
+        (rows, columns), dtype and device of ``like``.
     """
     lines = (columns + _LINE - 1) // _LINE
-    # Without a branch, so that torch.compile need not know the size.
-    return like.new_empty_strided((rows, columns), (_LINE * (lines + 1 - lines % 2), 1))
+    return like.new_empty_strided((rows, columns), (_LINE * (lines | 1), 1))
 
 
 def aligned_rows(matrix: Tensor) -> Tensor:
@@ -119,7 +113,7 @@ def bound_rows_(
         variant=-1,
     )
     with placed(arguments, products.device):
-        native.load(kind).bound(arguments)
+        native.load(kind).call("rib_bound", arguments)
     return loss
 
 
@@ -158,7 +152,7 @@ def table_rows_(
         starts = torch.searchsorted(by_label.values, identities)
         arguments.order, arguments.starts = order.data_ptr(), starts.data_ptr()
     with placed(arguments, products.device):
-        native.load(kind).table(arguments)
+        native.load(kind).call("rib_table", arguments)
     return negentropy
 
 
@@ -195,12 +189,7 @@ def _plain_bound(
 
 
 def placed(arguments: Any, device: torch.device) -> ContextManager[None]:
-    """Fills in where a library works; the context keeps torch's current device as it is.
-
-    Args:
-        arguments: of a function of ``csrc/rib.h``.
-        device: of the tensors that they point to.
-    """
+    """Fills in where a library works; the context keeps torch's current device as it is."""
     if device.type == "cuda":
         # What is queued on this stream keeps the memory in use, so the tensors may go meanwhile.
         arguments.stream = torch.cuda.current_stream(device).cuda_stream
