@@ -20,18 +20,15 @@ _FUSED = hasattr(F, "scaled_dot_product_attention")
 
 
 class Explanation(NamedTuple):
-    """What an attention module did with a batch, for pictures. No gradients.
-
-    Attributes:
-        weights: (B, N, N), float32 (float64 for float64 input): row i says how much of each token
-            goes into token i; rows sum to 1.
-        mask: (B, N, D), bool: the channels in each token's affinity; None: there is no mask.
-        kept: (B, N), float32, 0..1: share of channels kept; None: there is no mask.
-    """
+    """What an attention module did with a batch, for pictures. No gradients."""
 
     weights: Tensor
+    """(B, N, N), float32 (float64 for float64 input): row i says how much of each token goes into
+    token i; rows sum to 1."""
     mask: Optional[Tensor]
+    """(B, N, D), bool: the channels in each token's affinity; None: there is no mask."""
     kept: Optional[Tensor]
+    """(B, N), float32, 0..1: share of channels kept; None: there is no mask."""
 
 
 class SelfAttention(nn.Module):

@@ -48,7 +48,7 @@ class Reservoir:
         self._stream_limit = held if seen > held else max(self.limit, held)
 
     def content(self) -> Tuple[Tensor, Tensor]:
-        """The rows held (filled, D) and their labels (filled, 2)."""
+        """The rows held, (filled, D), and their labels, (filled, 2)."""
         assert self.rows is not None and self.labels is not None
         return self.rows[: self.filled], self.labels[: self.filled]
 

@@ -57,11 +57,8 @@ class CameraTable(NamedTuple):
 def row_of(labels: Tensor, cameras: Tensor, rows: Tensor, known: Tensor) -> Tensor:
     """The row of the table for each image, (n,) int64, without waiting for a GPU.
 
-    Args:
-        labels: (n,), int64; one that is negative or no identity gives -1.
-        cameras: (n,), int64; one that is not known gives the row of the identity.
-        rows: (C, V), int64, of :class:`CameraTable`.
-        known: (V,), int64, its cameras.
+    A label that is no identity gives -1, a camera that is not ``known`` the row of the identity;
+    ``rows`` and ``known`` are those of :class:`CameraTable`.
     """
     identities = labels.clamp(0, len(rows) - 1)
     places = torch.searchsorted(known, cameras).clamp(max=len(known) - 1)

@@ -129,11 +129,10 @@ def load(kind: str) -> Library:
     Raises:
         Unavailable: there is no library, or none that can be used.
     """
-    if kind not in _loaded:
-        with _loading:
-            if kind not in _loaded:
-                _loaded[kind] = _find(kind)
-    return _loaded[kind]
+    with _loading:
+        if kind not in _loaded:
+            _loaded[kind] = _find(kind)
+        return _loaded[kind]
 
 
 def cache_folder() -> Path:

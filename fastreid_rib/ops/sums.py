@@ -46,14 +46,7 @@ def group_sum(values: Tensor, groups: Tensor, num_groups: int) -> Tensor:
 
 
 def mutual_information(joint: Tensor) -> Tensor:
-    """Mutual information of a joint table of weights, in nats.
-
-    Args:
-        joint: (A, B), floating point, >= 0; need not sum to one.
-
-    Returns:
-        Scalar, float64.
-    """
+    """Mutual information of a joint table of weights >= 0, which need not sum to one: float64."""
     of_cells = joint.new_zeros((), dtype=torch.float64)
     for part in chunks(len(joint), joint.shape[1]):
         of_cells += negentropy(joint[part])
