@@ -137,18 +137,7 @@ def checked_rib_loss(
 
 
 def check_batch(embeddings: Tensor, labels: Tensor, num_classes: int, cameras: Any = None) -> None:
-    """Checks what a step brings, without waiting for a GPU.
-
-    Args:
-        embeddings: (n, D), any floating dtype.
-        labels: (n,), int64.
-        num_classes: what the labels must be below; looked at on the CPU only.
-        cameras: (n,), int64, >= 0, or None; likewise.
-
-    Raises:
-        TypeError: an argument is no tensor.
-        ValueError: something does not fit.
-    """
+    """Checks what a step brings, without waiting for a GPU: raises TypeError or ValueError."""
     for name, value in (("embeddings", embeddings), ("labels", labels), ("cameras", cameras)):
         if value is None and name == "cameras":
             continue

@@ -85,10 +85,6 @@ def center_rows(rows: Tensor, mean: Tensor) -> Tensor:
     Embeddings that were pooled after a ReLU lie in a narrow cone. Its width changes with backbone,
     stride, learning rate and epoch, and with it what one beta means; centred they spread over the
     sphere, whatever the cone.
-
-    Args:
-        rows: (n, D), floating point, L2-normalised.
-        mean: (D,), float32.
     """
     centred = torch.empty_like(rows)
     for chunk in chunks(len(rows), rows.shape[1]):
@@ -207,11 +203,7 @@ def warn_of_collapse(told: Sequence[float], most: float, epoch: int) -> None:
     """Says so if the clusters tell next to nothing, and this is getting no better.
 
     Those of a network that has only begun to learn tell little, too, and more with each epoch.
-
-    Args:
-        told: I(F~; Y) at the refreshes so far, in nats; the last three count.
-        most: what clusters of so many identities could tell.
-        epoch: that begins, for the message.
+    ``told`` is I(F~; Y) at the last refreshes, in nats, ``most`` what it could be.
     """
     *before, now = told[-3:]
     fell = before and now < _FALL * before[-1]

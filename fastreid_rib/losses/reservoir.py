@@ -16,12 +16,7 @@ class Reservoir:
     Vitter's algorithm R. Which row goes where is decided on the host, from a generator keyed by
     (seed, epoch, rows seen): nothing waits for a GPU, ranks that are fed the same rows agree
     without talking, and a process that resumes does what the one that stopped would have done.
-
     Memory grows by doubling.
-
-    Args:
-        limit: most rows kept, >= 1.
-        seed: any integer.
     """
 
     def __init__(self, limit: int, seed: int) -> None:
@@ -64,12 +59,7 @@ class Reservoir:
 
     @torch.no_grad()
     def gather(self, embeddings: Tensor, labels: Tensor, cameras: Optional[Tensor]) -> None:
-        """Next batch of the stream: that of all ranks, L2-normalised, with its marks.
-
-        Args:
-            embeddings: (n, D), floating point; n may differ from rank to rank.
-            labels: (n,), int64.
-            cameras: (n,), int64; None: not known, which is written as 0.
+        """Next batch of the stream: that of all ranks, L2-normalised; unknown cameras are 0.
 
         Raises:
             ValueError: on every rank, as the ranks' embeddings have other numbers of columns.

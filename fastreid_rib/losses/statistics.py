@@ -116,13 +116,7 @@ def to_tensors(state: State) -> Dict[str, Tensor]:
 def from_tensors(
     found: Dict[str, Tensor], settings: RIBSettings, num_classes: int, device: torch.device
 ) -> State:
-    """The state that a checkpoint holds.
-
-    Args:
-        found: tensors by their names, without prefix.
-        settings: of the loss that is to use it, which numbers its clusters.
-        num_classes: its number of identities.
-        device: where the tensors, which are copied, go.
+    """The state that a checkpoint holds, for a loss of these settings; copies the tensors.
 
     Raises:
         UnusableError: it was made under other settings, or is damaged.

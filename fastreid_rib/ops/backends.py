@@ -61,12 +61,7 @@ def choose(backend: str, device: torch.device, dtype: torch.dtype = torch.float3
 
 
 def explain(backend: str, device: torch.device) -> str:
-    """One line for people: what a backend comes to on a device, and why.
-
-    Args:
-        backend: one of :data:`BACKENDS`.
-        device: where the tensors would be.
-    """
+    """One line for people: what a backend comes to on a device, and why."""
     if backend == "torch":
         return "torch (asked for)"
     device = _numbered(device)

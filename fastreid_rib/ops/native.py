@@ -57,19 +57,13 @@ class Unavailable(RuntimeError):  # noqa: N818  a state of the machine more than
 
 
 class Library:
-    """A loaded library of kernels.
+    """A loaded library of kernels; :func:`load` finds it.
 
-    Attributes:
-        path: the file.
-        description: what it was built for, for people to read.
+    Raises:
+        Unavailable: it cannot be loaded, has another interface, or is not to be trusted.
     """
 
     def __init__(self, path: Path) -> None:
-        """Loads the file ``path``; :func:`load` finds it.
-
-        Raises:
-            Unavailable: it cannot be loaded, has another interface, or is not to be trusted.
-        """
         try:
             if path.parent != PACKAGE_FOLDER:
                 # Who can write the folder above can swap this one.
@@ -89,6 +83,7 @@ class Library:
             raise Unavailable(f"{path} cannot be used: {error}") from error
         self._functions, self.path = functions, path
         self.description: str = functions.rib_describe().decode()
+        """What it was built for, for people to read."""
 
     def call(self, function: str, arguments: Union[BoundArgs, TableArgs]) -> None:
         """Calls ``rib_bound`` or ``rib_table``. Waits for no GPU.
@@ -122,9 +117,6 @@ def load(kind: str) -> Library:
 
     What was not there is looked for again at the next call: it may have been built since. (One that
     was there and could not be used takes a new process: the loader keeps the file it has opened.)
-
-    Args:
-        kind: "cuda" or "cpu".
 
     Raises:
         Unavailable: there is no library, or none that can be used.

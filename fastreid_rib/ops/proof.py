@@ -52,11 +52,7 @@ class Postponed(native.Unavailable):
 def require(kind: str, device: torch.device) -> None:
     """Loads the kernels of a kind and compares them on a device, once in a process.
 
-    Safe to call from any thread. The first call waits for the GPU.
-
-    Args:
-        kind: "cuda" or "cpu".
-        device: where the tensors are; a GPU with its number.
+    Safe to call from any thread. The first call waits for the GPU, which has its number.
 
     Raises:
         native.Unavailable: the kernels cannot be used, or differ. :class:`Postponed` while a CUDA
