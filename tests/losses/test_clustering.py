@@ -45,13 +45,6 @@ def test_stops_when_nothing_moves_with_the_same_result(monkeypatch):
     assert len(passes) == 3
 
 
-def test_finds_separated_blobs_from_spread_seeds(blobs):
-    centres, rows = blobs
-    for seed in range(10):
-        centroids = kmeans(rows, spread_seeds(rows, 5, random.Random(seed)), 5)
-        assert sorted(nearest(centres, centroids).tolist()) == [0, 1, 2, 3, 4]
-
-
 def test_reseeding_by_hand():
     rows = torch.tensor([[0.0], [1.0], [9.0]])
     # All rows go to 1; the farthest from it is 9, the next 0.

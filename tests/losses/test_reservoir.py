@@ -54,13 +54,6 @@ def test_decisions_are_keyed_by_seed_and_epoch():
     assert sample(0, 1) != sample(1, 1)
 
 
-def test_clearing_starts_a_new_stream():
-    bank = stream(Reservoir(10, seed=0), 40, 8)
-    bank.begin(3)
-    assert (bank.seen, bank.filled, bank.rows) == (0, 0, None)
-    assert stream(bank, 6, 2).content()[1][:, 0].tolist() == list(range(6))
-
-
 def test_a_restored_bank_goes_on_as_the_first_would():
     first = stream(Reservoir(10, seed=0), 24, 8)
     second = Reservoir(10, seed=0)
