@@ -5,6 +5,7 @@ in the package's own folder and in the user's cache; of two, the one built last 
 """
 
 import ctypes
+import struct
 import threading
 from contextlib import suppress
 from ctypes import POINTER, c_float, c_int, c_int32, c_int64, c_void_p
@@ -70,6 +71,8 @@ class Library:
                 reason = cache.why_untrusted(path, path.parent, path.parent.parent)
                 if reason:
                     raise ValueError(reason)
+            if not _is_whole(path):
+                raise ValueError("the file is truncated or no library")
             functions = ctypes.CDLL(str(path))
             abi = functions.rib_abi()
             if abi != ABI_VERSION:
@@ -149,6 +152,16 @@ def gomp_parallel() -> Optional[int]:
 
     function = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
     return ctypes.cast(function, c_void_p).value if function else None
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether an ELF file is as long as its header says; the loader dies of SIGBUS on a shorter."""
+    header = path.read_bytes()[:64]
+    if len(header) < 64 or header[:4] != b"\x7fELF":
+        return False
+    (sections,) = struct.unpack_from("<Q", header, 40)  # which linkers write last
+    size, count = struct.unpack_from("<HH", header, 58)
+    return path.stat().st_size >= sections + size * count
 
 
 def _find(kind: str) -> Library:

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -43,7 +44,9 @@ def test_the_newest_comes_first(folders, standin, newest):
 
 def test_the_other_comes_if_the_newest_is_of_no_use(folders, standin):
     paths = [standin(folder / "librib_cpu.so") for folder in folders]
-    paths[1].write_bytes(b"not a library")
+    contents = bytearray(paths[1].read_bytes())
+    contents[18:20] = b"\xf3\x00"  # e_machine: of another processor, RISC-V
+    paths[1].write_bytes(contents)
     os.utime(str(paths[0]), (1, 1))
     assert native.load("cpu").path == paths[0]
 
@@ -56,6 +59,34 @@ def test_each_that_is_of_no_use_is_named(folders, standin):
     assert f"{path} cannot be used" in message and "rib_table" in message
     assert str(folders[0]) in message
     assert message.endswith("run `python -m fastreid_rib build-kernels --kind cpu`")
+
+
+def test_a_truncated_library_never_reaches_the_loader(folders, standin, tmp_path):
+    # In a process of its own: the loader would die of SIGBUS, not raise.
+    whole = standin(tmp_path / "whole.so", flags=["-static-libstdc++"])
+    size = whole.stat().st_size
+    folders[0].mkdir()
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from fastreid_rib.ops import native\n"
+        "native.PACKAGE_FOLDER = path = Path(sys.argv[1])\n"
+        "contents = Path(sys.argv[2]).read_bytes()\n"
+        "for size in map(int, sys.argv[3:]):\n"
+        "    (path / 'librib_cpu.so').write_bytes(contents[:size])\n"
+        "    try:\n"
+        "        print(size, native.load('cpu').description)\n"
+        "    except native.Unavailable as error:\n"
+        "        print(size, 'truncated' in str(error))\n"
+    )
+    sizes = [0, 1, 63, 64, 1000, 4096, size // 2, size - 1, size]
+    output = subprocess.run(
+        [sys.executable, "-c", code, str(folders[0]), str(whole), *map(str, sizes)],
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    ).stdout
+    expected = [f"{part} True" for part in sizes[:-1]] + [f"{size} a stand-in"]
+    assert output.splitlines() == expected
 
 
 def test_a_cache_that_others_can_write_is_refused(folders, standin):
