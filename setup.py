@@ -49,15 +49,13 @@ class Build(build_py):
         if self._editable:
             folder = HERE / LIBRARIES
             folder.mkdir(exist_ok=True)
-            build_kernels(lambda kernels, kind: kernels.build(kind, folder))
+            build_kernels(folder)
             return
         Path(self._hook).write_text(ARM_AT_START + "\n", encoding="utf-8")
         folder = self._libraries
         shutil.rmtree(str(folder), ignore_errors=True)  # what an earlier build has left there
         folder.mkdir()
-        build_kernels(
-            lambda kernels, kind: kernels.compile_library(kind, folder / kernels.library_name(kind))
-        )
+        build_kernels(folder)
 
     def get_outputs(self, include_bytecode=1):
         """Names the files too: what is not named here is left out of the wheel's RECORD."""
@@ -89,8 +87,8 @@ class BuildWheel(bdist_wheel):
         return python, abi, platform
 
 
-def build_kernels(build):
-    """Calls build(the module fastreid_rib.ops.build, kind) for each kind that is wanted."""
+def build_kernels(folder):
+    """Builds the kernels of each kind that is wanted into a folder."""
     # Loaded by its path, since importing it as part of the package would need torch.
     path = HERE / "fastreid_rib" / "ops" / "build.py"
     spec = importlib.util.spec_from_file_location("fastreid_rib_ops_build", str(path))
@@ -104,7 +102,7 @@ def build_kernels(build):
         raise SystemExit(f"FASTREID_RIB_KERNELS must be none, cpu, cuda or all, got {wanted!r}")
     for kind in choices[wanted]:
         try:
-            build(kernels, kind)
+            kernels.build(kind, folder)
             print(f"fastreid-rib: {kind} kernels built")
         except kernels.BuildError as error:
             if wanted:

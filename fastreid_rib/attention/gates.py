@@ -1,12 +1,10 @@
 """Channel attention by gates, for (B, C, H, W) maps: SE, ECA and the channel half of CBAM.
 
-Each channel is multiplied by a gate. As published a gate is a sigmoid, which starts near 1/2: put
-into a pretrained network it halves the map, and what was learnt after it no longer fits. Here,
-unless ``start="published"``, the gate is twice a sigmoid and the layer before it starts at zero.
-The gate then starts at exactly 1, can amplify as well as suppress (0..2), and weight decay pulls
-towards leaving the map alone. What goes into that last layer is normalised over the batch (ours,
-see :mod:`fastreid_rib.attention.inputs`), so that a gate tells images apart.
-``start="published"`` with ``norm="none"`` is the module of the paper.
+As published a gate is a sigmoid, which starts near 1/2: put into a pretrained network it halves the
+map, and what was learnt after it no longer fits. Here, unless ``start="published"``, the gate is
+twice a sigmoid (0..2) and the layer before it starts at zero: the gate starts at exactly 1, and
+weight decay pulls towards that. What goes into the layer is normalised over the batch (ours, see
+:mod:`fastreid_rib.attention.inputs`). ``start="published"`` with ``norm="none"`` is the paper's.
 
 Legend: B images, C channels, H x W positions.
 """

@@ -58,11 +58,7 @@ def build_norm(norm: str, features: int) -> nn.Module:
 
 
 class _BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation of (..., D).
-
-    A lone row has no variance, and torch would refuse it: it gets the running statistics, as in
-    eval.
-    """
+    """Of (..., D). A lone row has no variance: it gets the running statistics, as in eval."""
 
     def forward(self, x: Tensor) -> Tensor:
         mean, variance = self.running_mean, self.running_var

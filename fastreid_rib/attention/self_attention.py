@@ -3,13 +3,11 @@
 Legend: B images, N tokens (for a map N = H * W, row by row), C channels, D channels inside.
 """
 
-import functools
 from typing import NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from fastreid_rib.attention import inputs
 from fastreid_rib.settings.attention import AttentionSettings
@@ -18,24 +16,19 @@ from fastreid_rib.settings.attention import AttentionSettings
 # multiplied by at most a thousand (times the number), and not by the 1e12 of torch's default.
 _LEAST_NORM = 1e-3
 
-_FUSED = hasattr(F, "scaled_dot_product_attention")  # torch >= 2.0
-# Weights held at a time where it is missing: 64 MiB in float32.
-_CHUNK_ELEMENTS = 2**24
+_FUSED = hasattr(F, "scaled_dot_product_attention")
 
 
 class Explanation(NamedTuple):
-    """What an attention module did with a batch, for pictures. No gradients.
-
-    Attributes:
-        weights: (B, N, N), float32 (float64 for float64 input): row i says how much of each token
-            goes into token i; rows sum to 1.
-        mask: (B, N, D), bool: the channels in each token's affinity; None: there is no mask.
-        kept: (B, N), float32, 0..1: share of channels kept; None: there is no mask.
-    """
+    """What an attention module did with a batch, for pictures. No gradients."""
 
     weights: Tensor
+    """(B, N, N), float32 (float64 for float64 input): row i says how much of each token goes into
+    token i; rows sum to 1."""
     mask: Optional[Tensor]
+    """(B, N, D), bool: the channels in each token's affinity; None: there is no mask."""
     kept: Optional[Tensor]
+    """(B, N), float32, 0..1: share of channels kept; None: there is no mask."""
 
 
 class SelfAttention(nn.Module):
@@ -124,7 +117,7 @@ class SelfAttention(nn.Module):
             x: as for ``forward``.
         """
         _, keys, factor, mask = self._inside(x)
-        weights = attention_weights(keys, keys, factor)
+        weights = attention_weights(keys, factor)
         if mask is None:
             return Explanation(weights, None, None)
         return Explanation(weights, mask > 0.5, mask.float().mean(dim=2))
@@ -155,11 +148,10 @@ def constant_linear(inputs: int, outputs: int, bias: float = 0.0) -> nn.Linear:
 
 
 def attend(keys: Tensor, values: Tensor, scale: float) -> Tensor:
-    """``softmax(scale * keys @ keys^T) @ values`` in memory that does not grow with N x N.
+    """``softmax(scale * keys @ keys^T) @ values``.
 
-    Plain products where the weights are no larger than the keys, N <= D. Else
-    ``scaled_dot_product_attention`` where torch has it; before torch 2.0 chunks of tokens, whose
-    weights are computed again in the backward pass if there is more than one chunk.
+    Where the weights would be larger than the keys, N > D, torch's ``scaled_dot_product_attention``
+    (torch >= 2.0) does without them; else, and before torch 2.0, by plain products.
 
     Args:
         keys: (B, N, D), floating point.
@@ -171,31 +163,18 @@ def attend(keys: Tensor, values: Tensor, scale: float) -> Tensor:
     """
     # For ONNX, as plain products export and load with every opset; and where there is no memory to
     # be saved, as a map of 2048 channels and 128 positions takes two thirds of the time by them.
-    if torch.jit.is_tracing() or keys.shape[1] <= keys.shape[2]:
-        return _attend_plainly(keys, keys, values, scale)
-    if _FUSED:
-        # torch 2.0 has no argument for the scale, so what differs from 1/sqrt(D) goes in before.
-        queries = keys * (scale * keys.shape[2] ** 0.5)
-        # Four dimensions: three would never reach the fused kernels.
-        mixed = F.scaled_dot_product_attention(queries[:, None], keys[:, None], values[:, None])
-        return mixed[:, 0]
-    step = max(1, _CHUNK_ELEMENTS // max(1, len(keys) * keys.shape[1]))
-    if step >= keys.shape[1]:
-        return _attend_plainly(keys, keys, values, scale)
-    plainly = functools.partial(
-        checkpoint, _attend_plainly, use_reentrant=False, preserve_rng_state=False
-    )
-    chunks = [plainly(chunk, keys, values, scale) for chunk in keys.split(step, dim=1)]
-    return torch.cat(chunks, dim=1)
+    if torch.jit.is_tracing() or keys.shape[1] <= keys.shape[2] or not _FUSED:
+        return attention_weights(keys, scale).to(values.dtype) @ values
+    # torch 2.0 has no argument for the scale, so what differs from 1/sqrt(D) goes in before.
+    queries = keys * (scale * keys.shape[2] ** 0.5)
+    # Four dimensions: three would never reach the fused kernels.
+    mixed = F.scaled_dot_product_attention(queries[:, None], keys[:, None], values[:, None])
+    return mixed[:, 0]
 
 
-def attention_weights(queries: Tensor, keys: Tensor, scale: float) -> Tensor:
-    """(B, M, N): the weights that :func:`attend` mixes values with, for M of the N tokens.
+def attention_weights(keys: Tensor, scale: float) -> Tensor:
+    """(B, N, N): the weights that :func:`attend` mixes values with.
 
     At least float32, also under autocast; rows sum to 1.
     """
-    return (inputs.at_least_float32(queries @ keys.transpose(1, 2)) * scale).softmax(dim=2)
-
-
-def _attend_plainly(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-    return attention_weights(queries, keys, scale).to(values.dtype) @ values
+    return (inputs.at_least_float32(keys @ keys.transpose(1, 2)) * scale).softmax(dim=2)

@@ -21,8 +21,8 @@ def main(kind: Optional[str] = None, arch: Optional[str] = None, into: Optional[
 
 def _build(kind: str, arch: Optional[str], folder: Path, asked_for: bool) -> str:
     try:
-        new = build.build(kind, folder, _architectures(arch) if kind == "cuda" else None)
-        library = native.Library(folder / build.library_name(kind))
+        path = build.build(kind, folder, _architectures(arch) if kind == "cuda" else None)
+        library = native.Library(path)
     except build.NoCompilerError as error:
         result = "failed" if asked_for else "left out"
         print(f"{kind}: {result}: {error}")
@@ -30,7 +30,7 @@ def _build(kind: str, arch: Optional[str], folder: Path, asked_for: bool) -> str
     except (build.BuildError, native.Unavailable, OSError) as error:
         print(f"{kind}: failed: {error}")
         return "failed"
-    print(f"{kind}: {'built' if new else 'up to date'}: {library.path} ({library.description})")
+    print(f"{kind}: built: {library.path} ({library.description})")
     return "built"
 
 

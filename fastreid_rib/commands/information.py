@@ -24,8 +24,7 @@ from fastreid_rib.losses.clustering import kmeans, spread_seeds
 from fastreid_rib.losses.refresh import center_rows, refresh
 from fastreid_rib.losses.table import Rows
 from fastreid_rib.ops.assignment import soft_assignment
-from fastreid_rib.ops.information import mutual_information
-from fastreid_rib.ops.sums import chunks
+from fastreid_rib.ops.sums import chunks, mutual_information
 from fastreid_rib.settings.rib import RIBSettings
 
 PIXEL_GRID = (8, 4)

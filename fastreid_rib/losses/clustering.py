@@ -52,18 +52,11 @@ def kmeans(rows: Tensor, centroids: Tensor, iterations: int) -> Tensor:
 
 
 def spread_seeds(rows: Tensor, clusters: int, draw: random.Random) -> Tensor:
-    """Starting centroids by k-means++: rows drawn in proportion to their squared distance.
+    """Starting centroids by k-means++, (K, D) float32: rows drawn by their squared distance.
 
-    Beyond 64 clusters several seeds are drawn a round (as k-means|| does, Bahmani et al. 2012),
-    since one pass over the rows per seed would read N x D numbers K times. Calls collectives.
-
-    Args:
-        rows: (N, D), N >= 1.
-        clusters: number of seeds K >= 1; beyond N rows repeat.
-        draw: source of all chance, in the same state on every rank.
-
-    Returns:
-        (K, D) float32.
+    Beyond 64 clusters several are drawn a round (as k-means|| does, Bahmani et al. 2012), since one
+    pass over the (N, D) rows per seed would read them K times. Beyond N clusters rows repeat.
+    ``draw`` is in the same state on every rank. Calls collectives.
     """
     # Drawn on the host: the same rows on every device and every rank.
     generator = torch.Generator().manual_seed(draw.getrandbits(63))

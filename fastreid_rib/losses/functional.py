@@ -10,12 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastreid_rib.ops import Clusters, Objective, bound
-from fastreid_rib.ops.modes import is_compiling
+from fastreid_rib.ops.modes import uncompiled
 from fastreid_rib.settings.declaration import declared
 from fastreid_rib.settings.rib import RIBSettings
 
-# Here, and not in the function: torch.compile does not look into dataclasses.
-_BETA, _GAMMA = (declared(RIBSettings)[name].range for name in ("beta", "gamma"))
+_BETA, _GAMMA, _FORM = (declared(RIBSettings)[name].range for name in ("beta", "gamma", "form"))
 _REDUCTIONS = ("mean", "sum", "none")
 _NO_TENSOR = {  # and what to write
     "embeddings": "give the one that the retrieval uses",
@@ -25,6 +24,7 @@ _NO_TENSOR = {  # and what to write
 }
 
 
+@uncompiled
 def rib_loss(
     embeddings: Tensor,
     labels: Tensor,
@@ -41,10 +41,27 @@ def rib_loss(
 ) -> Tensor:
     """Bound of the information bottleneck against given statistics.
 
-    ``loss_i = sum_a phi_ia (gamma log phi_ia - log Q(a|y_i) + (1 - gamma) log P(a))`` with ``phi_i
-    = softmax_a(-beta |F_i - C_a|^2)`` and ``F_i`` the L2-normalised embedding, centred by ``mean``
-    and normalised again if there is one. gamma = 0 without P has the gradient of the paper's bound;
-    P and the form "embedding" are ours, see ``ops.bound``, and so is gamma = 1, KLB.
+    With P = ``log_p.exp()`` the marginal of the clusters, or P = 1 without ``log_p``::
+
+        "clusters":   loss_i = sum_a phi_ia (gamma log phi_ia - log Q(a|y_i) + (1 - gamma) log P_a)
+        "embedding":  loss_i = gamma sum_a phi_ia (log phi_ia - log P_a)
+                               - log sum_a phi_ia Q(a|y_i) / P_a
+
+    The mean of the first is at least ``gamma I(F~;X~) - I(F~;Y)``, of the second at least ``gamma
+    I(F~;X~) - I(F;Y)`` (ours; docs/understand/derivations.md has the proof). The first at gamma = 0
+    without P has the gradient of the paper's bound (arXiv 2505.08961); gamma = 1, KLB, is ours.
+    Equivalent plain PyTorch::
+
+        features = F.normalize(embeddings, dim=1)
+        if mean is not None:
+            features = F.normalize(features - mean, dim=1)
+        log_phi = (-beta * torch.cdist(features, centroids).square()).log_softmax(1)
+        log_ratio = log_q[labels] - log_p
+        loss = gamma * (log_phi.exp() * (log_phi - log_p)).sum(1)
+        if form == "clusters":
+            loss = loss - (log_phi.exp() * log_ratio).sum(1)
+        else:
+            loss = loss - (log_phi + log_ratio).logsumexp(1)
 
     Args:
         embeddings: (n, D), any floating dtype, not normalised.
@@ -54,7 +71,7 @@ def rib_loss(
         beta: sharpness of the soft assignment, > 0. Squared distances lie in 0..4.
         gamma: multiplier of the compression, >= 0; without ``log_p`` at most 1 (beyond it bounds
             nothing).
-        form: "clusters" bounds -I(F~;Y), "embedding" -I(F;Y): see ``ops.bound``.
+        form: "clusters" bounds -I(F~;Y), "embedding" -I(F;Y).
         log_p: (K,), log of the clusters' marginal P(a), nats, constant; None: P = 1.
         mean: (D,), constant: subtracted from the normalised embeddings. None: nothing is.
         reduction: "mean" (over the images that are not ignored), "sum" or "none".
@@ -62,18 +79,19 @@ def rib_loss(
 
     Returns:
         Nats, float32 (float64 for float64 embeddings), whatever autocast says. Scalar, or (n,) for
-        "none". Differentiable once, with respect to ``embeddings``. ``torch.compile`` takes it
-        whole.
+        "none". Differentiable once, with respect to ``embeddings``. ``torch.compile``
+        calls it as it is (which ``fullgraph=True`` refuses).
 
     Raises:
         TypeError: ``embeddings`` or ``labels`` is no tensor.
-        ValueError: a shape, dtype or value is out of its range. On a GPU, and compiled, a label
-            >= C makes the loss NaN instead: looking at it would make the host wait.
+        ValueError: a shape, dtype or value is out of its range. On a GPU a label >= C makes the
+            loss NaN instead: looking at it would make the host wait.
         native.Unavailable: a backend that was asked for by name cannot be used.
     """
-    for setting, number, values in (("beta", beta, _BETA), ("gamma", gamma, _GAMMA)):
-        if not values.holds(number):
-            raise ValueError(f"{setting} must be {values.text}, got {number}")
+    settings = (("beta", beta, _BETA), ("gamma", gamma, _GAMMA), ("form", form, _FORM))
+    for setting, given, values in settings:
+        if not values.holds(given):
+            raise ValueError(f"{setting} must be {values.text}, got {given!r}")
     if log_p is None and gamma > 1:
         raise ValueError(f"gamma must be in 0..1 (without log_p more bounds nothing), got {gamma}")
     if reduction not in _REDUCTIONS:
@@ -119,18 +137,7 @@ def checked_rib_loss(
 
 
 def check_batch(embeddings: Tensor, labels: Tensor, num_classes: int, cameras: Any = None) -> None:
-    """Checks what a step brings, without waiting for a GPU.
-
-    Args:
-        embeddings: (n, D), any floating dtype.
-        labels: (n,), int64.
-        num_classes: what the labels must be below; looked at on the CPU only.
-        cameras: (n,), int64, >= 0, or None; likewise.
-
-    Raises:
-        TypeError: an argument is no tensor.
-        ValueError: something does not fit.
-    """
+    """Checks what a step brings, without waiting for a GPU: raises TypeError or ValueError."""
     for name, value in (("embeddings", embeddings), ("labels", labels), ("cameras", cameras)):
         if value is None and name == "cameras":
             continue
@@ -153,8 +160,7 @@ def check_batch(embeddings: Tensor, labels: Tensor, num_classes: int, cameras: A
                 f"{name} must be on {embeddings.device} as the embeddings are, got "
                 f"{value.device}; write {name}.to(embeddings.device)"
             )
-    # On a GPU this would make the host wait for it, and a compiled loss has no host to raise.
-    if labels.device.type != "cpu" or is_compiling():
+    if labels.device.type != "cpu":  # the host would wait for it
         return
     if max(labels.tolist(), default=-1) >= num_classes:
         raise ValueError(

@@ -19,8 +19,7 @@ from fastreid_rib.losses.statistics import Statistics
 from fastreid_rib.losses.table import Identities, Rows
 from fastreid_rib.ops import Objective, bound
 from fastreid_rib.ops.assignment import centroid_products, half_squared_norms
-from fastreid_rib.ops.information import mutual_information, negentropy
-from fastreid_rib.ops.sums import chunks, group_sum
+from fastreid_rib.ops.sums import chunks, group_sum, mutual_information, negentropy
 from fastreid_rib.settings.rib import RIBSettings
 
 logger = logging.getLogger(__name__)
@@ -47,11 +46,11 @@ def refresh(
         rows: of the epoch, not yet centred.
         previous: statistics of the last refresh, from which K-means starts; None: the first time.
         settings: of the loss, which number its clusters.
-        num_classes: number of identities C.
+        num_classes: C.
         draw: source of all chance, in the same state on every rank.
 
     Returns:
-        The statistics, and a report in nats, see ``RIBLoss.start_epoch``.
+        The statistics, and a report, see ``RIBLoss.start_epoch``.
     """
     mean = None
     if settings.center:
@@ -74,9 +73,10 @@ def refresh(
         parts = chunks(len(log_q), len(centroids))
         total = sum(weights[part].double() @ log_q[part].double().exp() for part in parts)
         log_p = (total / counts.sum()).clamp(min=settings.q_floor).log().float()
-    error = _error(rows, identities)
+    error = float(_error(rows, identities))
     statistics = Statistics(centroids, log_q, log_p, mean, counts, means, of_rows, known, error)
-    return statistics, _report(rows, joint, of_images, statistics, settings)
+    report = _report(rows, joint, of_images, statistics, settings)
+    return statistics.prepared(), {**report, "error": error}
 
 
 def center_rows(rows: Tensor, mean: Tensor) -> Tensor:
@@ -85,10 +85,6 @@ def center_rows(rows: Tensor, mean: Tensor) -> Tensor:
     Embeddings that were pooled after a ReLU lie in a narrow cone. Its width changes with backbone,
     stride, learning rate and epoch, and with it what one beta means; centred they spread over the
     sphere, whatever the cone.
-
-    Args:
-        rows: (n, D), floating point, L2-normalised.
-        mean: (D,), float32.
     """
     centred = torch.empty_like(rows)
     for chunk in chunks(len(rows), rows.shape[1]):
@@ -182,8 +178,6 @@ def _report(
         # P counts identities that these rows do not show: it is as much too small for those shown.
         weight = 1.0 if log_p is None else float(statistics.class_counts.sum()) / images
         report["slack"] = report["bound"] + math.log(weight) - (gamma * kept - told)
-    assert statistics.error is not None
-    report["error"] = statistics.error
     return {name: float(value) for name, value in report.items()}
 
 
@@ -209,11 +203,7 @@ def warn_of_collapse(told: Sequence[float], most: float, epoch: int) -> None:
     """Says so if the clusters tell next to nothing, and this is getting no better.
 
     Those of a network that has only begun to learn tell little, too, and more with each epoch.
-
-    Args:
-        told: I(F~; Y) at the refreshes so far, in nats; the last three count.
-        most: what clusters of so many identities could tell.
-        epoch: that begins, for the message.
+    ``told`` is I(F~; Y) at the last refreshes, in nats, ``most`` what it could be.
     """
     *before, now = told[-3:]
     fell = before and now < _FALL * before[-1]

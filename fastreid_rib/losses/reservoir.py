@@ -16,12 +16,7 @@ class Reservoir:
     Vitter's algorithm R. Which row goes where is decided on the host, from a generator keyed by
     (seed, epoch, rows seen): nothing waits for a GPU, ranks that are fed the same rows agree
     without talking, and a process that resumes does what the one that stopped would have done.
-
     Memory grows by doubling.
-
-    Args:
-        limit: most rows kept, >= 1.
-        seed: any integer.
     """
 
     def __init__(self, limit: int, seed: int) -> None:
@@ -41,20 +36,20 @@ class Reservoir:
         self.rows: Optional[Tensor]
         self.labels: Optional[Tensor]
         self.rows, self.labels = content or (None, None)
-        self._largest: Optional[Tensor] = None  # label of the stream, once not all rows are held
+        self._largest: Optional[Tensor] = None  # label since then
         self.seen, self.epoch = seen, epoch
         held = 0 if self.rows is None else len(self.rows)
         # A stream that has already been sampled must stay at its size, or it would be biased.
         self._stream_limit = held if seen > held else max(self.limit, held)
 
     def content(self) -> Tuple[Tensor, Tensor]:
-        """The rows held (filled, D) and their labels (filled, 2)."""
+        """The rows held, (filled, D), and their labels, (filled, 2)."""
         assert self.rows is not None and self.labels is not None
         return self.rows[: self.filled], self.labels[: self.filled]
 
     def largest_label(self) -> int:
-        """Of all rows of the stream, held or not; waits for a GPU."""
-        return int(self.content()[1][:, 0].max() if self._largest is None else self._largest)
+        """Of the rows added since `begin`, held or not; -1: there are none. Waits for a GPU."""
+        return -1 if self._largest is None else int(self._largest)
 
     def apply(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Moves all tensors, as ``nn.Module`` does its own."""
@@ -64,12 +59,7 @@ class Reservoir:
 
     @torch.no_grad()
     def gather(self, embeddings: Tensor, labels: Tensor, cameras: Optional[Tensor]) -> None:
-        """Next batch of the stream: that of all ranks, L2-normalised, with its marks.
-
-        Args:
-            embeddings: (n, D), floating point; n may differ from rank to rank.
-            labels: (n,), int64.
-            cameras: (n,), int64; None: not known, which is written as 0.
+        """Next batch of the stream: that of all ranks, L2-normalised; unknown cameras are 0.
 
         Raises:
             ValueError: on every rank, as the ranks' embeddings have other numbers of columns.
@@ -91,20 +81,15 @@ class Reservoir:
             labels: (m, 2), int64: identity and camera of each; a negative identity marks a row
                 that counts but carries nothing.
         """
-        if len(labels) and self.seen + len(labels) > self._stream_limit:
-            self._remember_largest(labels)
+        if len(labels):
+            largest, before = labels[:, 0].max(), self._largest
+            self._largest = largest if before is None else torch.maximum(before, largest)
         targets, sources = self._places(len(labels))
         self._grow(max(targets, default=-1) + 1, rows, labels)
         for buffer, new in ((self.rows, rows), (self.labels, labels)):
             if buffer is not None and targets:
                 _put(buffer, targets, new, sources)
         self.seen += len(labels)
-
-    def _remember_largest(self, labels: Tensor) -> None:
-        largest, before = labels[:, 0].max(), self._largest
-        if before is None and self.labels is not None:
-            before = self.labels[:, 0].max()
-        self._largest = largest if before is None else torch.maximum(largest, before)
 
     def _places(self, count: int) -> Tuple[List[int], List[int]]:
         """Where the next ``count`` rows go: targets here, and which of the new rows (sources)."""

@@ -86,7 +86,6 @@ class RIBLoss(nn.Module):
         """From the first refresh on."""
         self.epoch = -1
         """That was last started; -1 before the first."""
-        self._compression = 0.0
         self._told: List[float] = []  # about the identity, by each refresh, in nats
         self._size_may_change = False
         self._repeats = Repeats()
@@ -143,7 +142,8 @@ class RIBLoss(nn.Module):
             seen = torch.full_like(labels, -1) if cameras is None else cameras
             labels = row_of(labels, seen, statistics.camera_rows, statistics.cameras)
         of = self.settings
-        objective = Objective(of.beta, self._compression, of.form, of.backend)
+        gamma = statistics.compression(of.gamma)
+        objective = Objective(of.beta, gamma, of.form, of.backend)
         return checked_rib_loss(embeddings, labels, statistics.clusters, objective, statistics.mean)
 
     def start_epoch(self, epoch: int) -> Dict[str, float]:
@@ -172,7 +172,7 @@ class RIBLoss(nn.Module):
             raise ValueError(f"epoch must be >= 0, got {epoch}")
         if epoch == self.epoch:  # before anything that would wait for a GPU: asked at every step
             return {}
-        if self.bank.filled and self.bank.largest_label() >= self.num_classes:
+        if self.bank.largest_label() >= self.num_classes:
             raise ValueError(
                 f"labels must be < num_classes = {self.num_classes}, but a step since the last "
                 "epoch had larger ones; set num_classes to the number of identities"
@@ -205,24 +205,17 @@ class RIBLoss(nn.Module):
             logger.warning("RIB: no usable embedding came before epoch %d; no refresh", epoch)
             return {}
         labels, cameras = both[usable].t().contiguous()
-        statistics, report = refresh(
+        self.statistics, report = refresh(
             Rows(rows[usable], labels, cameras if self.settings.cross_camera else None),
             self.statistics,
             self.settings,
             self.num_classes,
             random.Random(f"{self.settings.seed}/{epoch}/{self.bank.seen}/refresh"),
         )
-        self._set_statistics(statistics)
         most = math.log(min(self.num_classes, self.settings.num_clusters))
         self._told = [*self._told[-2:], report["mutual_information"]]
         warn_of_collapse(self._told, most, epoch)
         return report
-
-    def _set_statistics(self, statistics: Optional[Statistics]) -> None:
-        self.statistics = None if statistics is None else statistics.prepared()
-        # On the host, so that no step waits for it.
-        gamma = self.settings.gamma
-        self._compression = 0.0 if statistics is None else statistics.compression(gamma)
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -235,8 +228,7 @@ class RIBLoss(nn.Module):
         return self
 
     def _reset(self, epoch: int = -1) -> None:
-        self._set_statistics(None)
-        self.epoch, self._told = epoch, []
+        self.statistics, self.epoch, self._told = None, epoch, []
         self.bank.begin(epoch)
 
     def _check_size(self, size: int) -> None:
@@ -279,15 +271,14 @@ class RIBLoss(nn.Module):
                 "RIB statistics of the checkpoint not loaded, %s: they start afresh", problem
             )
             return
-        self.epoch, seen, statistics, bank = loaded
-        self._set_statistics(statistics)
+        self.epoch, seen, self.statistics, bank = loaded
         self.bank.begin(self.epoch, seen, bank)
         self._size_may_change = True
         gone = ", ".join(name for name in state.GONE if name in found)
         logger.info(
             "RIB statistics loaded: epoch %d, %s, %d embeddings in the bank%s",
             self.epoch,
-            f"{self.settings.num_clusters if statistics else 'no'} clusters",
+            f"{self.settings.num_clusters if self.statistics else 'no'} clusters",
             self.bank.filled,
             gone and f"; of settings that are gone, and not used: {gone}",
         )

@@ -4,7 +4,7 @@ Legend: D dimensions, K clusters, C identities, V cameras, M pairs of an identit
 rows in the reservoir. M is 0 where no cameras are given.
 """
 
-from typing import Callable, Dict, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -33,9 +33,10 @@ class Statistics(NamedTuple):
     """(C, V), int64: the row of ``log_q`` for an identity and a camera; None: no cameras."""
     cameras: Optional[Tensor] = None
     """(V,), int64, sorted; None with ``camera_rows``."""
-    error: Optional[Tensor] = None
-    """(), float32, 0..1: share of the rows that lie nearer to the mean of another identity than to
-    that of their own without them; None: in a checkpoint of 0.2, which had no use for it."""
+    error: Optional[float] = None
+    """0..1: share of the rows that lie nearer to the mean of another identity than to that of their
+    own without them; None: in a checkpoint of 0.2, which had no use for it. On the host, so that no
+    step waits for it."""
     half_norms: Optional[Tensor] = None
     """(K,), float32: ``|C_a|^2 / 2``. It follows from the centroids, so no checkpoint has it."""
 
@@ -50,7 +51,7 @@ class Statistics(NamedTuple):
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> "Statistics":
         """The same with each tensor moved, as ``nn.Module.to`` moves its own."""
-        return Statistics(*(None if t is None else move(t) for t in self))  # type: ignore[arg-type]
+        return Statistics(*(move(t) if isinstance(t, Tensor) else t for t in self))  # type: ignore[arg-type]
 
     def prepared(self) -> "Statistics":
         """The same as a step reads it fast: aligned rows, and norms at hand."""
@@ -98,8 +99,11 @@ def to_tensors(state: State) -> Dict[str, Tensor]:
     *counters, statistics, bank = state
     found = {name: torch.tensor(value) for name, value in zip(_COUNTERS, counters)}
     if statistics is not None:
-        values = zip(_STATISTICS, statistics)
-        found.update((name, value.contiguous()) for name, value in values if value is not None)
+        for name, value in zip(_STATISTICS, statistics):
+            if isinstance(value, float):
+                value = torch.tensor(value, dtype=torch.float32)
+            if value is not None:
+                found[name] = value.contiguous()
     if bank is not None:
         # Copies: torch.save writes the whole storage of a view.
         labels, cameras = bank[1].t()
@@ -112,13 +116,7 @@ def to_tensors(state: State) -> Dict[str, Tensor]:
 def from_tensors(
     found: Dict[str, Tensor], settings: RIBSettings, num_classes: int, device: torch.device
 ) -> State:
-    """The state that a checkpoint holds.
-
-    Args:
-        found: tensors by their names, without prefix.
-        settings: of the loss that is to use it, which numbers its clusters.
-        num_classes: its number of identities.
-        device: where the tensors, which are copied, go.
+    """The state that a checkpoint holds, for a loss of these settings; copies the tensors.
 
     Raises:
         UnusableError: it was made under other settings, or is damaged.
@@ -131,7 +129,9 @@ def from_tensors(
         if not settings.cross_camera and "camera_rows" in tensors:
             tensors["log_q"] = tensors["log_q"][:num_classes].clone()
             del tensors["camera_rows"], tensors["cameras"]
-        statistics = Statistics(*(tensors.get(name) for name in _STATISTICS))  # type: ignore[arg-type]
+        kept: Dict[str, Any] = {name: tensors.get(name) for name in _STATISTICS}
+        kept["error"] = float(kept["error"]) if "error" in tensors else None
+        statistics = Statistics(**kept).prepared()
     bank = None
     if "bank_rows" in tensors:
         labels = tensors["bank_labels"]

@@ -57,11 +57,8 @@ class CameraTable(NamedTuple):
 def row_of(labels: Tensor, cameras: Tensor, rows: Tensor, known: Tensor) -> Tensor:
     """The row of the table for each image, (n,) int64, without waiting for a GPU.
 
-    Args:
-        labels: (n,), int64; one that is negative or no identity gives -1.
-        cameras: (n,), int64; one that is not known gives the row of the identity.
-        rows: (C, V), int64, of :class:`CameraTable`.
-        known: (V,), int64, its cameras.
+    A label that is no identity gives -1, a camera that is not ``known`` the row of the identity;
+    ``rows`` and ``known`` are those of :class:`CameraTable`.
     """
     identities = labels.clamp(0, len(rows) - 1)
     places = torch.searchsorted(known, cameras).clamp(max=len(known) - 1)
@@ -118,14 +115,9 @@ def class_table(
     marginal: Optional[Tensor],
     settings: RIBSettings,
 ) -> Tensor:
-    """log Q(a|y) of the identities: (C, K), float32, nats.
+    """log Q(a|y) of the identities, (C, K), float32, from ``joint``: the sums of phi by identity.
 
-    Args:
-        joint: (C, K): sums of phi by identity.
-        identities: with those that the rows lack.
-        centroids: (K, D), float32.
-        marginal: (K,), float32: what Q is smoothed with; None: it is not.
-        settings: of the loss.
+    ``marginal``, (K,), is what Q is smoothed with; None: it is not.
     """
     counts, means = identities
     images = joint.sum(dim=1, keepdim=True)
@@ -148,13 +140,7 @@ def across_cameras(
 ) -> Optional[CameraTable]:
     """Adds rows for pairs of identity and camera to a class table; None: there are none.
 
-    Args:
-        rows: of the epoch.
-        log_q: (C, K): the rows of the identities.
-        counts: (C,), int64: images in the row of each identity.
-        centroids: (K, D), float32.
-        marginal: (K,), float32: what rows are smoothed with; None: they are not.
-        settings: of the loss.
+    ``counts``, (C,), are the images in each row of ``log_q``; the others as in `class_table`.
     """
     if rows.cameras is None:
         return None

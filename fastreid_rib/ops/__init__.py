@@ -2,9 +2,8 @@
 
 from fastreid_rib.ops.assignment import add_soft_assignments_
 from fastreid_rib.ops.bound import bound
-from fastreid_rib.ops.layout import aligned_rows
 from fastreid_rib.ops.reference import rib_loss_reference
-from fastreid_rib.ops.rows import Clusters, Objective
+from fastreid_rib.ops.rows import Clusters, Objective, aligned_rows
 
 __all__ = [
     "Clusters",

@@ -4,9 +4,8 @@ import torch
 from torch import Tensor
 
 from fastreid_rib.ops import backends
-from fastreid_rib.ops.layout import empty_rows
 from fastreid_rib.ops.modes import full_precision
-from fastreid_rib.ops.rows import compiled_table, plain_table
+from fastreid_rib.ops.rows import empty_rows, table_rows_
 
 
 def half_squared_norms(centroids: Tensor) -> Tensor:
@@ -31,11 +30,11 @@ def centroid_products(embeddings: Tensor, centroids: Tensor) -> Tensor:
     return made
 
 
-def assignment_logits(embeddings: Tensor, centroids: Tensor, beta: float) -> Tensor:
-    """Logits of the soft assignment, up to a constant in each row.
+def soft_assignment(embeddings: Tensor, centroids: Tensor, beta: float) -> Tensor:
+    """``phi(F_i, a) = softmax_a(-beta |F_i - C_a|^2)``.
 
-    ``-beta |F_i - C_a|^2`` without its ``-beta |F_i|^2`` part, which cancels in the softmax. What
-    remains is one matrix product with a bias, so no (n, K, D) tensor is made.
+    The logits lack their ``-beta |F_i|^2`` part, which cancels in the softmax. What remains is one
+    matrix product with a bias, so no (n, K, D) tensor is made.
 
     Args:
         embeddings: (n, D), float32 or float64, L2-normalised by the caller.
@@ -43,21 +42,12 @@ def assignment_logits(embeddings: Tensor, centroids: Tensor, beta: float) -> Ten
         beta: sharpness, > 0.
 
     Returns:
-        (n, K), dtype of ``embeddings``.
+        (n, K), dtype of ``embeddings``; rows sum to one.
     """
     bias = -2 * beta * half_squared_norms(centroids)
     with full_precision(embeddings.device):
-        return torch.addmm(bias, embeddings, centroids.t(), alpha=2 * beta)
-
-
-def log_soft_assignment(embeddings: Tensor, centroids: Tensor, beta: float) -> Tensor:
-    """``log phi(F_i, a)``: arguments as :func:`assignment_logits`; (n, K), in nats, <= 0."""
-    return assignment_logits(embeddings, centroids, beta).log_softmax(dim=1)
-
-
-def soft_assignment(embeddings: Tensor, centroids: Tensor, beta: float) -> Tensor:
-    """``phi(F_i, a) = softmax_a(-beta |F_i - C_a|^2)``: (n, K), rows sum to one."""
-    return assignment_logits(embeddings, centroids, beta).softmax(dim=1)
+        logits = torch.addmm(bias, embeddings, centroids.t(), alpha=2 * beta)
+    return logits.softmax(dim=1)
 
 
 @torch.no_grad()
@@ -79,31 +69,20 @@ def add_soft_assignments_(
         return (log_phi.exp() * log_phi).sum(1)
 
     Args:
-        table: (C, K), float32 (float64 for float64 embeddings); changed in place.
+        table: (C, K), float32 (float64 for float64 embeddings), rows contiguous; changed in place.
         embeddings: (n, D), floating point, L2-normalised.
         centroids: (K, D), floating point.
         labels: (n,), int64; images with a label outside 0..C-1 are left out.
         beta: sharpness of the soft assignment, > 0.
-        backend: "auto", "cuda", "cpu" or "torch", see ``backends.choose``.
+        backend: "auto", "cuda", "cpu" or "torch", see ``backends.choose``, which raises.
 
     Returns:
         (n,), dtype of ``table``: ``sum_a phi_ia log phi_ia`` in nats, <= 0; 0 for one left out.
-
-    Raises:
-        ValueError: the table does not fit, or a backend cannot take these tensors.
-        native.Unavailable: a backend that was asked for by name cannot be used.
     """
     dtype = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
-    if table.dim() != 2 or table.shape[1] != len(centroids) or table.dtype != dtype:
-        raise ValueError(
-            f"table must be (C, {len(centroids)}) {dtype}, a column for each centroid, got "
-            f"{tuple(table.shape)} {table.dtype}"
-        )
-    if table.stride(1) != 1:
-        raise ValueError("the rows of table must be contiguous; write table.contiguous()")
+    # The kernels take its word for it.
+    assert table.shape[1] == len(centroids) and table.dtype == dtype and table.stride(1) == 1
     kind = backends.choose(backend, embeddings.device, dtype)
     embeddings, centroids = embeddings.to(dtype), centroids.to(dtype)
     products, half_norms = centroid_products(embeddings, centroids), half_squared_norms(centroids)
-    if kind == "torch":
-        return plain_table(table, products, half_norms, labels, beta)
-    return compiled_table(kind, table, products, half_norms, labels, beta)
+    return table_rows_(kind, table, products, half_norms, labels, beta)

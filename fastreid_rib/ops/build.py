@@ -8,45 +8,24 @@ Environment:
     NVCC: the CUDA compiler, instead of the nvcc of CUDA_HOME, PATH or /usr/local/cuda.
 """
 
-import contextlib
 import hashlib
 import os
 import shutil
-import struct
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Iterator, List, Optional, Sequence
+from typing import List, Optional, Sequence
 
 KINDS = ("cpu", "cuda")
+"""Of libraries, and of the devices that they work on."""
 SOURCES = Path(__file__).resolve().parent / "csrc"
 
-_FLAGS = {
-    # No -march: the source picks the instruction set at run time. No -fopenmp: threads are torch's.
-    # Without -fno-trapping-math the compiler vectorises exp badly.
-    "cpu": [
-        "-O3",
-        "-std=c++17",
-        "-shared",
-        "-fPIC",
-        "-fvisibility=hidden",
-        "-fopenmp-simd",
-        "-fno-math-errno",
-        "-fno-trapping-math",
-    ],
-    "cuda": [
-        "-O3",
-        "-std=c++17",
-        "-shared",
-        "-cudart",
-        "static",
-        "--threads",
-        "0",
-        "-Xcompiler",
-        "-fPIC,-fvisibility=hidden",
-    ],
-}
+# No -march: the source picks the instruction set at run time. No -fopenmp: threads are torch's.
+# Without -fno-trapping-math the compiler vectorises exp badly.
+_CPU = "-O3 -std=c++17 -shared -fPIC -fvisibility=hidden -fopenmp-simd -fno-math-errno"
+_CUDA = "-O3 -std=c++17 -shared -cudart static --threads 0 -Xcompiler -fPIC,-fvisibility=hidden"
+_FLAGS = {"cpu": f"{_CPU} -fno-trapping-math".split(), "cuda": _CUDA.split()}
 _SOURCE = {"cpu": "rib_cpu.cpp", "cuda": "rib_cuda.cu"}
 
 
@@ -71,11 +50,10 @@ def sources_digest() -> str:
     return digest.hexdigest()
 
 
-def build(kind: str, folder: Path, architectures: Optional[Sequence[int]] = None) -> bool:
-    """Builds a library, unless the folder holds what would come out; safe to call at any time.
+def build(kind: str, folder: Path, architectures: Optional[Sequence[int]] = None) -> Path:
+    """Builds a library.
 
-    One process builds, others that want the same wait for it. The library appears whole or not at
-    all, and a process that has the old one loaded keeps it.
+    It appears whole or not at all, and a process that has an old one loaded keeps it.
 
     Args:
         kind: "cpu" or "cuda".
@@ -84,35 +62,32 @@ def build(kind: str, folder: Path, architectures: Optional[Sequence[int]] = None
             (CUDA 11.5 and newer).
 
     Returns:
-        Whether it was built now.
+        The file.
 
     Raises:
         BuildError: there is no compiler, or it failed.
         OSError: the folder cannot be written.
     """
-    command = _command(kind, architectures)
     path = folder / library_name(kind)
-    with _locked(folder):
-        if path.exists() and is_complete(path) and _build_id(command) in path.read_bytes():
-            path.touch()  # loading tries the newest first: what was asked for last
-            return False
-        for leftover in folder.glob(".build-*"):
-            shutil.rmtree(str(leftover), ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix=".build-", dir=str(folder)) as scratch:
-            new = Path(scratch) / path.name
-            _compile(kind, command, new)
-            new.chmod(0o755)  # whatever the umask: one that others can write would not be loaded
-            new.replace(path)
-    return True
-
-
-def compile_library(kind: str, path: Path) -> None:
-    """Compiles a library for every generation of GPUs into ``path``, whose folder is there.
-
-    Raises:
-        BuildError: there is no compiler, or it failed.
-    """
-    _compile(kind, _command(kind, None), path)
+    command = build_command(kind, architectures)
+    with tempfile.TemporaryDirectory(prefix=".build-", dir=str(folder)) as scratch:
+        new = Path(scratch) / path.name
+        try:
+            result = subprocess.run(
+                [*command, "-o", str(new)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+            )
+        except OSError as error:
+            raise BuildError(f"{command[0]} does not start: {error}") from None
+        if result.returncode != 0:
+            raise BuildError(f"{' '.join(command)} failed:\n{result.stdout.strip()}")
+        new.chmod(0o755)  # whatever the umask: one that others can write would not be loaded
+        new.replace(path)
+    return path
 
 
 def compiler(kind: str) -> str:
@@ -144,77 +119,16 @@ def compiler(kind: str) -> str:
     )
 
 
-def is_complete(path: Path) -> bool:
-    """Whether an ELF file is as long as its header says; the loader dies of SIGBUS on a shorter.
-
-    Linkers write the table of sections last, and the header says where it is.
-    """
-    with path.open("rb") as file:
-        header = file.read(64)
-    if len(header) < 64 or header[:4] != b"\x7fELF":
-        return False
-    (offset,) = struct.unpack_from("<Q", header, 40)
-    size, count = struct.unpack_from("<HH", header, 58)
-    return path.stat().st_size >= offset + size * count
-
-
-def _command(kind: str, architectures: Optional[Sequence[int]]) -> List[str]:
-    """The compiler and its arguments, without the names of files."""
-    command = [compiler(kind), *_FLAGS[kind]]
-    if kind == "cuda":
-        command += _targets(architectures)
-        if os.environ.get("CXX"):
-            command += ["-ccbin", compiler("cpu")]
-    return command
-
-
-def _targets(architectures: Optional[Sequence[int]]) -> List[str]:
-    """Code for each architecture, and PTX of the newest for the GPUs to come."""
+def build_command(kind: str, architectures: Optional[Sequence[int]] = None) -> List[str]:
+    """The compiler and its arguments, without what follows ``-o``; as :func:`build` runs it."""
+    command = [compiler(kind), *_FLAGS[kind], str(SOURCES / _SOURCE[kind])]
+    if kind == "cpu":
+        return command
+    if os.environ.get("CXX"):
+        command += ["-ccbin", compiler("cpu")]
     if architectures is None:
-        return ["-arch=all-major"]
+        return [*command, "-arch=all-major"]
+    # Code for each architecture, and PTX of the newest for the GPUs to come.
     wanted = sorted(set(architectures))
     codes = [(one, f"sm_{one}") for one in wanted] + [(wanted[-1], f"compute_{wanted[-1]}")]
-    return [f"-gencode=arch=compute_{one},code={code}" for one, code in codes]
-
-
-def _build_id(command: Sequence[str]) -> bytes:
-    """What goes into a library, in 20 bytes: compiler, arguments, sources; no paths."""
-    ingredients = [_run([command[0], "--version"]), sources_digest(), *command[1:]]
-    return hashlib.sha1("\n".join(ingredients).encode()).digest()
-
-
-def _compile(kind: str, command: Sequence[str], path: Path) -> None:
-    # ELF has a place for such an id, so the library says itself what it was made of.
-    build_id = f"--build-id=0x{_build_id(command).hex()}"
-    _run([*command, "-Xlinker", build_id, str(SOURCES / _SOURCE[kind]), "-o", str(path)])
-
-
-def _run(command: Sequence[str]) -> str:
-    """What a program prints.
-
-    Raises:
-        BuildError: it cannot be started, or fails; with what it printed.
-    """
-    try:
-        result = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-    except OSError as error:
-        raise BuildError(f"{command[0]} does not start: {error}") from None
-    if result.returncode != 0:
-        raise BuildError(f"{' '.join(command)} failed:\n{result.stdout.strip()}")
-    return result.stdout
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    import fcntl  # not on Windows, where setup.py loads this file too
-
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    return command + [f"-gencode=arch=compute_{one},code={code}" for one, code in codes]

@@ -2,29 +2,25 @@
 
 import contextlib
 import functools
-from typing import Any, Callable, ContextManager, TypeVar, cast
+from typing import Any, Callable, ContextManager, List, TypeVar, cast
 
 import torch
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-_CAN_COMPILE = hasattr(torch, "compiler")
-
-
-def is_compiling() -> bool:
-    """True while ``torch.compile`` or ``torch.export`` traces; always False before torch 2.1."""
-    return _CAN_COMPILE and torch.compiler.is_compiling()
+_CAN_COMPILE = hasattr(torch, "compiler")  # torch >= 2.1
 
 
 def uncompiled(function: _F) -> _F:
     """Decorator: ``torch.compile`` calls the function as it is, between what it compiles."""
+    disabled: List[_F] = []  # made while something compiles, since making it loads the compiler
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
-        if is_compiling():
-            from fastreid_rib.ops.uncompiled import call  # which loads the compiler
-
-            return call(function, *args, **kwargs)
-        return function(*args, **kwargs)
+        if not (_CAN_COMPILE and torch.compiler.is_compiling()):
+            return function(*args, **kwargs)
+        if not disabled:
+            disabled.append(torch.compiler.disable(function))
+        return disabled[0](*args, **kwargs)
 
     return cast(_F, run)
 

@@ -5,15 +5,16 @@ in the package's own folder and in the user's cache; of two, the one built last 
 """
 
 import ctypes
+import struct
 import threading
 from contextlib import suppress
 from ctypes import POINTER, c_float, c_int, c_int32, c_int64, c_void_p
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 from fastreid_rib.base import cache
-from fastreid_rib.ops.build import is_complete, library_name, sources_digest
+from fastreid_rib.ops.build import library_name, sources_digest
 
 ABI_VERSION = 3
 PACKAGE_FOLDER = Path(__file__).resolve().parent / "lib"
@@ -57,40 +58,43 @@ class Unavailable(RuntimeError):  # noqa: N818  a state of the machine more than
 
 
 class Library:
-    """A loaded library of kernels.
+    """A loaded library of kernels; :func:`load` finds it.
 
-    Attributes:
-        path: the file.
-        description: what it was built for, for people to read.
+    Raises:
+        Unavailable: it cannot be loaded, has another interface, or is not to be trusted.
     """
 
     def __init__(self, path: Path) -> None:
-        """Loads the file ``path``; :func:`load` finds it.
-
-        Raises:
-            Unavailable: it cannot be loaded, has another interface, or is not to be trusted.
-        """
         try:
             if path.parent != PACKAGE_FOLDER:
                 # Who can write the folder above can swap this one.
                 reason = cache.why_untrusted(path, path.parent, path.parent.parent)
                 if reason:
                     raise ValueError(reason)
-            self._functions = _open(path)
+            if not _is_whole(path):
+                raise ValueError("the file is truncated or no library")
+            functions = ctypes.CDLL(str(path))
+            abi = functions.rib_abi()
+            if abi != ABI_VERSION:
+                raise ValueError(f"its C interface is version {abi}, not {ABI_VERSION}")
+            functions.rib_bound.argtypes = [POINTER(BoundArgs)]
+            functions.rib_table.argtypes = [POINTER(TableArgs)]
+            functions.rib_error_text.argtypes = [c_int]
+            functions.rib_error_text.restype = ctypes.c_char_p
+            functions.rib_describe.restype = ctypes.c_char_p
         except (OSError, AttributeError, ValueError) as error:
             raise Unavailable(f"{path} cannot be used: {error}") from error
-        self.path = path
-        self.description: str = self._functions.rib_describe().decode()
+        self._functions, self.path = functions, path
+        self.description: str = functions.rib_describe().decode()
+        """What it was built for, for people to read."""
 
-    def bound(self, args: BoundArgs) -> None:
-        """Calls ``rib_bound``; raises :class:`Unavailable` if it fails. Waits for no GPU."""
-        self._check(self._functions.rib_bound(args))
+    def call(self, function: str, arguments: Union[BoundArgs, TableArgs]) -> None:
+        """Calls ``rib_bound`` or ``rib_table``. Waits for no GPU.
 
-    def table(self, args: TableArgs) -> None:
-        """Calls ``rib_table``; raises :class:`Unavailable` if it fails. Waits for no GPU."""
-        self._check(self._functions.rib_table(args))
-
-    def _check(self, code: int) -> None:
+        Raises:
+            Unavailable: it fails; says what to do.
+        """
+        code = getattr(self._functions, function)(arguments)
         if code == 0:
             return
         text = self._functions.rib_error_text(code).decode()
@@ -117,19 +121,13 @@ def load(kind: str) -> Library:
     What was not there is looked for again at the next call: it may have been built since. (One that
     was there and could not be used takes a new process: the loader keeps the file it has opened.)
 
-    Args:
-        kind: "cuda" or "cpu".
-
     Raises:
         Unavailable: there is no library, or none that can be used.
     """
-    if kind not in ("cuda", "cpu"):
-        raise ValueError(f"kind must be 'cuda' or 'cpu', got {kind!r}")
-    if kind not in _loaded:
-        with _loading:
-            if kind not in _loaded:
-                _loaded[kind] = _find(kind)
-    return _loaded[kind]
+    with _loading:
+        if kind not in _loaded:
+            _loaded[kind] = _find(kind)
+        return _loaded[kind]
 
 
 def cache_folder() -> Path:
@@ -156,40 +154,28 @@ def gomp_parallel() -> Optional[int]:
     return ctypes.cast(function, c_void_p).value if function else None
 
 
+def _is_whole(path: Path) -> bool:
+    """Whether an ELF file is as long as its header says; the loader dies of SIGBUS on a shorter."""
+    header = path.read_bytes()[:64]
+    if len(header) < 64 or header[:4] != b"\x7fELF":
+        return False
+    (sections,) = struct.unpack_from("<Q", header, 40)  # which linkers write last
+    size, count = struct.unpack_from("<HH", header, 58)
+    return path.stat().st_size >= sections + size * count
+
+
 def _find(kind: str) -> Library:
-    reasons: List[str] = []
-    for path in _built(kind):
+    folders, built, reasons = [PACKAGE_FOLDER], [], []
+    with suppress(RuntimeError):
+        folders.append(cache_folder())
+    for folder in folders:
+        path = folder / library_name(kind)
+        with suppress(OSError):
+            built.append((path.stat().st_mtime, path))
+    for _, path in sorted(built, reverse=True):  # the newest first
         try:
             return Library(path)
         except Unavailable as error:
             reasons.append(str(error))
     cause = "; ".join(reasons) or f"the {kind} kernels are not built"
     raise Unavailable(f"{cause}; run `python -m fastreid_rib build-kernels --kind {kind}`")
-
-
-def _built(kind: str) -> List[Path]:
-    """The libraries that are there, the newest first."""
-    folders = [PACKAGE_FOLDER]
-    with suppress(RuntimeError):
-        folders.append(cache_folder())
-    found = []
-    for folder in folders:
-        path = folder / library_name(kind)
-        with suppress(OSError):
-            found.append((path.stat().st_mtime, path))
-    return [path for _, path in sorted(found, reverse=True)]
-
-
-def _open(path: Path) -> ctypes.CDLL:
-    if not is_complete(path):
-        raise ValueError("the file is truncated or no library")
-    functions = ctypes.CDLL(str(path))
-    abi = functions.rib_abi()
-    if abi != ABI_VERSION:
-        raise ValueError(f"its C interface is version {abi}, not {ABI_VERSION}")
-    functions.rib_bound.argtypes = [POINTER(BoundArgs)]
-    functions.rib_table.argtypes = [POINTER(TableArgs)]
-    functions.rib_error_text.argtypes = [c_int]
-    functions.rib_error_text.restype = ctypes.c_char_p
-    functions.rib_describe.restype = ctypes.c_char_p
-    return functions

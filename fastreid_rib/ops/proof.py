@@ -7,24 +7,14 @@ may differ from float32 PyTorch by :data:`ALLOWED` times as much as that differs
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from itertools import product
-from typing import Callable, Dict, Iterator, List, NamedTuple, Tuple
+from typing import Dict, Iterator, NamedTuple, Tuple
 
 import torch
 from torch import Tensor
 
-from fastreid_rib.ops import native
-from fastreid_rib.ops.layout import aligned_rows
-from fastreid_rib.ops.rows import (
-    DTYPES,
-    Clusters,
-    Objective,
-    compiled_bound,
-    compiled_table,
-    plain_bound,
-    plain_table,
-)
+from fastreid_rib.ops import native, rows
+from fastreid_rib.ops.rows import DTYPES, Clusters, Objective, aligned_rows
 from fastreid_rib.settings.rib import FORMS
 
 ALLOWED = 16.0
@@ -39,24 +29,19 @@ _BOUNDS = [
 ]
 """(n, K), form, gamma, dtype of log Q, with log P or without, rows for wide accesses or others."""
 
-_Operation = Callable[..., Tensor]
-
 
 class Comparison(NamedTuple):
-    """How far a kernel is off where it is off most, against what is allowed there."""
+    """How far a kernel is off where it is off most."""
 
     kernel: str
     """"bound" or "table"."""
-    difference: float
-    """Largest difference from float32 PyTorch."""
-    allowed: float
-    """What rounding explains of it."""
+    share: float
+    """Largest difference from float32 PyTorch, over what is allowed."""
     where: str
     """Which result of which problem."""
 
 
-_Verdict = Tuple[Tuple[Comparison, ...], str]  # the worst of each kernel; what is wrong, or ""
-_made: Dict[Tuple[str, torch.device], _Verdict] = {}
+_made: Dict[Tuple[str, torch.device], str] = {}  # what is wrong, or ""
 _making = threading.Lock()
 
 
@@ -64,84 +49,81 @@ class Postponed(native.Unavailable):
     """Kernels cannot be compared just now; later they may."""
 
 
-def require(kind: str, device: torch.device) -> Tuple[Comparison, ...]:
+def require(kind: str, device: torch.device) -> None:
     """Loads the kernels of a kind and compares them on a device, once in a process.
 
-    Safe to call from any thread. The first call waits for the GPU.
-
-    Args:
-        kind: "cuda" or "cpu".
-        device: where the tensors are; a GPU with its number.
-
-    Returns:
-        The worst of each kernel.
+    Safe to call from any thread. The first call waits for the GPU, which has its number.
 
     Raises:
         native.Unavailable: the kernels cannot be used, or differ. :class:`Postponed` while a CUDA
             graph is captured, or where torch sees no GPU.
     """
-    comparisons, complaint = _made.get((kind, device)) or _judge_once(kind, device)
-    if complaint:
-        raise native.Unavailable(complaint)
-    return comparisons
+    if (kind, device) not in _made:
+        library, name = native.load(kind), str(device)
+        if device.type == "cuda":
+            if not torch.cuda.is_available():
+                raise Postponed("torch sees no GPU here")
+            if torch.cuda.is_current_stream_capturing():
+                raise Postponed(
+                    "the kernels have not been compared with PyTorch yet, which cannot be done "
+                    "while a CUDA graph is captured: do a step before"
+                )
+            name += f" ({torch.cuda.get_device_name(device)})"
+        with _making:
+            if (kind, device) not in _made:
+                _made[kind, device] = _judge(library, kind, device, name)
+    if _made[kind, device]:
+        raise native.Unavailable(_made[kind, device])
 
 
-def _judge_once(kind: str, device: torch.device) -> _Verdict:
-    library, name = native.load(kind), str(device)
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise Postponed("torch sees no GPU here")
-        if torch.cuda.is_current_stream_capturing():
-            raise Postponed(
-                "the kernels have not been compared with PyTorch yet, which cannot be done while a "
-                "CUDA graph is captured: do a step before"
-            )
-        name += f" ({torch.cuda.get_device_name(device)})"
-    with _making:
-        if (kind, device) not in _made:
-            try:
-                # A thread of its own is in no autocast, inference or dispatch mode.
-                with ThreadPoolExecutor(1) as thread:
-                    comparisons = thread.submit(compare, kind, device).result()
-            except (native.Unavailable, torch.cuda.OutOfMemoryError):
-                raise
-            except RuntimeError as error:
-                raise native.Unavailable(
-                    f"the kernels of {library.path} ({library.description}) fail on {name}: "
-                    f"{error}; start again with the backend 'torch'"
-                ) from error
-            complaints = [
-                f"the kernel '{kernel}' of {library.path} ({library.description}) computes wrongly "
-                f"on {name}: it differs from PyTorch by {difference:.2g} ({where}), where rounding "
-                f"explains {allowed:.2g}; `python -m fastreid_rib build-kernels --kind {kind}` "
-                "builds it anew, the backend 'torch' does without"
-                for kernel, difference, allowed, where in comparisons
-                if difference > allowed
-            ]
-            _made[kind, device] = comparisons, "; ".join(complaints)
-    return _made[kind, device]
+def _judge(library: native.Library, kind: str, device: torch.device, name: str) -> str:
+    of_library = f"{library.path} ({library.description})"
+    try:
+        # A thread of its own is in no autocast, inference or dispatch mode.
+        with ThreadPoolExecutor(1) as thread:
+            comparisons = thread.submit(compare, kind, device).result()
+    except (native.Unavailable, torch.cuda.OutOfMemoryError):
+        raise
+    except RuntimeError as error:
+        raise native.Unavailable(
+            f"the kernels of {of_library} fail on {name}: {error}; start again with the backend "
+            "'torch'"
+        ) from error
+    return "; ".join(
+        f"the kernel '{kernel}' of {of_library} computes wrongly on {name}: it differs from "
+        f"PyTorch by {share:.2g} times what rounding explains ({where}); `python -m fastreid_rib "
+        f"build-kernels --kind {kind}` builds it anew, the backend 'torch' does without"
+        for kernel, share, where in comparisons
+        if share > 1
+    )
 
 
 @torch.no_grad()
 def compare(kind: str, device: torch.device) -> Tuple[Comparison, ...]:
     """Compares every kernel of a kind with PyTorch; the worst of each. Arguments as `require`."""
     return tuple(
-        max(compared, key=lambda one: one.difference / one.allowed)
+        max(compared, key=lambda one: one.share)
         for compared in (_bounds(kind, device), _tables(kind, device))
     )
+
+
+def _ways(kind: str) -> Tuple[Tuple[str, torch.dtype], ...]:
+    return (kind, torch.float32), ("torch", torch.float32), ("torch", torch.float64)
 
 
 def _bounds(kind: str, device: torch.device) -> Iterator[Comparison]:
     for size, form, gamma, dtype, with_p, wide in _BOUNDS:
         products, half_norms, log_q, log_p, labels = _problem(*size, device)
         losses, gradients = [], []
-        for compute, real in _three_ways(partial(compiled_bound, kind), plain_bound):
-            gradient, stored = products.to(real), log_q.to(dtype)
+        for way, real in _ways(kind):
+            # A copy, which becomes the gradient.
+            gradient, stored = products.to(real, copy=True), log_q.to(dtype)
             if wide:
                 gradient, stored = aligned_rows(gradient), aligned_rows(stored)
             marginal = log_p.to(real) if with_p else None
             clusters = Clusters(stored, stored, marginal, half_norms.to(real))  # no centroids
-            losses.append(compute(gradient, labels, clusters, Objective(_BETA, gamma, form)))
+            objective = Objective(_BETA, gamma, form)
+            losses.append(rows.bound_rows_(way, gradient, labels, clusters, objective))
             gradients.append(gradient)
         where = f"{size[1]} clusters, form {form}, gamma {gamma}, {dtype}"
         yield _comparison("bound", f"loss, {where}", *losses)
@@ -150,20 +132,15 @@ def _bounds(kind: str, device: torch.device) -> Iterator[Comparison]:
 
 def _tables(kind: str, device: torch.device) -> Iterator[Comparison]:
     products, half_norms, log_q, _, labels = _problem(33, 67, device)
-    compiled: _Operation = partial(compiled_table, kind)
     sums, negentropies = [], []
-    for compute, real in [*_three_ways(compiled, plain_table), (compiled, torch.float32)]:
+    for way, real in (*_ways(kind), (kind, torch.float32)):
         sums.append(torch.ones_like(log_q, dtype=real))
         made = products.to(real, copy=True), half_norms.to(real)
-        negentropies.append(compute(sums[-1], *made, labels, _BETA))
+        negentropies.append(rows.table_rows_(way, sums[-1], *made, labels, _BETA))
     yield _comparison("table", "negentropy", *negentropies[:3])
     yield _comparison("table", "sums", *sums[:3])
-    # The same bits in every run.
-    yield Comparison("table", _gap(sums[0], sums[3]), 1e-300, "sums, from run to run")
-
-
-def _three_ways(compiled: _Operation, plain: _Operation) -> List[Tuple[_Operation, torch.dtype]]:
-    return [(compiled, torch.float32), (plain, torch.float32), (plain, torch.float64)]
+    same_bits = torch.equal(sums[0], sums[3])
+    yield Comparison("table", 0.0 if same_bits else float("inf"), "sums, from run to run")
 
 
 def _problem(n: int, num_clusters: int, device: torch.device) -> Tuple[Tensor, ...]:
@@ -183,7 +160,7 @@ def _problem(n: int, num_clusters: int, device: torch.device) -> Tuple[Tensor, .
 def _comparison(kernel: str, where: str, ours: Tensor, plain: Tensor, exact: Tensor) -> Comparison:
     size = exact.nan_to_num(0).abs().max().item()
     allowed = ALLOWED * max(_gap(plain, exact), size * torch.finfo(torch.float32).eps)
-    return Comparison(kernel, _gap(ours, plain), allowed, where)
+    return Comparison(kernel, _gap(ours, plain) / allowed, where)
 
 
 def _gap(one: Tensor, other: Tensor) -> float:

@@ -18,9 +18,10 @@ def rib_loss_reference(
     log_p: Optional[Tensor] = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """What :func:`fastreid_rib.losses.rib_loss` computes: in float64, one image after the other.
+    """What :func:`fastreid_rib.losses.rib_loss` computes, in float64.
 
-    Shares no code with the implementations and uses explicit distances ``|F_i - C_a|^2``. Slow.
+    Shares no code with the implementations and uses explicit distances ``|F_i - C_a|^2``: (n, K, D)
+    numbers.
     Arguments and errors as ``rib_loss``, ``form`` and ``log_p`` as :func:`fastreid_rib.ops.bound`;
     differentiable as often as wanted, with respect to centroids, ``log_q`` and ``log_p`` too.
 
@@ -32,25 +33,19 @@ def rib_loss_reference(
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
     if form not in ("clusters", "embedding"):
         raise ValueError(f"form must be 'clusters' or 'embedding', got {form!r}")
+    known = labels >= 0
+    features = embeddings.double()[known]
+    features = features / features.square().sum(dim=1, keepdim=True).sqrt()
+    exponents = -beta * (features[:, None] - centroids.double()).square().sum(dim=2)
+    log_phi = exponents - torch.logsumexp(exponents, dim=1, keepdim=True)
     marginal = torch.zeros_like(centroids[:, 0]) if log_p is None else log_p
-    losses = []
-    counted = 0
-    for embedding, label in zip(embeddings.double(), labels.tolist()):
-        if label < 0:
-            losses.append(torch.zeros((), dtype=torch.float64, device=embedding.device))
-            continue
-        counted += 1
-        feature = embedding / embedding.square().sum().sqrt()
-        exponents = -beta * (feature - centroids.double()).square().sum(dim=1)
-        log_phi = exponents - torch.logsumexp(exponents, dim=0)
-        compression = (log_phi.exp() * (log_phi - marginal.double())).sum()
-        log_ratio = log_q[label].double() - marginal.double()
-        if form == "clusters":
-            relevance = (log_phi.exp() * log_ratio).sum()
-        else:
-            relevance = torch.logsumexp(log_phi + log_ratio, dim=0)
-        losses.append(gamma * compression - relevance)
-    per_image = torch.stack(losses) if losses else embeddings.double().sum(dim=1)
+    compression = (log_phi.exp() * (log_phi - marginal.double())).sum(dim=1)
+    log_ratio = log_q.double()[labels[known]] - marginal.double()
+    if form == "clusters":
+        relevance = (log_phi.exp() * log_ratio).sum(dim=1)
+    else:
+        relevance = torch.logsumexp(log_phi + log_ratio, dim=1)
+    losses = gamma * compression - relevance
     if reduction == "none":
-        return per_image
-    return per_image.sum() if reduction == "sum" else per_image.sum() / max(counted, 1)
+        return losses.new_zeros(len(labels)).masked_scatter(known, losses)
+    return losses.sum() if reduction == "sum" else losses.sum() / max(len(losses), 1)

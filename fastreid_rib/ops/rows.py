@@ -2,6 +2,8 @@
 
 Legend: n images, K clusters, C identities; ``products`` (n, K) are ``F_i . C_a``, rows contiguous,
 ``half_norms`` (K,) are ``|C_a|^2 / 2``; what these make of each other is written in ``csrc/rib.h``.
+``kind`` is "cuda", "cpu" or "torch", from ``backends.choose``; kernels that fail to launch raise
+:class:`native.Unavailable` and change nothing.
 """
 
 import contextlib
@@ -11,12 +13,13 @@ import torch
 from torch import Tensor
 
 from fastreid_rib.ops import native
-from fastreid_rib.ops.layout import pitch, with_contiguous_rows
 from fastreid_rib.ops.sums import group_sum
 from fastreid_rib.settings.rib import FORMS
 
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 """Of log Q as the kernels read it, numbered as ``rib_dtype`` in rib.h."""
+
+_LINE = 16  # floats in a cache line; four would do for the kernels' 16-byte accesses
 
 
 class Clusters(NamedTuple):
@@ -47,10 +50,115 @@ class Objective(NamedTuple):
     """"auto", "cuda", "cpu" or "torch", see ``backends.choose``."""
 
 
-def plain_bound(
+def empty_rows(like: Tensor, rows: int, columns: int) -> Tensor:
+    """An uninitialised matrix whose rows begin at aligned addresses, whatever their length.
+
+    K is often odd (751, 1041 identities), and the rows of a contiguous (n, 751) matrix begin at
+    addresses that no wide access can start from: the kernels would go number by number, and the
+    matrix product is up to a third slower. The pitch is an odd number of cache lines: at a power of
+    two all rows would compete for the same few places in the cache.
+
+    Returns:
+        (rows, columns), dtype and device of ``like``.
+    """
+    lines = (columns + _LINE - 1) // _LINE
+    return like.new_empty_strided((rows, columns), (_LINE * (lines | 1), 1))
+
+
+def aligned_rows(matrix: Tensor) -> Tensor:
+    """A copy of a matrix in the layout of :func:`empty_rows`."""
+    return empty_rows(matrix, *matrix.shape).copy_(matrix)
+
+
+def bound_rows_(
+    kind: str, products: Tensor, labels: Tensor, clusters: Clusters, objective: Objective
+) -> Tensor:
+    """Turns products into the gradient of the bound, in place, and returns the bound.
+
+    Args:
+        kind: what computes it.
+        products: (n, K), float32 or (by PyTorch) float64. In: ``F_i . C_a``. Out:
+            ``d loss_i / d logits_ia`` with ``logits_ia = 2 beta (F_i . C_a - |C_a|^2 / 2)``.
+        labels: (n,), int64; see ``ops.bound``.
+        clusters: with ``half_norms``; these and ``log_p`` in the dtype of ``products``.
+        objective: see ``ops.bound``.
+
+    Returns:
+        (n,), dtype of ``products``, nats.
+    """
+    if kind == "torch":
+        return _plain_bound(products, labels, clusters, objective)
+    _, log_q, log_p, half_norms = clusters
+    assert half_norms is not None
+    log_q = _with_contiguous_rows(log_q if log_q.dtype in DTYPES else log_q.float())
+    labels, half_norms = labels.contiguous(), half_norms.contiguous()
+    log_p = None if log_p is None else log_p.contiguous()
+    loss = products.new_empty(len(products))
+    arguments = native.BoundArgs(
+        products=products.data_ptr(),
+        half_norms=half_norms.data_ptr(),
+        log_q=log_q.data_ptr(),
+        log_p=None if log_p is None else log_p.data_ptr(),
+        labels=labels.data_ptr(),
+        loss=loss.data_ptr(),
+        n=len(products),
+        K=products.shape[1],
+        C=len(log_q),
+        products_pitch=_pitch(products),
+        log_q_pitch=_pitch(log_q),
+        scale=2 * objective.beta,
+        gamma=objective.gamma,
+        log_q_dtype=DTYPES[log_q.dtype],
+        form=FORMS.index(objective.form),
+        variant=-1,
+    )
+    with placed(arguments, products.device):
+        native.load(kind).call("rib_bound", arguments)
+    return loss
+
+
+def table_rows_(
+    kind: str, table: Tensor, products: Tensor, half_norms: Tensor, labels: Tensor, beta: float
+) -> Tensor:
+    """Adds soft assignments to ``table`` (C, K), in place; returns the negentropies, (n,).
+
+    May overwrite the products. For float64 by PyTorch only.
+    """
+    if kind == "torch":
+        log_phi = products.sub_(half_norms).mul_(2 * beta).log_softmax(dim=1)
+        phi = log_phi.exp()
+        out = ((labels < 0) | (labels >= len(table)))[:, None]
+        table += group_sum(phi.masked_fill(out, 0), labels.clamp(0, len(table) - 1), len(table))
+        return (phi * log_phi).masked_fill_(out, 0).sum(dim=1)
+    labels = labels.contiguous()
+    negentropy = products.new_empty(len(products))
+    arguments = native.TableArgs(
+        products=products.data_ptr(),
+        half_norms=half_norms.data_ptr(),
+        labels=labels.data_ptr(),
+        table=table.data_ptr(),
+        negentropy=negentropy.data_ptr(),
+        n=len(products),
+        K=products.shape[1],
+        C=len(table),
+        products_pitch=_pitch(products),
+        table_pitch=_pitch(table),
+        scale=2 * beta,
+    )
+    if kind == "cuda":  # the CPU library finds the images of an identity by itself
+        by_label = labels.sort(stable=True)
+        order = by_label.indices
+        identities = torch.arange(len(table) + 1, device=labels.device)
+        starts = torch.searchsorted(by_label.values, identities)
+        arguments.order, arguments.starts = order.data_ptr(), starts.data_ptr()
+    with placed(arguments, products.device):
+        native.load(kind).call("rib_table", arguments)
+    return negentropy
+
+
+def _plain_bound(
     products: Tensor, labels: Tensor, clusters: Clusters, objective: Objective
 ) -> Tensor:
-    """As :func:`compiled_bound`, for float64 as well."""
     _, log_q, log_p, half_norms = clusters
     beta, gamma, form, _ = objective
     assert half_norms is not None
@@ -80,95 +188,8 @@ def plain_bound(
     return loss.masked_fill_(ignored, 0).masked_fill_(unknown, float("nan"))
 
 
-def compiled_bound(
-    kind: str, products: Tensor, labels: Tensor, clusters: Clusters, objective: Objective
-) -> Tensor:
-    """Turns float32 products into the gradient of the bound, in place; returns the bound, (n,).
-
-    Raises:
-        native.Unavailable: the kernels of this kind fail to launch; nothing has changed then.
-    """
-    _, log_q, log_p, half_norms = clusters
-    assert half_norms is not None
-    log_q = with_contiguous_rows(log_q if log_q.dtype in DTYPES else log_q.float())
-    labels, half_norms = labels.contiguous(), half_norms.contiguous()
-    log_p = None if log_p is None else log_p.contiguous()
-    loss = products.new_empty(len(products))
-    arguments = native.BoundArgs(
-        products=products.data_ptr(),
-        half_norms=half_norms.data_ptr(),
-        log_q=log_q.data_ptr(),
-        log_p=None if log_p is None else log_p.data_ptr(),
-        labels=labels.data_ptr(),
-        loss=loss.data_ptr(),
-        n=len(products),
-        K=products.shape[1],
-        C=len(log_q),
-        products_pitch=pitch(products),
-        log_q_pitch=pitch(log_q),
-        scale=2 * objective.beta,
-        gamma=objective.gamma,
-        log_q_dtype=DTYPES[log_q.dtype],
-        form=FORMS.index(objective.form),
-        variant=-1,
-    )
-    with placed(arguments, products.device):
-        native.load(kind).bound(arguments)
-    return loss
-
-
-def plain_table(
-    table: Tensor, products: Tensor, half_norms: Tensor, labels: Tensor, beta: float
-) -> Tensor:
-    """As :func:`compiled_table`, for float64 as well; overwrites the products."""
-    log_phi = products.sub_(half_norms).mul_(2 * beta).log_softmax(dim=1)
-    phi = log_phi.exp()
-    left_out = ((labels < 0) | (labels >= len(table)))[:, None]
-    table += group_sum(phi.masked_fill(left_out, 0), labels.clamp(0, len(table) - 1), len(table))
-    return (phi * log_phi).masked_fill_(left_out, 0).sum(dim=1)
-
-
-def compiled_table(
-    kind: str, table: Tensor, products: Tensor, half_norms: Tensor, labels: Tensor, beta: float
-) -> Tensor:
-    """Adds soft assignments to ``table`` (C, K), in place; returns the negentropies, (n,).
-
-    Raises:
-        native.Unavailable: the kernels of this kind fail to launch; nothing has changed then.
-    """
-    labels = labels.contiguous()
-    negentropy = products.new_empty(len(products))
-    arguments = native.TableArgs(
-        products=products.data_ptr(),
-        half_norms=half_norms.data_ptr(),
-        labels=labels.data_ptr(),
-        table=table.data_ptr(),
-        negentropy=negentropy.data_ptr(),
-        n=len(products),
-        K=products.shape[1],
-        C=len(table),
-        products_pitch=pitch(products),
-        table_pitch=pitch(table),
-        scale=2 * beta,
-    )
-    if kind == "cuda":  # the CPU library finds the images of an identity by itself
-        by_label = labels.sort(stable=True)
-        order = by_label.indices
-        identities = torch.arange(len(table) + 1, device=labels.device)
-        starts = torch.searchsorted(by_label.values, identities)
-        arguments.order, arguments.starts = order.data_ptr(), starts.data_ptr()
-    with placed(arguments, products.device):
-        native.load(kind).table(arguments)
-    return negentropy
-
-
 def placed(arguments: Any, device: torch.device) -> ContextManager[None]:
-    """Fills in where a library works; the context keeps torch's current device as it is.
-
-    Args:
-        arguments: of a function of ``csrc/rib.h``.
-        device: of the tensors that they point to.
-    """
+    """Fills in where a library works; the context keeps torch's current device as it is."""
     if device.type == "cuda":
         # What is queued on this stream keeps the memory in use, so the tensors may go meanwhile.
         arguments.stream = torch.cuda.current_stream(device).cuda_stream
@@ -176,3 +197,15 @@ def placed(arguments: Any, device: torch.device) -> ContextManager[None]:
         return torch.cuda.device(device)
     arguments.threads, arguments.parallel = torch.get_num_threads(), native.gomp_parallel()
     return contextlib.nullcontext()
+
+
+def _pitch(matrix: Tensor) -> int:
+    """Elements from a row to the next, for a matrix whose rows are contiguous."""
+    # Of a matrix of one row torch may report any stride.
+    return max(matrix.stride(0), matrix.shape[1])
+
+
+def _with_contiguous_rows(matrix: Tensor) -> Tensor:
+    """The matrix itself, or a contiguous copy if its rows are not contiguous or overlap."""
+    fits = matrix.stride(1) == 1 and (len(matrix) <= 1 or matrix.stride(0) >= matrix.shape[1])
+    return matrix if fits or torch.numel(matrix) == 0 else matrix.contiguous()

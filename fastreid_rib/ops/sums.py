@@ -1,4 +1,4 @@
-"""Sums by group, with the same result in every run."""
+"""Sums by group, with the same result in every run; and what a table of sums tells, in nats."""
 
 from typing import Iterator
 
@@ -43,3 +43,20 @@ def group_sum(values: Tensor, groups: Tensor, num_groups: int) -> Tensor:
         with full_precision(values.device):
             sums.addmm_(one_hot.to(values.dtype), values[start : start + step])
     return sums
+
+
+def mutual_information(joint: Tensor) -> Tensor:
+    """Mutual information of a joint table of weights >= 0, which need not sum to one: float64."""
+    of_cells = joint.new_zeros((), dtype=torch.float64)
+    for part in chunks(len(joint), joint.shape[1]):
+        of_cells += negentropy(joint[part])
+    columns, rows = (joint.sum(dim=dim, dtype=torch.float64) for dim in (0, 1))
+    total = columns.sum()
+    return (of_cells - (negentropy(rows) + negentropy(columns) - negentropy(total))) / total
+
+
+def negentropy(weights: Tensor) -> Tensor:
+    """sum w log w of weights >= 0, which need not sum to one: float64."""
+    weights = weights.double()
+    # The least normal number: 0 log 0 counts as 0. (torch.xlogy is several times slower.)
+    return (weights * weights.clamp(min=torch.finfo(weights.dtype).tiny).log()).sum()

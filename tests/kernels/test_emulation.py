@@ -203,5 +203,4 @@ def test_kernels_prove_themselves_to_torch(tmp_path, monkeypatch, bugs):
     compared = proof.compare("cuda", torch.device("cpu"))
     assert [one.kernel for one in compared] == ["bound", "table"]
     for one in compared:
-        share = one.difference / one.allowed
-        assert share > 100 if bugs else share < 0.25, one
+        assert one.share > 100 if bugs else one.share < 0.25, one

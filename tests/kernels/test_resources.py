@@ -16,10 +16,10 @@ NOTHING_SPILLED = "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill load
 @pytest.mark.today_only  # nvcc knows nothing of Python: once is enough
 def test_no_kernel_uses_local_memory(tmp_path):
     try:
-        command = build._command("cuda", None)
+        command = build.build_command("cuda")
     except build.NoCompilerError as error:
         pytest.skip(str(error))
-    command += ["-Xptxas=-v", str(build.SOURCES / "rib_cuda.cu"), "-o", str(tmp_path / "rib.so")]
+    command += ["-Xptxas=-v", "-o", str(tmp_path / "rib.so")]
     result = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900
     )

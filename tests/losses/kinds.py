@@ -1,6 +1,13 @@
 """The kinds of RIB with which tests of behaviour in general are run: the shipped one first."""
 
+import functools
+
 import pytest
+
+from fastreid_rib import losses
+
+RIBLoss = functools.partial(losses.RIBLoss, warmup_epochs=1)
+"""RIB from the second epoch on, so that tests need no third."""
 
 PAPER = {"center": False, "relevance": "paper", "smoothing": 0.0}
 """As published: tests by hand stand on it, whatever the defaults become."""

@@ -159,21 +159,6 @@ def test_a_camera_that_the_epoch_did_not_show_and_a_batch_without_cameras():
     assert math.isfinite(float(plain))
 
 
-@pytest.mark.parametrize(
-    ("cameras", "error", "told"),
-    [
-        ([0, 1], TypeError, "cameras must be a tensor, got a list"),
-        (torch.zeros(3).long(), ValueError, r"cameras must be \(2,\) int64.*got \(3,\)"),
-        (torch.zeros(2), ValueError, r"float32; write cameras.long\(\)"),
-        (torch.tensor([0, -1]), ValueError, "cameras must be >= 0, got -1"),
-        (torch.zeros(2, device="meta").long(), ValueError, "cameras must be on cpu"),
-    ],
-)
-def test_cameras_that_do_not_fit(cameras, error, told):
-    with pytest.raises(error, match=told):
-        RIBLoss(CLASSES)(torch.randn(2, DIM), torch.tensor([0, 1]), cameras=cameras)
-
-
 class Run:
     """Epochs of five steps, that can be killed behind any of them."""
 
@@ -190,7 +175,7 @@ class Run:
         return self
 
 
-@pytest.mark.parametrize("killed", [3, 5, 12, 15])
+@pytest.mark.parametrize("killed", [5, 12])
 def test_a_run_that_goes_on_from_a_checkpoint(killed):
     whole, first, again = Run().go(0, 20), Run().go(0, killed), Run()
     again.rib.load_state_dict(on_disk(first.rib))

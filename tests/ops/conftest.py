@@ -54,7 +54,6 @@ def standin(tmp_path, gxx):
         path.chmod(0o755)
         return path
 
-    compile_standin.source = STANDIN
     return compile_standin
 
 
@@ -74,9 +73,9 @@ class Tools:
         script.chmod(0o755)
         return script
 
-    def add_gxx(self, before=""):
-        """The real one, that takes less time over it; ``before`` is done first."""
-        return self.add("g++", f'PATH="{self.real_path}"\n{before}\nexec {self._gxx} "$@" -O0')
+    def add_gxx(self):
+        """The real one, that takes less time over it."""
+        return self.add("g++", f'PATH="{self.real_path}"\nexec {self._gxx} "$@" -O0')
 
     def add_nvcc(self, release):
         """One that gives out a library of no use."""
