@@ -73,10 +73,16 @@ def refresh(
         parts = chunks(len(log_q), len(centroids))
         total = sum(weights[part].double() @ log_q[part].double().exp() for part in parts)
         log_p = (total / counts.sum()).clamp(min=settings.q_floor).log().float()
-    error = float(_error(rows, identities))
-    statistics = Statistics(centroids, log_q, log_p, mean, counts, means, of_rows, known, error)
+    error, across = _errors(rows, identities)
+    compression = min(1.0, error / across) if across else 0.0
+    statistics = Statistics(
+        centroids, log_q, log_p, mean, counts, means, of_rows, known, compression
+    )
     report = _report(rows, joint, of_images, statistics, settings)
-    return statistics.prepared(), {**report, "error": error}
+    report.update(error=error, gamma=settings.gamma * compression)
+    if rows.cameras is not None:
+        report["error_across"] = across
+    return statistics.prepared(), report
 
 
 def center_rows(rows: Tensor, mean: Tensor) -> Tensor:
@@ -132,34 +138,49 @@ def _start(
     return start
 
 
-def _error(rows: Rows, identities: Identities) -> Tensor:
-    """Of a nearest-mean classifier, each row left out of its own identity's mean: (), float32.
+def _errors(rows: Rows, identities: Identities) -> Tuple[float, float]:
+    """How often rows lie nearer to the mean of another identity than to that of their own.
 
-    1 if no identity has two rows: then nothing says that they can be told apart.
+    Without themselves in their own mean; and without what their own camera saw, of the rows to
+    which it showed their identity more than once. 1 where no row can be judged.
     """
     counts, means = identities
+    every = torch.arange(len(rows.labels), device=means.device)
+    kinds = [(every, rows.embeddings, torch.ones_like(every))]
+    own = ranks.own_slice(len(every))
+    if rows.cameras is not None:
+        known, places = torch.unique(rows.cameras, return_inverse=True)
+        pairs = torch.unique(rows.labels * len(known) + places, return_inverse=True)[1]
+        sizes = torch.bincount(pairs)
+        sums = group_sum(rows.embeddings[own].float(), pairs[own], len(sizes))
+        ranks.sum_over_ranks(sums)
+        kinds.append((pairs, sums, sizes))
     norms = half_squared_norms(means).masked_fill(counts == 0, math.inf)
-    wrong, judged = torch.zeros(2, 1, dtype=torch.int64, device=means.device)
-    own = ranks.own_slice(len(rows.labels))
+    wrong, judged = torch.zeros(2, 2, dtype=torch.int64, device=means.device)
     for chunk in chunks(own.stop - own.start, len(means)):
         part = slice(own.start + chunk.start, own.start + chunk.stop)
         row, label = rows.embeddings[part].float(), rows.labels[part]
-        others = counts[label][:, None] - 1
-        mean = (means[label] * (others + 1) - row) / others.clamp(min=1)
-        nearness = (row * mean).sum(dim=1) - half_squared_norms(mean)
         scores = centroid_products(row, means).sub_(norms).scatter_(1, label[:, None], -math.inf)
-        several = others.squeeze(1) > 0
-        wrong += ((scores.max(dim=1).values >= nearness) & several).sum()
-        judged += several.sum()
+        nearest = scores.max(dim=1).values
+        for kind, (groups, left_out, sizes) in enumerate(kinds):
+            group = groups[part]
+            others = (counts[label] - sizes[group])[:, None]
+            mean = means[label] * counts[label][:, None] - left_out[group].float()
+            mean /= others.clamp(min=1)
+            usable = (others.squeeze(1) > 0) & (sizes[group] > kind)
+            nearness = (row * mean).sum(dim=1) - half_squared_norms(mean)
+            wrong[kind] += ((nearest >= nearness) & usable).sum()
+            judged[kind] += usable.sum()
     ranks.sum_over_ranks(wrong, judged)
-    return (wrong / judged).nan_to_num(1.0).float().squeeze()
+    alone, across = (wrong / judged).nan_to_num(1.0).tolist()
+    return alone, across
 
 
 def _report(
     rows: Rows, joint: Tensor, of_images: Tensor, statistics: Statistics, settings: RIBSettings
 ) -> Dict[str, float]:
     """The report of a refresh, see ``RIBLoss.start_epoch``, from what ``sums_of_labels`` gave."""
-    gamma = statistics.compression(settings.gamma)
+    gamma = settings.gamma * statistics.compression
     log_p, images = statistics.log_p, len(rows.labels)
     told = mutual_information(joint)
     likelihood = (joint * statistics.log_q[: len(joint)]).sum(dtype=torch.float64)
@@ -187,7 +208,7 @@ def _mean_loss(rows: Rows, statistics: Statistics, settings: RIBSettings) -> Ten
     if cameras is not None and statistics.camera_rows is not None:
         assert statistics.cameras is not None
         labels = table.row_of(labels, cameras, statistics.camera_rows, statistics.cameras)
-    gamma = statistics.compression(settings.gamma)
+    gamma = settings.gamma * statistics.compression
     objective = Objective(settings.beta, gamma, settings.form, settings.backend)
     total = torch.zeros((), dtype=torch.float64, device=embeddings.device)
     share = ranks.own_slice(len(embeddings))

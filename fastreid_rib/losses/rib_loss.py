@@ -142,8 +142,7 @@ class RIBLoss(nn.Module):
             seen = torch.full_like(labels, -1) if cameras is None else cameras
             labels = row_of(labels, seen, statistics.camera_rows, statistics.cameras)
         of = self.settings
-        gamma = statistics.compression(of.gamma)
-        objective = Objective(of.beta, gamma, of.form, of.backend)
+        objective = Objective(of.beta, of.gamma * statistics.compression, of.form, of.backend)
         return checked_rib_loss(embeddings, labels, statistics.clusters, objective, statistics.mean)
 
     def start_epoch(self, epoch: int) -> Dict[str, float]:
@@ -159,10 +158,12 @@ class RIBLoss(nn.Module):
             Report of the refresh in nats, empty if there was none: "mutual_information" I(F~;Y),
             "klb", "bound" (what the loss minimises) and, of the form "clusters", "slack": how far
             it lies above ``gamma I(F~;i) - I(F~;Y)``, >= 0 except for rounding; identities that the
-            epoch lacked, and that count in the marginal all the same, are allowed for. "error" is
-            no number of nats: the share of the epoch's images that lie nearer to the mean of
-            another identity than to that of their own identity's other images; gamma counts as
-            ``settings.gamma`` times it.
+            epoch lacked, and that count in the marginal all the same, are allowed for. "gamma" is
+            what multiplied the compression there: ``settings.gamma`` times "error" over
+            "error_across", at most 1. The first is the share of the images that lie nearer to the
+            mean of another identity than to that of their own identity's other images. The second
+            is the same without those of their own camera; 1, and not in the report, without
+            cameras.
 
         Raises:
             ValueError: ``epoch`` is negative, or a step had labels >= num_classes.

@@ -33,10 +33,9 @@ class Statistics(NamedTuple):
     """(C, V), int64: the row of ``log_q`` for an identity and a camera; None: no cameras."""
     cameras: Optional[Tensor] = None
     """(V,), int64, sorted; None with ``camera_rows``."""
-    error: Optional[float] = None
-    """0..1: share of the rows that lie nearer to the mean of another identity than to that of their
-    own without them; None: in a checkpoint of 0.2, which had no use for it. On the host, so that no
-    step waits for it."""
+    compression: float = 0.0
+    """0..1: what it is multiplied by, beside gamma; see ``RIBLoss.start_epoch``. On the host, so
+    that no step waits for it. 0 in checkpoints of 0.2, which had no use for it."""
     half_norms: Optional[Tensor] = None
     """(K,), float32: ``|C_a|^2 / 2``. It follows from the centroids, so no checkpoint has it."""
 
@@ -44,10 +43,6 @@ class Statistics(NamedTuple):
     def clusters(self) -> Clusters:
         """What ``ops.bound`` compares with."""
         return Clusters(self.centroids, self.log_q, self.log_p, self.half_norms)
-
-    def compression(self, gamma: float) -> float:
-        """Multiplier of the compression: ``gamma`` times the error. Waits for a GPU."""
-        return 0.0 if self.error is None else gamma * float(self.error)
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> "Statistics":
         """The same with each tensor moved, as ``nn.Module.to`` moves its own."""
@@ -79,7 +74,7 @@ _SHAPES = {
     "class_means": "CD",
     "camera_rows": "CV",
     "cameras": "V",
-    "error": "",
+    "compression": "",
     "bank_rows": "ND",
     "bank_labels": "N",
     "bank_cameras": "N",
@@ -130,7 +125,7 @@ def from_tensors(
             tensors["log_q"] = tensors["log_q"][:num_classes].clone()
             del tensors["camera_rows"], tensors["cameras"]
         kept: Dict[str, Any] = {name: tensors.get(name) for name in _STATISTICS}
-        kept["error"] = float(kept["error"]) if "error" in tensors else None
+        kept["compression"] = float(tensors.get("compression", 0.0))
         statistics = Statistics(**kept).prepared()
     bank = None
     if "bank_rows" in tensors:

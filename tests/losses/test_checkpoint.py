@@ -15,7 +15,7 @@ pytestmark = pytest.mark.published
 
 CLASSES, DIM = 5, 6
 PUBLISHED = {"centroids", "log_q", "class_counts", "class_means"}
-ERROR = {"error"}  # of the nearest mean: those of 0.2 and before do not have it
+COMPRESSION = {"compression"}  # those of 0.2 and before do not have it
 STATISTICS = PUBLISHED | {"mean", "log_p"}
 OF_THE_KIND = {"mean": "center", "log_p": "relevance"}  # and the setting that asks for it
 BANK = {"bank_rows", "bank_labels"}
@@ -78,15 +78,20 @@ def test_keys_come_with_what_they_hold():
     model = trained(1)
     assert rib_keys(everything(model)) == BANK | COUNTERS
     model.rib.start_epoch(1)
-    assert rib_keys(everything(model)) == STATISTICS | ERROR | COUNTERS
+    assert rib_keys(everything(model)) == STATISTICS | COMPRESSION | COUNTERS
     model.step(torch.Generator(), cameras=torch.arange(8))
-    assert rib_keys(everything(model)) == STATISTICS | ERROR | BANK | COUNTERS | {"bank_cameras"}
+    assert rib_keys(everything(model)) == STATISTICS | COMPRESSION | BANK | COUNTERS | {
+        "bank_cameras"
+    }
     model.rib.start_epoch(2)
-    assert rib_keys(everything(model)) - STATISTICS - ERROR - COUNTERS == {"camera_rows", "cameras"}
+    assert rib_keys(everything(model)) - STATISTICS - COMPRESSION - COUNTERS == {
+        "camera_rows",
+        "cameras",
+    }
     assert all(type(value) is torch.Tensor for value in everything(model).values())
     model = trained(1, **PAPER)
     model.rib.start_epoch(1)
-    assert rib_keys(everything(model)) == PUBLISHED | ERROR | COUNTERS
+    assert rib_keys(everything(model)) == PUBLISHED | COMPRESSION | COUNTERS
 
 
 def test_only_the_filled_part_of_the_bank_is_written():
@@ -166,7 +171,7 @@ def test_a_part_of_the_statistics_loads_nothing_of_them(lost, into, caplog):
 def of_0_1(model):
     """The state_dict as 0.1 wrote it, of the published kind."""
     state = on_disk(model)
-    del state["rib.error"]
+    del state["rib.compression"]
     assert rib_keys(state) == PUBLISHED | BANK | COUNTERS
     return state
 

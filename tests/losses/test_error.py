@@ -1,4 +1,4 @@
-"""The share of images that the statistics mistake, and the compression that follows it."""
+"""The shares of images that the statistics mistake, and the compression that follows them."""
 
 import math
 
@@ -14,11 +14,11 @@ def on_circle(*degrees):
     return torch.stack([angles.cos(), angles.sin()], dim=1)
 
 
-def refreshed(embeddings, labels, **settings):
+def refreshed(embeddings, labels, cameras=None, **settings):
     """A loss whose statistics are those of one batch, and the report of their refresh."""
     rib = RIBLoss(int(labels.max()) + 1, warmup_epochs=0, **settings)
     rib.start_epoch(0)
-    rib(embeddings, labels)
+    rib(embeddings, labels, cameras=cameras)
     return rib, rib.start_epoch(1)
 
 
@@ -54,6 +54,52 @@ def test_an_identity_that_the_epoch_lacked_can_still_be_mistaken_for():
     assert rib.start_epoch(2)["error"] == 0.5
 
 
+# Two identities, each by two cameras, which look like the cameras rather than like the identities.
+BY_CAMERA = (0.0, 4.0, 80.0, 84.0, 20.0, 24.0, 100.0, 104.0)
+IDENTITIES, CAMERAS = [0, 0, 0, 0, 1, 1, 1, 1], [0, 0, 1, 1, 0, 0, 1, 1]
+
+
+def errors_by_hand(embeddings, labels, left_out):
+    """Of each image, against means without the images that `left_out` names for it."""
+    wrong = []
+    for i, (image, label) in enumerate(zip(embeddings, labels)):
+        score = {}
+        for other in set(labels):
+            rows = [j for j, of in enumerate(labels) if of == other and j not in left_out(i)]
+            mean = embeddings[rows].mean(0)
+            score[other] = float(image @ mean - mean.square().sum() / 2)
+        wrong.append(max(score, key=score.get) != label)
+    return sum(wrong) / len(wrong)
+
+
+def test_across_cameras_the_images_of_the_own_camera_are_left_out():
+    embeddings, labels = on_circle(*BY_CAMERA), torch.tensor(IDENTITIES)
+    rib, report = refreshed(embeddings, labels, torch.tensor(CAMERAS), center=False)
+    alone = errors_by_hand(embeddings, IDENTITIES, lambda i: [i])
+    own = [{j for j in range(8) if (IDENTITIES[j], CAMERAS[j]) == pair} for pair in
+           zip(IDENTITIES, CAMERAS)]  # fmt: skip
+    across = errors_by_hand(embeddings, IDENTITIES, lambda i: own[i])
+    assert 0 < alone < across
+    assert report["error"] == alone and report["error_across"] == across
+    assert report["gamma"] == alone / across == rib.statistics.compression
+
+
+@pytest.mark.parametrize("cameras", [None, range(8), [0] * 8])
+def test_where_no_camera_can_be_left_out_it_is_the_error(cameras):
+    """No cameras, cameras of one image each, and one camera for all."""
+    cameras = None if cameras is None else torch.tensor(list(cameras))
+    embeddings, labels = on_circle(*BY_CAMERA), torch.tensor(IDENTITIES)
+    _, report = refreshed(embeddings, labels, cameras, center=False)
+    assert 0 < report["error"] == report["gamma"] < 1
+    assert report.get("error_across", 1.0) == 1
+
+
+def test_identities_that_are_told_apart_need_none():
+    embeddings = on_circle(0.0, 1.0, 2.0, 3.0, 120.0, 121.0, 122.0, 123.0)
+    _, report = refreshed(embeddings, torch.tensor(IDENTITIES), torch.tensor(CAMERAS))
+    assert report["gamma"] == report["error_across"] == 0
+
+
 @pytest.mark.parametrize("form", ["clusters", "embedding"])
 def test_the_compression_counts_as_gamma_times_it(form):
     torch.manual_seed(0)
@@ -80,7 +126,7 @@ def test_a_resumed_run_knows_it():
     other.start_epoch(1)
     assert torch.equal(other(embeddings, labels), rib(embeddings, labels))
     # Those of 0.2 do not hold it: until the next refresh there is no compression, as there was.
-    old = {name: value for name, value in rib.state_dict().items() if name != "error"}
+    old = {name: value for name, value in rib.state_dict().items() if name != "compression"}
     other.load_state_dict(old)
     plain = RIBLoss(6, warmup_epochs=0, gamma=0.0)
     plain.load_state_dict(rib.state_dict())
