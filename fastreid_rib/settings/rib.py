@@ -63,8 +63,8 @@ class RIBSettings(Settings):
         1.0,
         at_least(0),
         "Most that the compression counts. Its multiplier is this, times the share of the images "
-        "that the statistics take for another identity: it falls as they come to tell identities "
-        'apart (ours). 0 leaves the compression out. With `relevance` `"paper"` at most 1.',
+        "that the statistics take for another identity, over the same share across cameras "
+        '(ours). 0 leaves the compression out. With `relevance` `"paper"` at most 1.',
         symbol="gamma",
     )
     center: bool = setting(
