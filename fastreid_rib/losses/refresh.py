@@ -6,7 +6,7 @@ Legend: N rows in the reservoir, n of them, D dimensions, K clusters, C identiti
 import logging
 import math
 import random
-from typing import Dict, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -73,15 +73,15 @@ def refresh(
         parts = chunks(len(log_q), len(centroids))
         total = sum(weights[part].double() @ log_q[part].double().exp() for part in parts)
         log_p = (total / counts.sum()).clamp(min=settings.q_floor).log().float()
-    error, across = _errors(rows, identities)
-    compression = min(1.0, error / across) if across else 0.0
+    mistakes = _mistakes(rows, identities)
+    compression = _compression(*mistakes)
     statistics = Statistics(
         centroids, log_q, log_p, mean, counts, means, of_rows, known, compression
     )
     report = _report(rows, joint, of_images, statistics, settings)
-    report.update(error=error, gamma=settings.gamma * compression)
-    if rows.cameras is not None:
-        report["error_across"] = across
+    report["gamma"] = settings.gamma * compression
+    for name, (wrong, judged) in zip(("error", "error_across"), mistakes):
+        report[name] = wrong / judged if judged else 1.0
     return statistics.prepared(), report
 
 
@@ -138,25 +138,23 @@ def _start(
     return start
 
 
-def _errors(rows: Rows, identities: Identities) -> Tuple[float, float]:
-    """How often rows lie nearer to the mean of another identity than to that of their own.
+def _mistakes(rows: Rows, identities: Identities) -> List[Tuple[float, float]]:
+    """How many rows lie nearer to the mean of another identity than to their own, of how many.
 
-    Without themselves in their own mean; and without what their own camera saw, of the rows to
-    which it showed their identity more than once. 1 where no row can be judged.
+    First without themselves in their own mean. Then, where cameras are known, without what their
+    own camera saw of their identity, of the rows to which it showed it more than once.
     """
     counts, means = identities
     every = torch.arange(len(rows.labels), device=means.device)
     kinds = [(every, rows.embeddings, torch.ones_like(every))]
     own = ranks.own_slice(len(every))
     if rows.cameras is not None:
-        known, places = torch.unique(rows.cameras, return_inverse=True)
-        pairs = torch.unique(rows.labels * len(known) + places, return_inverse=True)[1]
-        sizes = torch.bincount(pairs)
-        sums = group_sum(rows.embeddings[own].float(), pairs[own], len(sizes))
+        _, pairs, of_pair = rows.by_camera()
+        sums = group_sum(rows.embeddings[own].float(), of_pair[own], len(pairs))
         ranks.sum_over_ranks(sums)
-        kinds.append((pairs, sums, sizes))
+        kinds.append((of_pair, sums, torch.bincount(of_pair)))
     norms = half_squared_norms(means).masked_fill(counts == 0, math.inf)
-    wrong, judged = torch.zeros(2, 2, dtype=torch.int64, device=means.device)
+    found = torch.zeros(len(kinds), 2, device=means.device, dtype=torch.float64)
     for chunk in chunks(own.stop - own.start, len(means)):
         part = slice(own.start + chunk.start, own.start + chunk.stop)
         row, label = rows.embeddings[part].float(), rows.labels[part]
@@ -167,13 +165,24 @@ def _errors(rows: Rows, identities: Identities) -> Tuple[float, float]:
             others = (counts[label] - sizes[group])[:, None]
             mean = means[label] * counts[label][:, None] - left_out[group].float()
             mean /= others.clamp(min=1)
-            usable = (others.squeeze(1) > 0) & (sizes[group] > kind)
+            judged = (others.squeeze(1) > 0) & (sizes[group] > kind)
             nearness = (row * mean).sum(dim=1) - half_squared_norms(mean)
-            wrong[kind] += ((nearest >= nearness) & usable).sum()
-            judged[kind] += usable.sum()
-    ranks.sum_over_ranks(wrong, judged)
-    alone, across = (wrong / judged).nan_to_num(1.0).tolist()
-    return alone, across
+            wrong = (nearest >= nearness) & judged
+            found[kind] += torch.stack([wrong.sum(), judged.sum()])
+    ranks.sum_over_ranks(found)
+    return found.tolist()
+
+
+def _compression(alone: Tuple[float, float], across: Tuple[float, float] = (0, 0)) -> float:
+    """What the compression counts, 0..1, from :func:`_mistakes`: an odds ratio, ours.
+
+    Of odds, since their ratio hardly moves while a network learns, and that of shares falls; half a
+    mistake more on either side keeps them finite (Haldane 1956). Without cameras the share itself.
+    """
+    if not across[1]:
+        return alone[0] / alone[1] if alone[1] else 1.0
+    ours, theirs = ((wrong + 0.5) / (judged - wrong + 0.5) for wrong, judged in (alone, across))
+    return min(1.0, ours / theirs)
 
 
 def _report(

@@ -159,11 +159,11 @@ class RIBLoss(nn.Module):
             "klb", "bound" (what the loss minimises) and, of the form "clusters", "slack": how far
             it lies above ``gamma I(F~;i) - I(F~;Y)``, >= 0 except for rounding; identities that the
             epoch lacked, and that count in the marginal all the same, are allowed for. "gamma" is
-            what multiplied the compression there: ``settings.gamma`` times "error" over
-            "error_across", at most 1. The first is the share of the images that lie nearer to the
-            mean of another identity than to that of their own identity's other images. The second
-            is the same without those of their own camera; 1, and not in the report, without
-            cameras.
+            what multiplied the compression there: ``settings.gamma`` times the odds of "error"
+            over those of "error_across", at most 1. The first is the share of the images that lie
+            nearer to the mean of another identity than to that of their own identity's other
+            images. The second is the same without those of their own camera. Without cameras it is
+            not in the report, and ``settings.gamma`` is multiplied by "error".
 
         Raises:
             ValueError: ``epoch`` is negative, or a step had labels >= num_classes.

@@ -31,6 +31,15 @@ class Rows(NamedTuple):
     cameras: Optional[Tensor]
     """(N,), int64, >= 0; None: not known, or of no interest."""
 
+    def by_camera(self) -> Tuple[Tensor, Tensor, Tensor]:
+        """Cameras (V,), pairs of identity and camera (P,), the pair of each row (N,); all int64.
+
+        Both sorted. A pair is ``y * V + v``, v the place of its camera; rows tell the place of theirs.
+        """
+        assert self.cameras is not None
+        known, places = torch.unique(self.cameras, return_inverse=True)
+        return (known, *torch.unique(self.labels * len(known) + places, return_inverse=True))
+
 
 class Identities(NamedTuple):
     """What was last seen of the identities."""
@@ -144,8 +153,7 @@ def across_cameras(
     """
     if rows.cameras is None:
         return None
-    known, places = torch.unique(rows.cameras, return_inverse=True)
-    pairs, of_pair = torch.unique(rows.labels * len(known) + places, return_inverse=True)
+    known, pairs, of_pair = rows.by_camera()
     owners = torch.div(pairs, len(known), rounding_mode="floor")
     several = torch.bincount(owners, minlength=len(counts)) > 1
     kept = several[owners]

@@ -62,8 +62,8 @@ class RIBSettings(Settings):
     gamma: float = setting(
         1.0,
         at_least(0),
-        "Most that the compression counts. Its multiplier is this, times the share of the images "
-        "that the statistics take for another identity, over the same share across cameras "
+        "Most that the compression counts. Its multiplier is this, times the odds that the "
+        "statistics take an image for another identity, over the same odds across cameras "
         '(ours). 0 leaves the compression out. With `relevance` `"paper"` at most 1.',
         symbol="gamma",
     )

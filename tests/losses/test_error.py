@@ -59,8 +59,8 @@ BY_CAMERA = (0.0, 4.0, 80.0, 84.0, 20.0, 24.0, 100.0, 104.0)
 IDENTITIES, CAMERAS = [0, 0, 0, 0, 1, 1, 1, 1], [0, 0, 1, 1, 0, 0, 1, 1]
 
 
-def errors_by_hand(embeddings, labels, left_out):
-    """Of each image, against means without the images that `left_out` names for it."""
+def mistakes_by_hand(embeddings, labels, left_out):
+    """How many images are mistaken, against means without those that `left_out` names for each."""
     wrong = []
     for i, (image, label) in enumerate(zip(embeddings, labels)):
         score = {}
@@ -69,19 +69,21 @@ def errors_by_hand(embeddings, labels, left_out):
             mean = embeddings[rows].mean(0)
             score[other] = float(image @ mean - mean.square().sum() / 2)
         wrong.append(max(score, key=score.get) != label)
-    return sum(wrong) / len(wrong)
+    return sum(wrong)
 
 
 def test_across_cameras_the_images_of_the_own_camera_are_left_out():
     embeddings, labels = on_circle(*BY_CAMERA), torch.tensor(IDENTITIES)
     rib, report = refreshed(embeddings, labels, torch.tensor(CAMERAS), center=False)
-    alone = errors_by_hand(embeddings, IDENTITIES, lambda i: [i])
+    alone = mistakes_by_hand(embeddings, IDENTITIES, lambda i: [i])
     own = [{j for j in range(8) if (IDENTITIES[j], CAMERAS[j]) == pair} for pair in
            zip(IDENTITIES, CAMERAS)]  # fmt: skip
-    across = errors_by_hand(embeddings, IDENTITIES, lambda i: own[i])
+    across = mistakes_by_hand(embeddings, IDENTITIES, lambda i: own[i])
     assert 0 < alone < across
-    assert report["error"] == alone and report["error_across"] == across
-    assert report["gamma"] == alone / across == rib.statistics.compression
+    assert report["error"] == alone / 8 and report["error_across"] == across / 8
+    alone, across = ((wrong + 0.5) / (8 - wrong + 0.5) for wrong in (alone, across))
+    assert report["gamma"] == pytest.approx(alone / across)
+    assert report["gamma"] == rib.statistics.compression
 
 
 @pytest.mark.parametrize("cameras", [None, range(8), [0] * 8])
@@ -94,10 +96,13 @@ def test_where_no_camera_can_be_left_out_it_is_the_error(cameras):
     assert report.get("error_across", 1.0) == 1
 
 
-def test_identities_that_are_told_apart_need_none():
-    embeddings = on_circle(0.0, 1.0, 2.0, 3.0, 120.0, 121.0, 122.0, 123.0)
+@pytest.mark.parametrize("apart", [2.0, 60.0])
+def test_cameras_that_change_nothing_leave_all_of_it(apart):
+    """Of identities that lie in one heap, and of those that everybody tells apart."""
+    first = [0.0, 0.5, 1.0, 1.5]
+    embeddings = on_circle(*first, *(angle + apart for angle in first))
     _, report = refreshed(embeddings, torch.tensor(IDENTITIES), torch.tensor(CAMERAS))
-    assert report["gamma"] == report["error_across"] == 0
+    assert report["error"] == report["error_across"] and report["gamma"] == 1
 
 
 @pytest.mark.parametrize("form", ["clusters", "embedding"])
