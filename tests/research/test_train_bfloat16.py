@@ -45,3 +45,12 @@ def test_bfloat16_only_where_the_cpu_computes_in_it(trainer, monkeypatch, capabi
     assert output.dtype == torch.float32 and list(backbone.state_dict()) == keys
     assert torch.allclose(output, plain, atol=1e-5) is not lower
     assert (output - plain).norm() < 0.02 * plain.norm()
+
+
+def test_a_mobilenet_of_last_stride_1_has_twice_the_map(trainer):
+    from fastreid.modeling.backbones.mobilenet import MobileNetV2
+
+    backbone, image = MobileNetV2("BN", 0.1).eval(), torch.zeros(1, 3, 96, 64)
+    assert backbone(image).shape[2:] == (3, 2)
+    trainer.last_strided(backbone.features).stride = (1, 1)
+    assert backbone(image).shape[2:] == (6, 4)

@@ -10,7 +10,8 @@ bfloat16. Accuracies agree with ``tools/train_net.py`` as two runs of it with ot
     python tools/research/train_bfloat16.py --config-file configs/quickstart/rib.yml SEED 10
 
 ``STUDY.RIVAL`` adds a loss to compare RIB with, see ``rivals.py``; ``STUDY.PICTURES`` and
-``STUDY.WRONG_LABELS`` make the training set worse, see ``worse_data.py``.
+``STUDY.WRONG_LABELS`` make the training set worse, see ``worse_data.py``. ``STUDY.LAST_STRIDE`` 1 is
+for a MobileNetV2 what MODEL.BACKBONE.LAST_STRIDE, which FastReID does not read there, is for a ResNet.
 """
 
 import functools
@@ -30,7 +31,14 @@ from torch.nn import functional as F
 
 logger = logging.getLogger("fastreid." + __name__)
 
-STUDY = {"RIVAL": "", "RIVAL_SCALE": 1.0, "RIVAL_BETA": 10.0, "PICTURES": 0, "WRONG_LABELS": 0.0}
+STUDY = {
+    "RIVAL": "",
+    "RIVAL_SCALE": 1.0,
+    "RIVAL_BETA": 10.0,
+    "PICTURES": 0,
+    "WRONG_LABELS": 0.0,
+    "LAST_STRIDE": 2,
+}
 """The keys of studies, with their defaults."""
 
 
@@ -41,6 +49,8 @@ class Trainer(DefaultTrainer):
     def build_model(cls, cfg):
         """FastReID's model, its backbone faster."""
         model = super().build_model(cfg)
+        if cfg.STUDY.LAST_STRIDE == 1:
+            last_strided(model.backbone.features).stride = (1, 1)
         speed_up(model.backbone)
         if cfg.STUDY.RIVAL:
             rival = cfg.STUDY
@@ -63,6 +73,12 @@ class Trainer(DefaultTrainer):
             for group in optimizer.param_groups:
                 group.update(fused=True, foreach=False)
         return optimizer, parameters
+
+
+def last_strided(layers):
+    """The last convolution of some layers that halves the map."""
+    convolutions = (m for m in layers.modules() if isinstance(m, torch.nn.Conv2d))
+    return [m for m in convolutions if m.stride == (2, 2)][-1]
 
 
 def speed_up(backbone):
