@@ -10,8 +10,8 @@ bfloat16. Accuracies agree with ``tools/train_net.py`` as two runs of it with ot
     python tools/research/train_bfloat16.py --config-file configs/quickstart/rib.yml SEED 10
 
 ``STUDY.RIVAL`` adds a loss to compare RIB with, see ``rivals.py``; ``STUDY.PICTURES`` and
-``STUDY.WRONG_LABELS`` make the training set worse, see ``worse_data.py``. ``STUDY.LAST_STRIDE`` 1 is
-for a MobileNetV2 what MODEL.BACKBONE.LAST_STRIDE, which FastReID does not read there, is for a ResNet.
+``STUDY.WRONG_LABELS`` make the training set worse, see ``worse_data.py``. ``STUDY.LAST_STRIDE``
+does for a MobileNetV2 what MODEL.BACKBONE.LAST_STRIDE does for a ResNet: FastReID reads it there.
 """
 
 import functools
