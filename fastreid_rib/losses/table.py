@@ -15,8 +15,11 @@ import torch
 from torch import Tensor
 
 from fastreid_rib.base import ranks
-from fastreid_rib.ops import add_soft_assignments_
-from fastreid_rib.ops.assignment import soft_assignment
+from fastreid_rib.ops.assignment import (
+    centroid_products,
+    half_squared_norms,
+    soft_assignment,
+)
 from fastreid_rib.ops.sums import chunks, group_sum
 from fastreid_rib.settings.rib import RIBSettings
 
@@ -97,7 +100,8 @@ def sums_of_labels(
 ) -> Tuple[Tensor, Tensor]:
     """Sums of phi by label, (labels, K) float32, and the sum of all phi log phi, float64.
 
-    Each rank makes its share of the labels. Calls collectives.
+    Each rank makes its share of the labels, in their order, so that every run gives the same bits.
+    Calls collectives.
     """
     counts = torch.bincount(rows.labels, minlength=num_labels)
     order = rows.labels.sort(stable=True).indices
@@ -107,12 +111,15 @@ def sums_of_labels(
 
     sums = centroids.new_zeros(share.stop - share.start, len(centroids))
     negentropy = torch.zeros((), dtype=torch.float64, device=centroids.device)
+    half_norms = half_squared_norms(centroids)
     for chunk in chunks(len(of_share), len(centroids)):
         some = of_share[chunk]
-        negentropy += add_soft_assignments_(
-            sums, rows.embeddings[some].float(), centroids, rows.labels[some] - share.start,
-            settings.beta, settings.backend,
-        ).double().sum()  # fmt: skip
+        products = centroid_products(rows.embeddings[some].float(), centroids)
+        log_phi = products.sub_(half_norms).mul_(2 * settings.beta).log_softmax(dim=1)
+        phi = log_phi.exp()
+        negentropy += (phi * log_phi).sum(dim=1).double().sum()
+        shown, groups = torch.unique_consecutive(rows.labels[some], return_inverse=True)
+        sums[shown - share.start] += group_sum(phi, groups, len(shown))
     ranks.sum_over_ranks(negentropy)
     return ranks.join_slices(sums, num_labels, share), negentropy
 

@@ -1,6 +1,5 @@
 """Tensor operations: no modules, no state, no toolkit."""
 
-from fastreid_rib.ops.assignment import add_soft_assignments_
 from fastreid_rib.ops.bound import bound
 from fastreid_rib.ops.reference import rib_loss_reference
 from fastreid_rib.ops.rows import Clusters, Objective, aligned_rows
@@ -8,7 +7,6 @@ from fastreid_rib.ops.rows import Clusters, Objective, aligned_rows
 __all__ = [
     "Clusters",
     "Objective",
-    "add_soft_assignments_",
     "aligned_rows",
     "bound",
     "rib_loss_reference",

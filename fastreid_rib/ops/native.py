@@ -11,12 +11,12 @@ from contextlib import suppress
 from ctypes import POINTER, c_float, c_int, c_int32, c_int64, c_void_p
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Tuple
 
 from fastreid_rib.base import cache
 from fastreid_rib.ops.build import library_name, sources_digest
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 PACKAGE_FOLDER = Path(__file__).resolve().parent / "lib"
 
 _INSUFFICIENT_DRIVER = 35  # cudaErrorInsufficientDriver
@@ -37,18 +37,6 @@ class BoundArgs(ctypes.Structure):
         *_typed(c_int64, "n K C products_pitch log_q_pitch"),
         *_typed(c_float, "scale gamma"),
         *_typed(c_int32, "log_q_dtype form variant threads device"),
-        *_typed(c_void_p, "stream parallel"),
-    ]
-
-
-class TableArgs(ctypes.Structure):
-    """``rib_table_args``: what each field means is written in ``csrc/rib.h``."""
-
-    _fields_ = [
-        *_typed(c_void_p, "products half_norms labels order starts table negentropy"),
-        *_typed(c_int64, "n K C products_pitch table_pitch"),
-        *_typed(c_float, "scale"),
-        *_typed(c_int32, "threads device"),
         *_typed(c_void_p, "stream parallel"),
     ]
 
@@ -78,7 +66,6 @@ class Library:
             if abi != ABI_VERSION:
                 raise ValueError(f"its C interface is version {abi}, not {ABI_VERSION}")
             functions.rib_bound.argtypes = [POINTER(BoundArgs)]
-            functions.rib_table.argtypes = [POINTER(TableArgs)]
             functions.rib_error_text.argtypes = [c_int]
             functions.rib_error_text.restype = ctypes.c_char_p
             functions.rib_describe.restype = ctypes.c_char_p
@@ -88,13 +75,13 @@ class Library:
         self.description: str = functions.rib_describe().decode()
         """What it was built for, for people to read."""
 
-    def call(self, function: str, arguments: Union[BoundArgs, TableArgs]) -> None:
-        """Calls ``rib_bound`` or ``rib_table``. Waits for no GPU.
+    def bound(self, arguments: BoundArgs) -> None:
+        """Calls ``rib_bound``. Waits for no GPU.
 
         Raises:
             Unavailable: it fails; says what to do.
         """
-        code = getattr(self._functions, function)(arguments)
+        code = self._functions.rib_bound(arguments)
         if code == 0:
             return
         text = self._functions.rib_error_text(code).decode()

@@ -1,4 +1,4 @@
-"""The two operations on rows of products, each by compiled kernels and in plain PyTorch.
+"""The bound from rows of products, by a compiled kernel and in plain PyTorch.
 
 Legend: n images, K clusters, C identities; ``products`` (n, K) are ``F_i . C_a``, rows contiguous,
 ``half_norms`` (K,) are ``|C_a|^2 / 2``; what these make of each other is written in ``csrc/rib.h``.
@@ -7,13 +7,12 @@ Legend: n images, K clusters, C identities; ``products`` (n, K) are ``F_i . C_a`
 """
 
 import contextlib
-from typing import Any, ContextManager, NamedTuple, Optional
+from typing import ContextManager, NamedTuple, Optional
 
 import torch
 from torch import Tensor
 
 from fastreid_rib.ops import native
-from fastreid_rib.ops.sums import group_sum
 from fastreid_rib.settings.rib import FORMS
 
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
@@ -113,47 +112,8 @@ def bound_rows_(
         variant=-1,
     )
     with placed(arguments, products.device):
-        native.load(kind).call("rib_bound", arguments)
+        native.load(kind).bound(arguments)
     return loss
-
-
-def table_rows_(
-    kind: str, table: Tensor, products: Tensor, half_norms: Tensor, labels: Tensor, beta: float
-) -> Tensor:
-    """Adds soft assignments to ``table`` (C, K), in place; returns the negentropies, (n,).
-
-    May overwrite the products. For float64 by PyTorch only.
-    """
-    if kind == "torch":
-        log_phi = products.sub_(half_norms).mul_(2 * beta).log_softmax(dim=1)
-        phi = log_phi.exp()
-        out = ((labels < 0) | (labels >= len(table)))[:, None]
-        table += group_sum(phi.masked_fill(out, 0), labels.clamp(0, len(table) - 1), len(table))
-        return (phi * log_phi).masked_fill_(out, 0).sum(dim=1)
-    labels = labels.contiguous()
-    negentropy = products.new_empty(len(products))
-    arguments = native.TableArgs(
-        products=products.data_ptr(),
-        half_norms=half_norms.data_ptr(),
-        labels=labels.data_ptr(),
-        table=table.data_ptr(),
-        negentropy=negentropy.data_ptr(),
-        n=len(products),
-        K=products.shape[1],
-        C=len(table),
-        products_pitch=_pitch(products),
-        table_pitch=_pitch(table),
-        scale=2 * beta,
-    )
-    if kind == "cuda":  # the CPU library finds the images of an identity by itself
-        by_label = labels.sort(stable=True)
-        order = by_label.indices
-        identities = torch.arange(len(table) + 1, device=labels.device)
-        starts = torch.searchsorted(by_label.values, identities)
-        arguments.order, arguments.starts = order.data_ptr(), starts.data_ptr()
-    with placed(arguments, products.device):
-        native.load(kind).call("rib_table", arguments)
-    return negentropy
 
 
 def _plain_bound(
@@ -188,7 +148,7 @@ def _plain_bound(
     return loss.masked_fill_(ignored, 0).masked_fill_(unknown, float("nan"))
 
 
-def placed(arguments: Any, device: torch.device) -> ContextManager[None]:
+def placed(arguments: native.BoundArgs, device: torch.device) -> ContextManager[None]:
     """Fills in where a library works; the context keeps torch's current device as it is."""
     if device.type == "cuda":
         # What is queued on this stream keeps the memory in use, so the tensors may go meanwhile.

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fastreid_rib.losses import RIBLoss
-from fastreid_rib.ops import Clusters, Objective, add_soft_assignments_, aligned_rows, backends
+from fastreid_rib.ops import Clusters, Objective, aligned_rows, backends
 from fastreid_rib.ops import bound as bound_of
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -80,25 +80,6 @@ def test_it_equals_float64(shape, dtype, aligned, form, with_marginal):
         arguments = (embeddings, centroids, log_q, labels, beta, gamma)
         ours = bound(*arguments, backend="cuda", **options)
         assert_close(ours, exact(*arguments, **options), beta)
-
-
-def test_class_table():
-    embeddings, centroids, _, labels = problem(500, 16, 301, 7)
-    labels[5] = 7
-    tables = []
-    for _ in range(3):
-        table = torch.zeros(7, 301, device="cuda")
-        negentropy = add_soft_assignments_(
-            table, embeddings, centroids, labels, 30.0, backend="cuda"
-        )
-        tables.append(table)
-    exact_table = torch.zeros(7, 301, device="cuda", dtype=torch.float64)
-    exact_negentropy = add_soft_assignments_(
-        exact_table, embeddings.double(), centroids.double(), labels, 30.0
-    )
-    assert torch.allclose(tables[0].double(), exact_table, rtol=1e-4, atol=1e-5)
-    assert torch.allclose(negentropy.double(), exact_negentropy, rtol=1e-4, atol=1e-4)
-    assert torch.equal(tables[0], tables[1]) and torch.equal(tables[0], tables[2])
 
 
 def test_a_label_beyond_the_table_is_found_without_waiting():

@@ -81,7 +81,6 @@ float draw_scale(Draw& draw) { return draw.one_of({2.f, 20.f, 120.f, 4000.f}); }
 
 bool known(int64_t label, int64_t C) { return label >= 0 && label < C; }
 
-// What both operations read.
 struct Logits {
     Matrix<float> products, half_norms;
     float scale;
@@ -242,122 +241,23 @@ void check_bounds(Draw& draw, int round) {
     }
 }
 
-// ---- The class table
-
-// The images by label, stably, and where each label begins.
-void sort_by_label(const std::vector<int64_t>& labels, int64_t C, std::vector<int64_t>* order,
-                   std::vector<int64_t>* starts) {
-    for (size_t i = 0; i < labels.size(); ++i) order->push_back(static_cast<int64_t>(i));
-    std::stable_sort(order->begin(), order->end(),
-                     [&](int64_t a, int64_t b) { return labels[a] < labels[b]; });
-    for (int64_t c = 0; c <= C; ++c) {
-        const auto first =
-            std::find_if(order->begin(), order->end(), [&](int64_t i) { return labels[i] >= c; });
-        starts->push_back(first - order->begin());
-    }
-}
-
-// The sums must not differ with the order of the threads.
-void check_table(Draw& draw, const std::vector<int64_t>& labels, int64_t K, int64_t C,
-                 float scale) {
-    const int64_t n = static_cast<int64_t>(labels.size());
-    Logits logits(draw, n, K, scale, K + draw.below(5), draw.below(2), draw.below(2));
-    Matrix<float> before(C, K, K + draw.below(5));
-    for (int64_t c = 0; c < C; ++c)
-        for (int64_t a = 0; a < K; ++a) before(c, a) = draw.between(0.f, 2.f);
-    std::vector<int64_t> order, starts;
-    sort_by_label(labels, C, &order, &starts);
-
-    std::vector<std::vector<Bounded>> expected(static_cast<size_t>(C));
-    std::vector<Bounded> expected_negentropy;
-    for (int64_t c = 0; c < C; ++c)
-        for (int64_t a = 0; a < K; ++a) expected[c].push_back({before(c, a), kTiny});
-    for (int64_t i = 0; i < n; ++i) {
-        if (!known(labels[i], C)) {
-            expected_negentropy.push_back({0.0, kTiny});
-            continue;
-        }
-        const Softmax phi = logits.reference(i);
-        expected_negentropy.push_back(negentropy(phi));
-        for (int64_t a = 0; a < K; ++a) {
-            const double value = exp(phi.log_phi[a]);
-            Bounded& sum = expected[labels[i]][a];
-            sum.value += value;
-            sum.tolerance += value * phi.relative_error + 2.0 * kRounding * sum.value;
-        }
-    }
-
-    rib_table_args args = {};
-    const Matrix<float> products(logits.products);
-    args.products = logits.products.data();
-    args.half_norms = logits.half_norms.data();
-    args.labels = labels.data();
-    args.order = order.data();
-    args.starts = starts.data();
-    args.n = n, args.K = K, args.C = C;
-    args.products_pitch = logits.products.pitch();
-    args.table_pitch = before.pitch();
-    args.scale = logits.scale;
-    args.threads = draw_threads(draw, C);
-    Case test(text("table n %d K %d C %d scale %g threads %d", (int)n, (int)K, (int)C, args.scale,
-                   args.threads));
-
-    const uint64_t seed = simt::order_seed;
-    Matrix<float> tables[] = {before, before};
-    for (Matrix<float>& table : tables) {
-        Matrix<float> negentropies(1, n, n);
-        args.table = table.data();
-        args.negentropy = negentropies.data();
-        simt::order_seed = &table == tables ? seed : seed + 1;
-        const int code = rib_table(&args);
-        test.expect(code == RIB_OK, "returned %d", code);
-        test.expect(table.padding_is_untouched(), "wrote into the padding of the table");
-        for (int64_t i = 0; i < n; ++i)
-            test.expect_close("negentropy", i, 0, negentropies(0, i), expected_negentropy[i]);
-        for (int64_t c = 0; c < C; ++c)
-            for (int64_t a = 0; a < K; ++a)
-                test.expect_close("table", c, a, table(c, a), expected[c][a]);
-    }
-    simt::order_seed = seed;
-    test.expect(products.same_bytes(logits.products), "wrote into the products");
-    test.expect(tables[0].same_bytes(tables[1]), "differs with the order of the threads");
-}
-
-void check_tables(Draw& draw) {
-    for (int i = 0; i < 6; ++i) {
-        const int64_t C = 1 + draw.below(3);
-        check_table(draw, draw_labels(draw, 1 + draw.below(6), C), draw_columns(draw), C,
-                    draw_scale(draw));
-    }
-    // A sum of eight images, which the order of additions matters to.
-    check_table(draw, std::vector<int64_t>(8, 0), 100, 1, 2.f);
-}
-
 // ---- Arguments and limits
 
 // A call that is right, to be made wrong in one place.
 struct alignas(16) SmallCall {
-    float products[4], half_norms[4], log_q[4], log_p[4], loss[1], table[4];
-    float negentropy[1];
-    int64_t labels[1] = {0}, order[1] = {0}, starts[2] = {0, 1};
+    float products[4], half_norms[4], log_q[4], log_p[4], loss[1];
+    int64_t labels[1] = {0};
     rib_bound_args bound = {};
-    rib_table_args table_args = {};
 
     SmallCall() {
         for (float& value : products) value = 1.f;
         for (float& value : half_norms) value = 1.f;
         for (float& value : log_q) value = -1.f;
         for (float& value : log_p) value = -1.f;
-        for (float& value : table) value = 0.f;
         bound.products = products, bound.half_norms = half_norms, bound.log_q = log_q;
         bound.log_p = log_p, bound.labels = labels, bound.loss = loss;
         bound.n = 1, bound.K = 4, bound.C = 1, bound.products_pitch = 4, bound.log_q_pitch = 4;
         bound.scale = 1.f, bound.variant = RIB_AUTO, bound.threads = 32;
-        table_args.products = products, table_args.half_norms = half_norms;
-        table_args.labels = labels, table_args.table = table, table_args.negentropy = negentropy;
-        table_args.n = 1, table_args.K = 4, table_args.C = 1, table_args.threads = 32;
-        table_args.order = order, table_args.starts = starts;
-        table_args.products_pitch = 4, table_args.table_pitch = 4, table_args.scale = 1.f;
     }
 };
 
@@ -413,50 +313,14 @@ void check_bound_refusals() {
     test.expect(rib_bound(nullptr) == RIB_EARG, "not refused");
 }
 
-void check_table_refusals() {
-    using Change = void (*)(rib_table_args&);
-    const std::pair<const char*, Change> wrong[] = {
-        {"no products", [](rib_table_args& p) { p.products = nullptr; }},
-        {"no half_norms", [](rib_table_args& p) { p.half_norms = nullptr; }},
-        {"no labels", [](rib_table_args& p) { p.labels = nullptr; }},
-        {"no table", [](rib_table_args& p) { p.table = nullptr; }},
-        {"no negentropy", [](rib_table_args& p) { p.negentropy = nullptr; }},
-        {"no order", [](rib_table_args& p) { p.order = nullptr; }},
-        {"no starts", [](rib_table_args& p) { p.starts = nullptr; }},
-        {"n < 0", [](rib_table_args& p) { p.n = -1; }},
-        {"n beyond a grid", [](rib_table_args& p) { p.n = int64_t{1} << 32; }},
-        {"K = 0", [](rib_table_args& p) { p.K = 0; }},
-        {"K beyond 32 bits",
-         [](rib_table_args& p) { p.K = p.products_pitch = p.table_pitch = int64_t{1} << 32; }},
-        {"C = 0", [](rib_table_args& p) { p.C = 0; }},
-        {"products_pitch < K", [](rib_table_args& p) { p.products_pitch = 3; }},
-        {"table_pitch < K", [](rib_table_args& p) { p.table_pitch = 3; }},
-        {"31 threads", [](rib_table_args& p) { p.threads = 31; }},
-    };
-    for (const auto& change : wrong) {
-        Case test(text("table, %s", change.first));
-        SmallCall right, call;
-        test.expect(rib_table(&right.table_args) == RIB_OK, "refused before the change, too");
-        change.second(call.table_args);
-        const int code = rib_table(&call.table_args);
-        test.expect(code == RIB_EARG, "returned %d", code);
-        for (float value : call.table) test.expect(value == 0.f, "computed all the same");
-    }
-    Case test("table, no arguments");
-    test.expect(rib_table(nullptr) == RIB_EARG, "not refused");
-}
-
 void check_limits(Draw& draw) {
     {
         Case test("n = 0");
         SmallCall call;
-        call.bound.n = call.table_args.n = 0;
+        call.bound.n = 0;
         // What torch gives for the address of an empty tensor.
         call.bound.products = nullptr, call.bound.labels = nullptr, call.bound.loss = nullptr;
-        call.table_args.products = nullptr, call.table_args.labels = nullptr;
-        call.table_args.negentropy = nullptr;
-        test.expect(rib_bound(&call.bound) == RIB_OK, "refused by bound");
-        test.expect(rib_table(&call.table_args) == RIB_OK, "refused by table");
+        test.expect(rib_bound(&call.bound) == RIB_OK, "refused");
     }
     {
         // Column 0 has all of phi and the ratio e^-59, so that e^40 over u is infinite in float32.
@@ -471,17 +335,14 @@ void check_limits(Draw& draw) {
     {
         Case test("a device that is not there");
         SmallCall call;
-        call.bound.device = call.table_args.device = 1;
-        test.expect(rib_bound(&call.bound) == cudaErrorInvalidDevice, "accepted by bound");
-        test.expect(rib_table(&call.table_args) == cudaErrorInvalidDevice, "accepted by table");
+        call.bound.device = 1;
+        test.expect(rib_bound(&call.bound) == cudaErrorInvalidDevice, "accepted");
     }
     {
         Case test("an error that an earlier call left behind");
         SmallCall call;
         simt::device.last_error = cudaErrorInvalidValue;
-        test.expect(rib_bound(&call.bound) == RIB_OK, "taken for its own by bound");
-        simt::device.last_error = cudaErrorInvalidValue;
-        test.expect(rib_table(&call.table_args) == RIB_OK, "taken for its own by table");
+        test.expect(rib_bound(&call.bound) == RIB_OK, "taken for its own");
     }
     {
         Case test("texts and version");
@@ -511,13 +372,9 @@ int main(int argc, char** argv) {
     Draw draw(strtoull(argv[2], nullptr, 10));
     simt::order_seed = strtoull(argv[3], nullptr, 10);
     check_bound_refusals();
-    check_table_refusals();
     check_limits(draw);
     simt::device.max_shared = kRoomy;
-    for (int round = 0; round < atoi(argv[1]); ++round) {
-        check_bounds(draw, round);
-        check_tables(draw);
-    }
+    for (int round = 0; round < atoi(argv[1]); ++round) check_bounds(draw, round);
     printf("%d cases, %d failed; largest error / tolerance %.2f\n", tally.cases, tally.failed,
            tally.worst);
     return tally.failed > 0;

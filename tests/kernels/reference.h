@@ -112,9 +112,4 @@ inline Bound embedding_bound(const Softmax& phi, const std::vector<double>& log_
     return result;
 }
 
-inline Bounded negentropy(const Softmax& phi) {
-    const std::vector<double> zeros(phi.log_phi.size(), 0.0);
-    return clusters_bound(phi, zeros, zeros, 1.0).loss;
-}
-
 #endif

@@ -29,10 +29,7 @@ pytestmark = [
     ),
 ]
 
-BUGS = (
-    "gamma: left out of the gradient",
-    "table: images by their place, not by the order",
-)
+BUGS = ("gamma: left out of the gradient", "the cache of another thread is read")
 NEIGHBOURS = [63, *range(63)]
 SANITIZERS = [pytest.param(build, marks=pytest.mark.all_only) for build in (ASAN, TSAN)]
 
@@ -164,14 +161,14 @@ def test_kernels(programs, setup, rounds, seed):
     result = run_program(programs["check_rows", build], rounds, seed, setup.order)
     assert complaint(result) == "", result.stdout[-6000:]
     (cases,) = re.findall(r"(\d+) cases", result.stdout)
-    assert int(cases) > 50 + 30 * rounds
+    assert int(cases) > 30 + 30 * rounds
 
 
 # The injected bugs
 
 
 def test_every_bug_still_has_its_place():
-    assert len(mutate.MUTANTS) > 45
+    assert len(mutate.MUTANTS) > 40
     for mutant in mutate.MUTANTS:
         assert mutate.mutated(mutant) != mutate.unchanged(), mutant.name
     with pytest.raises(ValueError, match=r"rows\.cuh has this text 0 times"):
@@ -180,19 +177,19 @@ def test_every_bug_still_has_its_place():
 
 @pytest.mark.all_only
 def test_an_injected_bug_is_noticed():
-    for name in (*BUGS, "the cache of another thread is read"):
+    for name in BUGS:
         (mutant,) = [one for one in mutate.MUTANTS if one.name == name]
         (complaint,) = mutate.look_at(mutate.mutated(mutant), [RANDOM])
         assert "wrong" in complaint, name
 
 
-@pytest.mark.parametrize("bugs", [(), pytest.param(BUGS, marks=pytest.mark.all_only)])
-def test_kernels_prove_themselves_to_torch(tmp_path, monkeypatch, bugs):
+@pytest.mark.parametrize(
+    "bug", [None, *(pytest.param(bug, marks=pytest.mark.all_only) for bug in BUGS)]
+)
+def test_kernels_prove_themselves_to_torch(tmp_path, monkeypatch, bug):
     """What a GPU's first use does: ops.proof finds the kernels right, and these bugs in them."""
-    sources = mutate.unchanged()
-    for mutant in mutate.MUTANTS:
-        if mutant.name in bugs:
-            sources["rows.cuh"] = sources["rows.cuh"].replace(mutant.old, mutant.new)
+    mutants = {mutant.name: mutant for mutant in mutate.MUTANTS}
+    sources = mutate.mutated(mutants[bug]) if bug else mutate.unchanged()
     for name, text in sources.items():
         (tmp_path / name).write_text(text)
     library = tmp_path / "librib_cuda.so"
@@ -200,7 +197,5 @@ def test_kernels_prove_themselves_to_torch(tmp_path, monkeypatch, bugs):
     compile_program(HERE / "rib_library.cpp", setup, library, tmp_path, strict=False)
     monkeypatch.setattr(native, "_loaded", {"cuda": native.Library(library)})
     monkeypatch.setattr(rows, "placed", lambda arguments, device: contextlib.nullcontext())
-    compared = proof.compare("cuda", torch.device("cpu"))
-    assert [one.kernel for one in compared] == ["bound", "table"]
-    for one in compared:
-        assert one.share > 100 if bugs else one.share < 0.25, one
+    share = proof.compare("cuda", torch.device("cpu")).share
+    assert share > 100 if bug else share < 0.25

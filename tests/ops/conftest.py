@@ -10,7 +10,7 @@ import pytest
 
 from fastreid_rib.ops import build, native
 
-# The C interface without kernels: every call returns its n.
+# The C interface without kernels: a call returns its n.
 STANDIN = """
 #include "rib.h"
 #ifndef ABI
@@ -19,9 +19,8 @@ STANDIN = """
 #endif
 extern "C" {
 RIB_API int rib_abi(void) { return ABI; }
+#ifndef WITHOUT_BOUND
 RIB_API int rib_bound(const rib_bound_args *args) { return static_cast<int>(args->n); }
-#ifndef WITHOUT_TABLE
-RIB_API int rib_table(const rib_table_args *args) { return static_cast<int>(args->n); }
 #endif
 RIB_API const char *rib_error_text(int) { return "what the library says"; }
 RIB_API const char *rib_describe(void) { return DESCRIPTION; }

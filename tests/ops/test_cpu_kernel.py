@@ -12,7 +12,7 @@ from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
 from fastreid_rib.ops import build, native
-from fastreid_rib.ops.rows import DTYPES, Clusters, Objective, bound_rows_, table_rows_
+from fastreid_rib.ops.rows import DTYPES, Clusters, Objective, bound_rows_
 from fastreid_rib.settings.rib import FORMS
 
 EPS = torch.finfo(torch.float32).eps
@@ -79,16 +79,6 @@ class Problem:
         loss = bound_rows_("cpu", products, self.labels, clusters, self.objective)
         self.assert_nothing_beyond(products)
         return loss, products
-
-    def table(self):
-        """Table, of ones before, and negentropy of the kernel."""
-        products = self.wide(self.products)
-        table = self.wide(torch.ones(self.classes, self.products.shape[1]))
-        beta = self.objective.beta
-        negentropy = table_rows_("cpu", table, products, self.half_norms, self.labels, beta)
-        assert torch.equal(products, self.products)
-        self.assert_nothing_beyond(table)
-        return table, negentropy
 
     def logits(self):
         return 2 * self.objective.beta * (self.products.double() - self.half_norms.double())
@@ -169,24 +159,6 @@ def test_bound_agrees_with_its_definition(problem):
     check_against_definition(problem)
 
 
-@settings(max_examples=30, deadline=None)
-@given(problem=problems())
-def test_table_agrees_with_its_definition(problem):
-    table, negentropy = problem.table()
-    log_phi = problem.logits().log_softmax(1)
-    phi, known = log_phi.exp(), problem.known
-    expected = torch.ones_like(table, dtype=torch.float64)
-    expected.index_add_(0, problem.labels[known], phi[known])
-    expected_negentropy = (phi * log_phi).sum(1) * known
-    largest = problem.logits().abs().max().item() if problem.n else 0.0
-    relative = EPS * (4 * largest + 16)
-    torch.testing.assert_close(table.double(), expected, rtol=relative, atol=0)
-    torch.testing.assert_close(
-        negentropy.double(), expected_negentropy, rtol=2 * relative, atol=relative
-    )
-    assert (negentropy[~known] == 0).all()
-
-
 @pytest.mark.parametrize(("log_ratio", "loss"), [(79.5, -79.5), (-79.5, 79.5), (95, -math.inf)])
 def test_ratios_at_the_ends_of_their_range(log_ratio, loss):
     problem = Problem(1, 64, 1, form="embedding", marginal=True)
@@ -242,7 +214,7 @@ def test_threads_change_nothing(form, monkeypatch):
     results = []
     for threads in (1, 2, 3, 4):
         monkeypatch.setattr(torch, "get_num_threads", lambda: threads)  # noqa: B023
-        results.append((*problem.bound(), *problem.table()))
+        results.append(problem.bound())
     for other in results[1:]:
         for mine, theirs in zip(results[0], other):
             torch.testing.assert_close(mine, theirs, rtol=0, atol=0, equal_nan=True)
@@ -276,10 +248,10 @@ def asked(monkeypatch):
 
 def test_a_runtime_may_start_fewer_threads_than_asked(asked):
     problem = Problem(40, 1041, 5)
-    every = problem.bound()[1], problem.table()[0]
+    every = problem.bound()[1]
     asked.start = lambda threads: 1
-    assert torch.equal(problem.bound()[1], every[0]) and torch.equal(problem.table()[0], every[1])
-    assert asked == [3] * 4
+    assert torch.equal(problem.bound()[1], every)
+    assert asked == [3] * 2
 
 
 def test_threads_are_started_only_for_work_that_is_worth_it(asked):
@@ -303,28 +275,22 @@ def test_denormal_gradients_are_zero_and_the_mode_is_restored():
     assert (torch.tensor([smallest]) / 2).item() != 0
 
 
-@pytest.mark.parametrize("what", ["bound", "table"])
-def test_arguments_that_are_not_allowed_are_refused(library, monkeypatch, what):
+def test_arguments_that_are_not_allowed_are_refused(library, monkeypatch):
     problem, kept = Problem(2, 40, 3), []
-    call = library.call
-    monkeypatch.setattr(library, "call", lambda *of: kept.append(of) or call(*of))
-    result = getattr(problem, what)()
+    call = library.bound
+    monkeypatch.setattr(library, "bound", lambda of: kept.append(of) or call(of))
+    result = problem.bound()
     before = [part.clone() for part in result]
-    pointers = {
-        "bound": ("products", "half_norms", "log_q", "labels", "loss"),
-        "table": ("products", "half_norms", "labels", "table", "negentropy"),
-    }[what]
-    numbers = [("n", -1), ("K", 0), ("C", 0), ("products_pitch", 39)]
-    numbers += {
-        "bound": [("log_q_pitch", 39), ("log_q_dtype", 3), ("log_q_dtype", -1), ("form", 2),
-                  ("form", -1)],
-        "table": [("table_pitch", 39)],
-    }[what]  # fmt: skip
-    ((function, arguments),) = kept
-    for name, value in [*numbers, *((pointer, None) for pointer in pointers)]:
-        changed = type(arguments).from_buffer_copy(arguments)
+    (arguments,) = kept
+    pointers = ("products", "half_norms", "log_q", "labels", "loss")
+    for name, value in [
+        *(("n", -1), ("K", 0), ("C", 0), ("products_pitch", 39), ("log_q_pitch", 39)),
+        *(("log_q_dtype", 3), ("log_q_dtype", -1), ("form", 2), ("form", -1)),
+        *((pointer, None) for pointer in pointers),
+    ]:
+        changed = native.BoundArgs.from_buffer_copy(arguments)
         setattr(changed, name, value)
         with pytest.raises(native.Unavailable, match="an argument is not allowed"):
-            call(function, changed)
+            call(changed)
     for mine, then in zip(result, before):
         torch.testing.assert_close(mine, then, rtol=0, atol=0, equal_nan=True)

@@ -31,8 +31,7 @@ def test_what_is_built_meanwhile_is_found_once_and_called(folders, standin):
     path = standin(folders[0] / "librib_cpu.so", description="here")
     library = native.load("cpu")
     assert native.load("cpu") is library and (library.path, library.description) == (path, "here")
-    library.call("rib_bound", native.BoundArgs(n=0))
-    library.call("rib_table", native.TableArgs(n=0))
+    library.bound(native.BoundArgs(n=0))
 
 
 @pytest.mark.parametrize("newest", [0, 1], ids=["package", "cache"])
@@ -53,10 +52,10 @@ def test_the_other_comes_if_the_newest_is_of_no_use(folders, standin):
 
 def test_each_that_is_of_no_use_is_named(folders, standin):
     standin(folders[0] / "librib_cpu.so", abi=7)
-    path = standin(folders[1] / "librib_cpu.so", flags=["-DWITHOUT_TABLE"])
+    path = standin(folders[1] / "librib_cpu.so", flags=["-DWITHOUT_BOUND"])
     message = unavailable()
     assert f"its C interface is version 7, not {native.ABI_VERSION}" in message
-    assert f"{path} cannot be used" in message and "rib_table" in message
+    assert f"{path} cannot be used" in message and "rib_bound" in message
     assert str(folders[0]) in message
     assert message.endswith("run `python -m fastreid_rib build-kernels --kind cpu`")
 
@@ -143,30 +142,25 @@ def test_a_call_that_fails_says_what_to_do(folders, standin):
         (700, "the backend 'torch'"),
         (-1, "the backend 'torch'"),
     ):
-        for call in (("rib_bound", native.BoundArgs), ("rib_table", native.TableArgs)):
-            with pytest.raises(native.Unavailable) as caught:
-                library.call(call[0], call[1](n=code))
-            message = str(caught.value)
-            assert remedy in message and str(path) in message
-            assert f"error {code}, what the library says" in message
+        with pytest.raises(native.Unavailable) as caught:
+            library.bound(native.BoundArgs(n=code))
+        message = str(caught.value)
+        assert remedy in message and str(path) in message
+        assert f"error {code}, what the library says" in message
 
 
-def test_the_structures_are_those_of_the_header(tmp_path, gxx):
+def test_the_structure_is_that_of_the_header(tmp_path, gxx):
     header = re.sub(r"/\*.*?\*/", "", (build.SOURCES / "rib.h").read_text(), flags=re.DOTALL)
+    (body,) = re.findall(r"struct rib_bound_args {(.*?)} rib_bound_args;", header, flags=re.DOTALL)
+    fields = [field for field, _ in native.BoundArgs._fields_]
+    assert fields == re.findall(r"(\w+)\s*[,;]", body)
     lines, expected = [], []
-    for name, structure in (
-        ("rib_bound_args", native.BoundArgs),
-        ("rib_table_args", native.TableArgs),
-    ):
-        (body,) = re.findall(rf"struct {name} {{(.*?)}} {name};", header, flags=re.DOTALL)
-        fields = [field for field, _ in structure._fields_]
-        assert fields == re.findall(r"(\w+)\s*[,;]", body)
-        for field in fields:
-            place = getattr(structure, field)
-            lines.append(f"sizeof({name}::{field}), offsetof({name}, {field})")
-            expected.append(f"{place.size} {place.offset}")
-        lines.append(f"sizeof({name}), size_t{{RIB_ABI_VERSION}}")
-        expected.append(f"{ctypes.sizeof(structure)} {native.ABI_VERSION}")
+    for field in fields:
+        place = getattr(native.BoundArgs, field)
+        lines.append(f"sizeof(rib_bound_args::{field}), offsetof(rib_bound_args, {field})")
+        expected.append(f"{place.size} {place.offset}")
+    lines.append("sizeof(rib_bound_args), size_t{RIB_ABI_VERSION}")
+    expected.append(f"{ctypes.sizeof(native.BoundArgs)} {native.ABI_VERSION}")
     body = "".join(f'printf("%zu %zu\\n", {line});' for line in lines)
     source = tmp_path / "layout.cpp"
     source.write_text(

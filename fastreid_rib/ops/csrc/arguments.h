@@ -1,4 +1,4 @@
-// What the arguments of rib.h must be, whatever computes: the checks of both libraries.
+// What the arguments of rib_bound must be, whatever computes: the checks of both libraries.
 #pragma once
 #include "rib.h"
 
@@ -10,17 +10,9 @@ inline bool sizes_fit(const rib_bound_args& p) {
            p.form <= RIB_EMBEDDING;
 }
 
-inline bool sizes_fit(const rib_table_args& p) {
-    return p.n >= 0 && p.K >= 1 && p.C >= 1 && p.products_pitch >= p.K && p.table_pitch >= p.K;
-}
-
 // Asked for where there are images: without any, nothing is read or written.
 inline bool pointers_given(const rib_bound_args& p) {
     return p.products && p.half_norms && p.log_q && p.labels && p.loss;
-}
-
-inline bool pointers_given(const rib_table_args& p) {
-    return p.products && p.half_norms && p.labels && p.table && p.negentropy;
 }
 
 }  // namespace rib

@@ -17,16 +17,15 @@ inline bool aligned(const void* pointer, size_t bytes) {
     return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
 }
 
-template <typename Arguments>
-int launch(void (*kernel)(Arguments), const Arguments& args, int64_t blocks, int threads,
-           size_t shared_bytes) {
+inline int launch(void (*kernel)(rib_bound_args), const rib_bound_args& args, int threads,
+                  size_t shared_bytes) {
     if (shared_bytes > 48 * 1024) {  // beyond that a kernel has to ask
         const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                                        cudaFuncAttributeMaxDynamicSharedMemorySize,
                                                        static_cast<int>(shared_bytes));
         if (error != cudaSuccess) return error;
     }
-    RIB_LAUNCH(kernel, static_cast<unsigned>(blocks), static_cast<unsigned>(threads), shared_bytes,
+    RIB_LAUNCH(kernel, static_cast<unsigned>(args.n), static_cast<unsigned>(threads), shared_bytes,
                static_cast<cudaStream_t>(args.stream), args);
     return cudaGetLastError();
 }
@@ -67,11 +66,11 @@ int bound_of(const rib_bound_args& p) {
     const int threads = block_threads(p.threads, wide ? p.K / 4 : p.K);
     if (!threads || (wide && !may_be_wide) || (cached && !may_be_cached)) return RIB_EARG;
     if (cached) {
-        return launch(wide ? bound_rows<T, FORM, 4, true> : bound_rows<T, FORM, 1, true>, p, p.n,
+        return launch(wide ? bound_rows<T, FORM, 4, true> : bound_rows<T, FORM, 1, true>, p,
                       threads, cache);
     }
-    return launch(wide ? bound_rows<T, FORM, 4, false> : bound_rows<T, FORM, 1, false>, p, p.n,
-                  threads, scratch);
+    return launch(wide ? bound_rows<T, FORM, 4, false> : bound_rows<T, FORM, 1, false>, p, threads,
+                  scratch);
 }
 
 template <typename T>
@@ -102,25 +101,11 @@ inline int bound(const rib_bound_args* args) {
     return RIB_EARG;
 }
 
-inline int table(const rib_table_args* args) {
-    if (!args) return RIB_EARG;
-    const rib_table_args& p = *args;
-    if (!sizes_fit(p) || p.n > kMaxBlocks || p.K > kMaxColumns || p.C > kMaxBlocks) return RIB_EARG;
-    if (p.n == 0) return RIB_OK;
-    if (!pointers_given(p) || !p.order || !p.starts) return RIB_EARG;
-    const int threads = block_threads(p.threads, p.K);
-    if (!threads) return RIB_EARG;
-    size_t limit = 0;
-    if (const int error = use_device(p.device, &limit)) return error;
-    return launch(table_rows, p, p.C, threads, kScratchFloats * sizeof(float));
-}
-
 }  // namespace rib
 
 extern "C" {
 int rib_abi(void) { return RIB_ABI_VERSION; }
 int rib_bound(const rib_bound_args* args) { return rib::bound(args); }
-int rib_table(const rib_table_args* args) { return rib::table(args); }
 const char* rib_describe(void) { return RIB_DESCRIPTION; }
 const char* rib_error_text(int code) {
     if (code == RIB_EARG) return "an argument is not allowed";

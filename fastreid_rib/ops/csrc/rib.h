@@ -1,4 +1,4 @@
-/* C interface of the fused RIB kernels: the same functions in the CUDA and in the CPU library.
+/* C interface of the fused RIB kernel: the same functions in the CUDA and in the CPU library.
  *
  * No torch and no CUDA headers are needed to build against it or to call it. Legend: n images,
  * K clusters, C identities; all pitches in elements.
@@ -25,7 +25,7 @@
 #include <stdint.h>
 
 /* Counts the changes of this file that callers must follow. */
-#define RIB_ABI_VERSION 3
+#define RIB_ABI_VERSION 4
 
 enum rib_dtype { RIB_F32 = 0, RIB_F16 = 1, RIB_BF16 = 2 };
 
@@ -61,22 +61,6 @@ typedef struct rib_bound_args {
     void* parallel;  /* CPU: GOMP_parallel of the OpenMP runtime to use, NULL = no threads */
 } rib_bound_args;
 
-/* Adds the soft assignments of images to the rows of their identities, in the images' order. */
-typedef struct rib_table_args {
-    const float* products;   /* (n, K): F_i . C_a */
-    const float* half_norms; /* (K) */
-    const int64_t* labels;   /* (n); images with a label outside 0..C-1 are left out */
-    const int64_t* order;    /* (n): the images sorted by label, stably; the CPU ignores it */
-    const int64_t* starts;   /* (C + 1): where each label begins in `order`; the CPU ignores it */
-    float* table;            /* (C, K): += phi_i for every image of the identity */
-    float* negentropy;       /* (n), out: sum_a phi_ia log phi_ia in nats; 0 of one left out */
-    int64_t n, K, C;
-    int64_t products_pitch, table_pitch;
-    float scale; /* 2 beta */
-    int32_t threads, device;
-    void *stream, *parallel; /* as above */
-} rib_table_args;
-
 #define RIB_API __attribute__((visibility("default")))
 #ifdef __cplusplus
 extern "C" {
@@ -84,7 +68,6 @@ extern "C" {
 RIB_API int rib_abi(void); /* RIB_ABI_VERSION of the library */
 /* 0, a rib_error, or a positive cudaError_t. The work is queued, nothing is waited for. */
 RIB_API int rib_bound(const rib_bound_args* args);
-RIB_API int rib_table(const rib_table_args* args);
 RIB_API const char* rib_error_text(int code);
 RIB_API const char* rib_describe(void); /* what the library was built for, for people to read */
 #ifdef __cplusplus

@@ -113,23 +113,14 @@ struct Logits {
     RIB_INLINE float operator[](int64_t a) const { return scale * (products[a] - half_norms[a]); }
 };
 
-// A row of log Q, or a log P, that is 0 everywhere: what is done with it costs nothing.
+// A log P that is 0 everywhere: what is done with it costs nothing.
 struct Zeros {
     RIB_INLINE float operator[](int64_t) const { return 0.f; }
-};
-
-// A row that nobody reads. (A null pointer instead would be a branch in the loop that writes it.)
-struct Nowhere {
-    struct Nothing {
-        RIB_INLINE void operator=(float) const {}
-    };
-    RIB_INLINE Nothing operator[](int64_t) const { return {}; }
 };
 
 // Columns begin..end-1 of a row of log Q as float32, at their places in what is returned: where
 // they are, or `into`. A loop of its own, since inside a longer one it is not vectorised.
 RIB_INLINE const float* unpacked(const float* log_q, float*, int64_t, int64_t) { return log_q; }
-RIB_INLINE Zeros unpacked(Zeros zeros, float*, int64_t, int64_t) { return zeros; }
 template <typename T>
 RIB_INLINE const float* unpacked(const T* log_q, float* into, int64_t begin, int64_t end) {
 #pragma omp simd
@@ -174,10 +165,10 @@ struct Average {
 
 // Also writes weights_a = exp(logit_a - max), scores_a = weights_a s_a and, of RIB_EMBEDDING only,
 // ratios_a = weights_a Q_a / P_a.
-// `scores` may be x.products: a column is read before it is written.
-template <rib_form form, typename LogQ, typename LogP, typename Scores>
-RIB_INLINE Average average(const Logits x, const LogQ log_q, const LogP log_p, int64_t K,
-                           float gamma, float* weights, const Scores scores, float* ratios) {
+// `scores` is x.products: a column is read before it is written.
+template <rib_form form, typename T, typename LogP>
+RIB_INLINE Average average(const Logits x, const T* log_q, const LogP log_p, int64_t K, float gamma,
+                           float* weights, float* scores, float* ratios) {
     // A float32 sum over 100,000 columns would lose a digit; one over a chunk does not.
     constexpr int64_t kChunk = 1024;
     const float gamma_bits = gamma * 0.693147181f;
@@ -187,7 +178,7 @@ RIB_INLINE Average average(const Logits x, const LogQ log_q, const LogP log_p, i
     Average total;
     for (int64_t begin = 0; begin < K; begin += kChunk) {
         const int64_t end = K - begin < kChunk ? K : begin + kChunk;
-        const auto q = unpacked(log_q, weights, begin, end);
+        const float* const q = unpacked(log_q, weights, begin, end);
         float weight_sum = 0, score_sum = 0, ratio_sum = 0;
 #pragma omp simd reduction(+ : weight_sum, score_sum, ratio_sum)
         for (int64_t a = begin; a < end; ++a) {
@@ -209,7 +200,7 @@ RIB_INLINE Average average(const Logits x, const LogQ log_q, const LogP log_p, i
     return total;
 }
 
-// Floats of scratch that bound_row needs.
+// Floats of scratch that bound_row needs, for each thread.
 int64_t bound_scratch(const rib_bound_args& p) { return p.form == RIB_EMBEDDING ? 2 * p.K : p.K; }
 
 template <rib_form form, typename T, typename LogP>
@@ -246,19 +237,6 @@ RIB_INLINE float bound_row(float* products, const T* log_q, float* scratch,
                    : bound_row_of<RIB_CLUSTERS>(products, log_q, Zeros(), scratch, p);
 }
 
-// Adds a soft assignment to `sums` and returns its negative entropy. `weights`: scratch, (K).
-RIB_INLINE float table_row(const float* products, float* sums, float* weights,
-                           const rib_table_args& p) {
-    const int64_t K = p.K;
-    const Logits x(products, p.half_norms, p.scale);
-    const Average total =
-        average<RIB_CLUSTERS>(x, Zeros(), Zeros(), K, 1.f, weights, Nowhere(), nullptr);
-    const float inverse = total.inverse();
-#pragma omp simd
-    for (int64_t a = 0; a < K; ++a) sums[a] += inverse * weights[a];
-    return total.loss<RIB_CLUSTERS>(1.f);
-}
-
 // ---- One row, once per instruction set
 
 template <typename T>
@@ -267,23 +245,17 @@ using BoundRow = float (*)(float* products, const T* log_q, float* scratch, cons
 struct RowFunctions {
     const char* description;
     std::tuple<BoundRow<float>, BoundRow<Float16>, BoundRow<BFloat16>> bound;
-    float (*table)(const float* products, float* sums, float* weights, const rib_table_args&);
 };
 
 // Functions picked by hand and not target_clones, which need glibc and a recent compiler.
-#define RIB_ROW_FUNCTIONS(isa, description, attributes)                        \
-    namespace isa {                                                            \
-    template <typename T>                                                      \
-    attributes float bound(float* products, const T* log_q, float* scratch,    \
-                           const rib_bound_args& p) {                          \
-        return bound_row(products, log_q, scratch, p);                         \
-    }                                                                          \
-    attributes float table(const float* products, float* sums, float* weights, \
-                           const rib_table_args& p) {                          \
-        return table_row(products, sums, weights, p);                          \
-    }                                                                          \
-    const RowFunctions rows = {                                                \
-        description, {bound<float>, bound<Float16>, bound<BFloat16>}, table};  \
+#define RIB_ROW_FUNCTIONS(isa, description, attributes)                                       \
+    namespace isa {                                                                           \
+    template <typename T>                                                                     \
+    attributes float bound(float* products, const T* log_q, float* scratch,                   \
+                           const rib_bound_args& p) {                                         \
+        return bound_row(products, log_q, scratch, p);                                        \
+    }                                                                                         \
+    const RowFunctions rows = {description, {bound<float>, bound<Float16>, bound<BFloat16>}}; \
     }
 
 RIB_ROW_FUNCTIONS(portable, "CPU, portable code", )
@@ -343,24 +315,12 @@ void for_each(int64_t count, int threads, void* parallel, const Body& body) {
     }
 }
 
-// `size` floats for each thread.
-class Scratch {
-   public:
-    Scratch(int threads, int64_t size)
-        : size_(size), floats_(new (std::nothrow) float[threads * size]) {}
-    explicit operator bool() const { return floats_ != nullptr; }
-    float* of(int thread) const { return floats_.get() + thread * size_; }
-
-   private:
-    const int64_t size_;
-    const std::unique_ptr<float[]> floats_;
-};
-
 template <typename T>
 int bound_of(const rib_bound_args& p) {
     const RowFunctions& functions = row_functions();
     const int threads = threads_for(p.n, p.K, p.threads, p.parallel);
-    const Scratch scratch(threads, bound_scratch(p));
+    const int64_t size = bound_scratch(p);
+    const std::unique_ptr<float[]> scratch(new (std::nothrow) float[threads * size]);
     if (!scratch) return RIB_EROOM;
     for_each(p.n, threads, p.parallel, [&](int64_t i, int thread) {
         float* const products = p.products + i * p.products_pitch;
@@ -371,7 +331,8 @@ int bound_of(const rib_bound_args& p) {
             return;
         }
         const T* const log_q = static_cast<const T*>(p.log_q) + label * p.log_q_pitch;
-        p.loss[i] = std::get<BoundRow<T>>(functions.bound)(products, log_q, scratch.of(thread), p);
+        float* const own = scratch.get() + thread * size;
+        p.loss[i] = std::get<BoundRow<T>>(functions.bound)(products, log_q, own, p);
     });
     return RIB_OK;
 }
@@ -387,40 +348,11 @@ int bound(const rib_bound_args* args) {
     return bound_of<float>(p);
 }
 
-int table(const rib_table_args* args) {
-    if (!args) return RIB_EARG;
-    const rib_table_args& p = *args;
-    if (!rib::sizes_fit(p)) return RIB_EARG;
-    if (p.n == 0) return RIB_OK;
-    if (!rib::pointers_given(p)) return RIB_EARG;
-    const RowFunctions& functions = row_functions();
-    const int threads = threads_for(p.n, p.K, p.threads, p.parallel);
-    const Scratch scratch(threads, p.K);
-    if (!scratch) return RIB_EROOM;
-    // Identities are dealt out to shares, and a share adds its images one after the other: the sums
-    // come out the same with any number of threads.
-    const int64_t shares = threads > 1 ? 4 * threads : 1;
-    for_each(shares, threads, p.parallel, [&](int64_t share, int thread) {
-        for (int64_t i = 0; i < p.n; ++i) {
-            const int64_t label = p.labels[i];
-            if (label < 0 || label >= p.C) {
-                if (share == 0) p.negentropy[i] = 0.f;
-            } else if (label % shares == share) {
-                p.negentropy[i] =
-                    functions.table(p.products + i * p.products_pitch,
-                                    p.table + label * p.table_pitch, scratch.of(thread), p);
-            }
-        }
-    });
-    return RIB_OK;
-}
-
 }  // namespace
 
 extern "C" {
 int rib_abi(void) { return RIB_ABI_VERSION; }
 int rib_bound(const rib_bound_args* args) { return bound(args); }
-int rib_table(const rib_table_args* args) { return table(args); }
 const char* rib_describe(void) { return row_functions().description; }
 const char* rib_error_text(int code) {
     if (code == RIB_EARG) return "an argument is not allowed";

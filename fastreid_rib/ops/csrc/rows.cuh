@@ -1,5 +1,5 @@
-// The fused row kernels: device code only. Compiled by nvcc, and by a plain C++ compiler
-// after the tests' emulation of thread blocks. What they compute stands in rib.h.
+// The fused row kernel: device code only. Compiled by nvcc, and by a plain C++ compiler
+// after the tests' emulation of thread blocks. What it computes stands in rib.h.
 //
 // A block works on one row. Its threads read the row once and keep a running softmax average
 // (`Average`), the block merges the averages, and a second pass turns the row into the gradient.
@@ -265,40 +265,6 @@ __global__ void __launch_bounds__(kMaxThreads, 1) bound_rows(rib_bound_args p) {
     }
     if (last < K) {
         store_gradient<FORM, 1>(row + last, last_x, last_q, last_p, means, p.gamma);
-    }
-}
-
-// ---- The class table
-
-// Adds soft assignments to the class table: a block adds all images of one identity, one after the
-// other, so a sum has the same bits in every run.
-__global__ void __launch_bounds__(kMaxThreads) table_rows(rib_table_args p) {
-    RIB_SHARED(float, scratch);
-    const int K = (int)p.K;
-    // No block comes by the images that are left out.
-    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < p.n;
-         i += (int64_t)gridDim.x * blockDim.x) {
-        if (p.labels[i] < 0 || p.labels[i] >= p.C) p.negentropy[i] = 0.f;
-    }
-    float* const sums = p.table + blockIdx.x * p.table_pitch;
-    for (int64_t place = p.starts[blockIdx.x]; place < p.starts[blockIdx.x + 1]; ++place) {
-        const int64_t image = p.order[place];
-        const float* const row = p.products + image * p.products_pitch;
-        Average average = empty_average();
-        for (int a = threadIdx.x; a < K; a += blockDim.x) {
-            float x[1];
-            const float none[1] = {0.f};
-            load_logits<1>(row + a, p.half_norms + a, p.scale, x);
-            include<RIB_CLUSTERS, 1>(average, x, none, none, 1.f);
-        }
-        const Means means(merge_block<RIB_CLUSTERS>(average, 1.f, scratch));
-        if (threadIdx.x == 0) p.negentropy[image] = loss_of<RIB_CLUSTERS>(means, 1.f);
-        for (int a = threadIdx.x; a < K; a += blockDim.x) {
-            float x[1];
-            load_logits<1>(row + a, p.half_norms + a, p.scale, x);
-            sums[a] += __expf(x[0] - means.max) * means.inverse;
-        }
-        __syncthreads();  // before the next image's averages go to scratch
     }
 }
 
