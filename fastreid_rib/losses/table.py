@@ -37,7 +37,8 @@ class Rows(NamedTuple):
     def by_camera(self) -> Tuple[Tensor, Tensor, Tensor]:
         """Cameras (V,), pairs of identity and camera (P,), the pair of each row (N,); all int64.
 
-        Both sorted. A pair is ``y * V + v``, v the place of its camera; rows tell the place of theirs.
+        Both sorted. A pair is ``y * V + v``, v the place of its camera; rows tell the place of
+        theirs.
         """
         assert self.cameras is not None
         known, places = torch.unique(self.cameras, return_inverse=True)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from fastreid_rib.ops import sums as module
 from fastreid_rib.ops.sums import group_sum
 
