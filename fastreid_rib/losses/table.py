@@ -15,12 +15,8 @@ import torch
 from torch import Tensor
 
 from fastreid_rib.base import ranks
-from fastreid_rib.ops.assignment import (
-    centroid_products,
-    half_squared_norms,
-    soft_assignment,
-)
-from fastreid_rib.ops.sums import chunks, group_sum
+from fastreid_rib.ops.assignment import soft_assignment
+from fastreid_rib.ops.sums import chunks, group_sum, negentropy
 from fastreid_rib.settings.rib import RIBSettings
 
 
@@ -111,18 +107,15 @@ def sums_of_labels(
     of_share = order[ends[share.start] : ends[share.stop]]
 
     sums = centroids.new_zeros(share.stop - share.start, len(centroids))
-    negentropy = torch.zeros((), dtype=torch.float64, device=centroids.device)
-    half_norms = half_squared_norms(centroids)
+    of_images = torch.zeros((), dtype=torch.float64, device=centroids.device)
     for chunk in chunks(len(of_share), len(centroids)):
         some = of_share[chunk]
-        products = centroid_products(rows.embeddings[some].float(), centroids)
-        log_phi = products.sub_(half_norms).mul_(2 * settings.beta).log_softmax(dim=1)
-        phi = log_phi.exp()
-        negentropy += (phi * log_phi).sum(dim=1).double().sum()
+        phi = soft_assignment(rows.embeddings[some].float(), centroids, settings.beta)
+        of_images += negentropy(phi)
         shown, groups = torch.unique_consecutive(rows.labels[some], return_inverse=True)
         sums[shown - share.start] += group_sum(phi, groups, len(shown))
-    ranks.sum_over_ranks(negentropy)
-    return ranks.join_slices(sums, num_labels, share), negentropy
+    ranks.sum_over_ranks(of_images)
+    return ranks.join_slices(sums, num_labels, share), of_images
 
 
 def class_table(
