@@ -1,8 +1,11 @@
 """The study: a table that can be checked by hand, runs that are made once, errors that say why."""
 
 import json
+import os
 import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -138,6 +141,34 @@ def test_a_row_is_trained_once(study, main, written, make_cfg, tmp_path, monkeyp
     monkeypatch.setattr(study.subprocess, "Popen", lambda *a, **k: pytest.fail("trained again"))
     assert main(path, "--seeds", "3", "--bfloat16") == 0
     assert capsys.readouterr().out.strip() in first
+
+
+def test_a_study_that_is_ended_takes_its_trainings_along(study, written, tools, tmp_path):
+    """One trains, and says who it is; two more wait for it."""
+    (tmp_path / "tools").unlink()  # a folder in place of the link
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools" / "train_net.py").write_text(
+        "import os, pathlib, time\n"
+        f"pathlib.Path({str(tmp_path)!r}, f'{{os.getpid()}}.pid').touch()\n"
+        "time.sleep(600)\n"
+    )
+    code = (
+        f"import sys; sys.path.insert(0, {str(tools / 'research')!r})\n"
+        "import pathlib, study\n"
+        f"study.REPOSITORY = pathlib.Path({str(tmp_path)!r})\n"
+        "study.main()\n"
+    )
+    path = written({"base": "b", "rows": {"a": []}})
+    command = [sys.executable, "-c", code, str(path), "--seeds", "0", "1", "2", "--jobs", "1"]
+    with subprocess.Popen(command) as process:
+        while not list(tmp_path.glob("*.pid")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait(60) == 1
+    (training,) = tmp_path.glob("*.pid")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(training.stem), 0)
 
 
 def test_a_plot_has_the_means_and_their_errors(plot_study):

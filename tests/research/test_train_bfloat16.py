@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.nn import functional as F
+from trees import write_picture
 
 pytestmark = pytest.mark.all_only
 
@@ -54,3 +55,19 @@ def test_a_mobilenet_of_last_stride_1_has_twice_the_map(trainer):
     assert backbone(image).shape[2:] == (3, 2)
     trainer.last_strided(backbone.features).stride = (1, 1)
     assert backbone(image).shape[2:] == (6, 4)
+
+
+def test_a_picture_is_decoded_once_and_is_the_same(trainer, make_cfg, tmp_path, monkeypatch):
+    from fastreid.data import common
+    from fastreid.data.transforms import build_transforms
+
+    decoded, stock = [], common.read_image
+    monkeypatch.setattr(common, "read_image", lambda path: decoded.append(path) or stock(path))
+    path, cfg = str(tmp_path / "one.png"), make_cfg()
+    write_picture(path, size=(40, 90))
+    data = common.CommDataset([(path, 0, 0)] * 2, build_transforms(cfg, is_train=False))
+    plain = data[0]["images"]
+    trainer.keep_pictures(cfg)
+    for _ in range(2):  # epochs
+        assert all(torch.equal(data[i]["images"], plain) for i in range(2))
+    assert decoded == [path, path]
