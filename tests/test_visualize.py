@@ -260,7 +260,8 @@ def test_channels_kept_are_shown_where_the_mask_keeps_them():
     with torch.no_grad():  # one channel is kept on red alone, the other nowhere
         attention.mask.logits.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
         attention.mask.logits.bias.copy_(torch.tensor([-0.5, -1.0]))
-    insertion.place_after(model.backbone, attention.eval())
+    model.backbone.add_module("attention", attention.eval())
+    model.backbone.register_forward_hook(insertion.attend_last)
     explained = explain(model, one_red_square(2, 1))
     maps = {shown.title.split(" ")[0]: shown for shown in explained.maps}
     expected = torch.zeros(1, 4, 2)

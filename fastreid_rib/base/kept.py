@@ -2,7 +2,7 @@
 
 import contextlib
 import random
-from typing import Any, Iterator, List, Mapping, NamedTuple, Tuple
+from typing import Any, Iterator, List, Mapping, Sequence, Tuple
 
 
 @contextlib.contextmanager
@@ -21,40 +21,41 @@ def generators_kept() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def evaluated(module: Any) -> Iterator[None]:
-    """Evaluation mode without gradients; the mode of every submodule comes back after."""
+def evaluated(module: Any, device: Any = None) -> Iterator[None]:
+    """Evaluation mode without gradients, on a device; modes and device come back after.
+
+    Networks are tried out where they are going to run: syncBN knows GPUs only in torch before 2.0.
+    """
     import torch
 
     modes = [(part, part.training) for part in module.modules()]
-    module.eval()
+    home = None if device is None else next(module.parameters()).device
+    module.eval().to(device)
     try:
         with torch.no_grad():
             yield
     finally:
+        module.to(home)
         for part, training in modes:
             part.training = training
 
 
-class Run(NamedTuple):
-    """One run of a module: its name, the shapes of its first input and of its output."""
+def runs(network: Any, images: Any, modules: Mapping[Any, Any]) -> List[Tuple[Any, Sequence[int]]]:
+    """Evaluates a network once, where the images are: what some of its modules gave, in order.
 
-    name: Any
-    read: Tuple[int, ...]
-    written: Tuple[int, ...]
-
-
-def runs(network: Any, images: Any, modules: Mapping[Any, Any]) -> List[Run]:
-    """Evaluates a network once and lists the runs of some of its modules, in order."""
-    found: List[Run] = []
+    Returns:
+        The name in `modules` and the shape of the output, for each run of one of them.
+    """
+    found: List[Tuple[Any, Sequence[int]]] = []
     hooks = []
     for name, module in modules.items():
 
         def note(module: Any, args: Any, output: Any, name: Any = name) -> None:
-            found.append(Run(name, tuple(args[0].shape), tuple(output.shape)))
+            found.append((name, tuple(output.shape)))
 
         hooks.append(module.register_forward_hook(note))
     try:
-        with evaluated(network):
+        with evaluated(network, images.device):
             network(images)
     finally:
         for hook in hooks:

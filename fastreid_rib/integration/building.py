@@ -13,7 +13,7 @@ from torch import nn
 
 from fastreid_rib.base.patching import wrap
 from fastreid_rib.integration import config
-from fastreid_rib.integration.attention import places
+from fastreid_rib.integration.attention import insertion, places
 from fastreid_rib.integration.rib import embedding, meta_arch
 from fastreid_rib.integration.search import supernet
 
@@ -41,10 +41,11 @@ def extend_heads(build: Any) -> None:
     def build_heads(stock: Callable[[Any], nn.Module], cfg: Any) -> nn.Module:
         head = stock(cfg)
         asked = config.asked_attention(cfg)
-        if asked is not None and places.HEAD in asked.placement:
+        if asked is not None and insertion.HEAD in asked.placement:
             if config.rib_before_attention(cfg):
                 embedding.keep_pooled(head)  # first: hooks run in the order of registration
-            places.place_at_head(head, asked, cfg.MODEL.BACKBONE.FEAT_DIM)
+            before = [(insertion.HEAD, head, cfg.MODEL.BACKBONE.FEAT_DIM)]  # on the map it pools
+            insertion.insert(asked, before, insertion.attend_first)
         if cfg.TEST.NECK_FEAT == "before":
             embedding.give_before_neck(head)
         return head
@@ -69,10 +70,6 @@ def extend_registry(build: Any) -> None:
 
 def build_architecture(architecture: Architecture, cfg: Any) -> nn.Module:
     """Builds a meta-architecture with the RIB, the attention and the search of its config.
-
-    Args:
-        architecture: what FastReID's registry holds; with RIB a subclass of it is built.
-        cfg: a FastReID config; it is not changed.
 
     Raises:
         KeyError: an unknown loss name.

@@ -50,11 +50,11 @@ class Cost:
             if isinstance(module, (nn.Conv2d, nn.Linear))
             and not any(f"{path}.".startswith(f"{other}.") for other in apart)
         }
-        for run in runs(network, images, layers):
-            module: Any = layers[run.name]
+        for path, shape in runs(network, images, layers):
+            module: Any = layers[path]
             outputs, inputs = module.weight.shape[:2]
-            factor = float(math.prod(run.written[1:]) // outputs * module.weight[0, 0].numel())
-            read, written = sides.get(run.name, (Channels(), Channels()))
+            factor = float(math.prod(shape[1:]) // outputs * module.weight[0, 0].numel())
+            read, written = sides.get(path, (Channels(), Channels()))
             if is_depthwise(module):
                 read = Channels()
             for side, channels in ((written, outputs), (read, inputs)):

@@ -30,11 +30,7 @@ Spot = Tuple[str, nn.Module, int]
 """A place by its name in ``MODEL.ATTENTION.PLACEMENT``, a module there, and the channels."""
 
 
-def insert(
-    asked: AttentionKeys,
-    spots: Iterable[Spot],
-    put: Callable[[nn.Module, nn.Module], None],
-) -> None:
+def insert(asked: AttentionKeys, spots: Iterable[Spot], call: Callable[..., Any]) -> None:
     """Builds an attention for each of some places, and puts it there.
 
     They are initialised from a copy of torch's random state: so the other parameters of a seeded
@@ -43,7 +39,7 @@ def insert(
     Args:
         asked: what the config asks for.
         spots: where; for maps (B, channels, H, W), in blocks for tokens (B, N, channels).
-        put: what does it, such as :func:`place_after`.
+        call: the hook that calls it there: one of those below.
 
     Raises:
         ValueError: settings that do not fit the channels (a width beyond them, say), which is
@@ -71,48 +67,26 @@ def insert(
                 ) from error
             # On it, so that a deep copy has it too.
             setattr(attention, _FACTOR, float(asked.lr_factor))
-            put(module, attention)
+            module.add_module("attention", attention)
+            if call is attend_first:
+                module.register_forward_pre_hook(call)
+            elif not isinstance(module, nn.Sequential):  # which calls its new last child by itself
+                module.register_forward_hook(call)
 
 
-def place_after(module: nn.Module, attention: nn.Module) -> None:
-    """Makes an attention the last thing that a module does, which gives a map (B, C, H, W)."""
-    module.add_module("attention", attention)
-    if not isinstance(module, nn.Sequential):  # which calls its new last child by itself
-        module.register_forward_hook(_attend_last)
-
-
-def _attend_last(module: Any, args: Any, output: Tensor) -> Tensor:
+def attend_last(module: Any, args: Any, output: Tensor) -> Tensor:
+    """Makes it the last thing that a module does, which gives a map (B, C, H, W)."""
     return module.attention(output)
 
 
-def place_before(module: nn.Module, attention: nn.Module) -> None:
-    """Makes an attention the first thing that a module does.
-
-    Args:
-        module: called with a map (B, C, H, W) as its first positional argument.
-        attention: of the same channels.
-    """
-    module.add_module("attention", attention)
-    module.register_forward_pre_hook(_attend_first)
-
-
-def _attend_first(module: Any, args: Tuple[Any, ...]) -> Tuple[Any, ...]:
+def attend_first(module: Any, args: Tuple[Any, ...]) -> Tuple[Any, ...]:
+    """Makes it the first thing that a module does, which is called with a map (B, C, H, W)."""
     features, *others = args
     return (module.attention(features), *others)
 
 
-def mask_queries_and_keys(projection: nn.Module, mask: nn.Module) -> None:
-    """Puts DCS's mask on the queries and keys of a block.
-
-    Args:
-        projection: maps tokens (B, N, C) to queries, keys and values, (B, N, 3C).
-        mask: of C channels.
-    """
-    projection.add_module("attention", mask)
-    projection.register_forward_hook(_mask_queries_and_keys)
-
-
-def _mask_queries_and_keys(projection: Any, args: Tuple[Tensor], output: Tensor) -> Tensor:
+def mask_queries_and_keys(projection: Any, args: Tuple[Tensor], output: Tensor) -> Tensor:
+    """Puts DCS's mask on what maps tokens (B, N, C) to queries, keys and values, (B, N, 3C)."""
     mask = projection.attention(args[0]).to(output.dtype)
     queries, keys, values = output.chunk(3, dim=-1)
     return torch.cat((queries * mask, keys * mask, values), dim=-1)

@@ -37,7 +37,6 @@ def build_with_attention(architecture: Callable[[Any], nn.Module], cfg: Any) -> 
         architecture: a class, or a function of the config. By ``build_backbone`` and
             ``build_heads`` it gets attention while it is built; MGN, which copies stages and loads
             one into another then, gets it afterwards.
-        cfg: a FastReID config.
 
     Raises:
         ValueError: a place that the model does not have, or an architecture that left out an
@@ -73,10 +72,7 @@ def build_with_attention(architecture: Callable[[Any], nn.Module], cfg: Any) -> 
 def place_in_backbone(backbone: nn.Module, asked: AttentionKeys, device: torch.device) -> None:
     """Puts attention after stages of a backbone, or into the blocks of a vision transformer.
 
-    Args:
-        backbone: what FastReID built.
-        asked: what the config asks for; "head" in its placement is left to the head.
-        device: where it is going to run, and is tried out: syncBN knows GPUs only.
+    It is tried out on the device that it is going to run on.
 
     Raises:
         ValueError: a place that this backbone does not have; the message lists those it has.
@@ -95,12 +91,7 @@ def place_in_backbone(backbone: nn.Module, asked: AttentionKeys, device: torch.d
         return
     stages = find_stages(backbone, device)
     _check(wanted, name, [HEAD, *stages])
-    insertion.insert(asked, [(place, *stages[place]) for place in wanted], insertion.place_after)
-
-
-def place_at_head(head: nn.Module, asked: AttentionKeys, channels: int) -> None:
-    """Puts attention before a head, on the map (B, channels, H, W) that it pools."""
-    insertion.insert(asked, [(HEAD, head, channels)], insertion.place_before)
+    insertion.insert(asked, [(place, *stages[place]) for place in wanted], insertion.attend_last)
 
 
 def find_stages(backbone: nn.Module, device: torch.device) -> Dict[str, Tuple[nn.Module, int]]:
@@ -113,7 +104,7 @@ def find_stages(backbone: nn.Module, device: torch.device) -> Dict[str, Tuple[nn
 
     Args:
         backbone: called with images (B, 3, H, W). Evaluated once on a small black image.
-        device: where; the backbone is brought back afterwards.
+        device: where.
 
     Returns:
         By the name of each stage its last block, and the channels of the map that this gives; none
@@ -131,13 +122,8 @@ def find_stages(backbone: nn.Module, device: torch.device) -> Dict[str, Tuple[nn
     if not ends and not flat:
         return {}
     blocks = [*ends.values(), *flat]
-    home = next(backbone.parameters()).device
     probe = torch.zeros(1, 3, *_PROBE_SIZE, device=device)
-    try:
-        ran = runs(backbone.to(device), probe, dict(zip(blocks, blocks)))
-    finally:
-        backbone.to(home)
-    shapes = {run.name: run.written for run in ran}
+    shapes = dict(runs(backbone, probe, dict(zip(blocks, blocks))))
     sizes = [shapes[block][2:] for block in flat] + [()]
     last_of_size = [block for i, block in enumerate(flat) if sizes[i] != sizes[i + 1]]
     ends.update((f"stage{i}", block) for i, block in enumerate(last_of_size, start=1))
@@ -162,7 +148,7 @@ def _place_in_branches(model: nn.Module, asked: AttentionKeys) -> None:
         modules = [model.get_submodule(path) for path in paths]
         ends = modules if place == HEAD else [list(stage.children())[-1] for stage in modules]
         spots += [(place, end, channels) for end in ends]
-    insertion.insert(asked, spots, insertion.place_after)
+    insertion.insert(asked, spots, insertion.attend_last)
 
 
 def _check(wanted: Sequence[str], where: str, places: Sequence[str]) -> None:

@@ -10,9 +10,6 @@ from torch import Tensor, nn
 from fastreid_rib.base.safe_reads import read_safely
 from fastreid_rib.integration.search.spaces import BLOCKS, EXPANSION, STAGES, options_of
 
-Norm = Callable[[int], nn.Module]
-"""Makes a norm over some channels."""
-
 STEM = 16
 """Channels of the first convolution."""
 
@@ -23,7 +20,9 @@ class InvertedResidual(nn.Module):
     (B, inputs, H, W) -> (B, outputs, H / stride, W / stride).
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int, norm: Norm) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, norm: Callable[[int], nn.Module]
+    ) -> None:
         super().__init__()
         inside = EXPANSION * inputs
         self.residual = stride == 1 and inputs == outputs

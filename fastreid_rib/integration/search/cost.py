@@ -6,7 +6,7 @@ from typing import Any, Dict, Mapping, Tuple
 import numpy as np
 import torch
 from tabulate import tabulate
-from torch import nn
+from torch import Tensor, nn
 
 from fastreid_rib.base.kept import evaluated
 from fastreid_rib.integration.attention.insertion import attached
@@ -19,10 +19,6 @@ COUNTED = ("conv", "linear", "addmm", "matmul", "bmm", "baddbmm", "einsum")
 def counted(module: nn.Module, *inputs: Any) -> Dict[str, float]:
     """Multiply-adds of one evaluation of every submodule, by its path; "": of the whole.
 
-    Args:
-        module: any; its modes are as before, after.
-        inputs: what it is called with.
-
     Raises:
         ImportError: fvcore is not installed; the message says what to write.
     """
@@ -34,25 +30,24 @@ def counted(module: nn.Module, *inputs: Any) -> Dict[str, float]:
         ) from error
     analysis = fvcore.nn.FlopCountAnalysis(module, inputs)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    with evaluated(module):
+    with evaluated(module, inputs[0].device):
         found = analysis.by_module_and_operator()
     return {
         path: float(sum(operators[name] for name in COUNTED)) for path, operators in found.items()
     }
 
 
-def cost_of(model: Any, space: Space, size: Tuple[int, int]) -> Cost:
+def cost_of(model: Any, space: Space, images: Tensor) -> Cost:
     """What networks of a space cost: the backbone, with attention there and at the head.
 
     Args:
         model: a meta-architecture with the widest backbone.
         space: the backbone's groups.
-        size: rows and columns of an image.
+        images: (1, 3, H, W) of the size that counts, on the device that it is going to run on.
 
     Raises:
         ImportError: there is attention to be counted, and no fvcore.
     """
-    images = torch.zeros(1, 3, *size, device=next(model.parameters()).device)
     placed = attached(model)
     adds = counted(model, images.clone()) if placed else {}
     apart = {re.sub(r"^backbone\.", "", path): adds[path] for path in placed}

@@ -24,12 +24,7 @@ from fastreid_rib.settings.declaration import SettingError
 
 
 def order_and_narrow(backbone: nn.Module, cfg: Any) -> None:
-    """Sorts a pretrained backbone's channels for a search, and cuts it to MODEL.SEARCH.WIDTHS.
-
-    Args:
-        backbone: as FastReID built it.
-        cfg: a FastReID config.
-    """
+    """Sorts a pretrained backbone's channels for a search, and cuts it to MODEL.SEARCH.WIDTHS."""
     searched, pretrained = cfg.MODEL.SEARCH, cfg.MODEL.BACKBONE.PRETRAIN
     if not searched.WIDTHS and not (searched.ENABLED and pretrained):
         return
@@ -45,11 +40,7 @@ def order_and_narrow(backbone: nn.Module, cfg: Any) -> None:
 
 
 def search_widths(model: Any, cfg: Any) -> None:
-    """Makes a model a supernet: its backbone gets masks, and it learns how wide to be.
-
-    Args:
-        model: a built meta-architecture with a ``backbone``.
-        cfg: a FastReID config.
+    """Makes a meta-architecture a supernet: its backbone gets masks, and it learns how wide to be.
 
     Raises:
         ValueError: no backbone, one without a space, attention after a block of a searched width,
@@ -73,12 +64,8 @@ def search_widths(model: Any, cfg: Any) -> None:
                 f"{block}, whose width MODEL.SEARCH chooses. Write ('head',), or search without "
                 "attention and write it into the config that the search gives."
             )
-    home, device = next(model.parameters()).device, torch.device(cfg.MODEL.DEVICE)
-    model.to(device)  # where it is going to run: syncBN knows GPUs only
-    try:
-        cost = cost_of(model, space, cfg.INPUT.SIZE_TEST)
-    finally:
-        model.to(home)
+    images = torch.zeros(1, 3, *cfg.INPUT.SIZE_TEST, device=cfg.MODEL.DEVICE)
+    cost = cost_of(model, space, images)
     try:
         search = WidthSearch(backbone, cost, config.asked_search(cfg), cfg.SEED)
     except SettingError as error:
