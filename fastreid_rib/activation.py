@@ -72,12 +72,7 @@ def arm() -> None:
 
 
 def _concerns(name: str, origin: str | None) -> bool:
-    """Whether a module that is about to be loaded has repairs or registrations.
-
-    Args:
-        name: its full name.
-        origin: its file.
-    """
+    """Whether a module that is about to be loaded, from a file, has repairs or registrations."""
     if name.partition(".")[0] == "predictor" and not _is_demo(origin):
         return False
     from fastreid_rib import compat

@@ -54,14 +54,9 @@ def listed(cfg: Any) -> FrozenSet[str]:
 
 
 def which_are_occluded(cfg: Any, dataset: str, queries: Sequence[str]) -> Optional[np.ndarray]:
-    """Which queries of a data set are occluded; the log says how many, and who says so.
+    """Which queries, by their paths, are occluded; the log says how many, and who says so.
 
     A mistake in the list is a warning: an error would end a training at its evaluation.
-
-    Args:
-        cfg: a FastReID config.
-        dataset: a name in FastReID's registry.
-        queries: their paths.
 
     Returns:
         (queries,) bool; or None if nothing is known, or if all queries are alike.

@@ -78,15 +78,9 @@ def at_least(least: float, note: str = "") -> Range:
     return Range(f">= {least}{_in_brackets(note)}", lambda value: least <= value < math.inf)
 
 
-def between(least: float, most: float, note: str = "") -> Range:
+def between(least: float, most: float) -> Range:
     """Numbers from one to another, both included."""
-    text = f"between {least} and {most}{_in_brackets(note)}"
-    return Range(text, lambda value: least <= value <= most)
-
-
-def share(note: str = "") -> Range:
-    """Numbers from 0 on, and below 1."""
-    return Range(f">= 0 and < 1{_in_brackets(note)}", lambda value: 0 <= value < 1)
+    return Range(f"between {least} and {most}", lambda value: least <= value <= most)
 
 
 def one_of(*choices: str) -> Range:

@@ -9,10 +9,8 @@ from fastreid_rib.settings.declaration import (
     Settings,
     above,
     at_least,
-    between,
     one_of,
     setting,
-    share,
     yes_or_no,
 )
 
@@ -90,7 +88,7 @@ class RIBSettings(Settings):
     )
     smoothing: float = setting(
         0.1,
-        share("0: none"),
+        Range(">= 0 and < 1 (0: none)", lambda value: 0 <= value < 1),
         "Share of the clusters' marginal in each row of the class table (ours): an identity has "
         "too few images to be certain of the clusters that they missed. With it log(Q / P) is at "
         "least its logarithm; any Q that sums to one gives a bound.",
@@ -151,8 +149,8 @@ class RIBSettings(Settings):
     def conflicts(self) -> Iterator[Tuple[str, str]]:
         """See :class:`Settings`."""
         if self.relevance != "full" and self.gamma > 1:
-            most = between(0, 1, "beyond it bounds nothing without the marginal of the clusters")
-            yield "gamma", f"{most.text} where {{relevance}} is {self.relevance!r}"
+            why = "beyond it bounds nothing without the marginal of the clusters"
+            yield "gamma", f"between 0 and 1 ({why}) where {{relevance}} is {self.relevance!r}"
 
     @property
     def first_epoch(self) -> int:

@@ -11,6 +11,7 @@ from typing import Any, Dict, Optional
 
 import torch
 
+from fastreid_rib.base.ranks import rank_and_size
 from fastreid_rib.integration import config
 from fastreid_rib.integration.rib.embedding import embedding_and_labels
 from fastreid_rib.losses import RIBLoss
@@ -98,7 +99,6 @@ class _AddsRIB(torch.nn.Module):
     @staticmethod
     def _follow_epoch(rib: RIBLoss) -> None:
         """Refreshes the statistics when FastReID's trainer has begun another epoch."""
-        from fastreid.utils import comm
         from fastreid.utils.events import get_event_storage
 
         storage = get_event_storage()
@@ -114,7 +114,7 @@ class _AddsRIB(torch.nn.Module):
         report = rib.start_epoch(epoch)
         for name, value in report.items():
             storage.put_scalar("rib/" + name, value, smoothing_hint=False)
-        if report and comm.is_main_process():
+        if report and rank_and_size()[0] == 0:
             numbers = ", ".join(f"{name} {value:.4f}" for name, value in report.items())
             logger.info("RIB refreshed for epoch %d (nats): %s", epoch, numbers)
 

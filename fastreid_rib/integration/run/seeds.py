@@ -21,6 +21,7 @@ from torch.utils.data import Sampler
 
 from fastreid_rib.base.kept import generators_kept
 from fastreid_rib.base.patching import wrap
+from fastreid_rib.base.ranks import rank_and_size
 
 _value = -1  # the config's SEED
 # What the places of keys begin with, beyond (epoch, rank).
@@ -36,10 +37,9 @@ def seed(value: int) -> None:
     global _value
     _value = value
     if seeded():
-        from fastreid.utils import comm
         from fastreid.utils.env import seed_all_rng
 
-        seed_all_rng(value + comm.get_rank())
+        seed_all_rng(value + rank_and_size()[0])
 
 
 def seeded() -> bool:
@@ -66,16 +66,14 @@ def extend_trainer(train_loop: Any) -> None:
     def train(
         stock: Callable[..., Any], self: Any, start_epoch: int, max_epoch: int, iters_per_epoch: int
     ) -> Any:
-        if seeded():
-            _begin_at(start_epoch, iters_per_epoch, getattr(self, "_trainer", self))
+        _begin_at(start_epoch, iters_per_epoch, getattr(self, "_trainer", self))
         return stock(self, start_epoch, max_epoch, iters_per_epoch)
 
     def before_epoch(stock: Callable[..., None], self: Any) -> None:
         if seeded():
-            from fastreid.utils import comm
             from fastreid.utils.env import seed_all_rng
 
-            seed_all_rng(int(keys(1, self.epoch, comm.get_rank())[0]))
+            seed_all_rng(int(keys(1, self.epoch, rank_and_size()[0])[0]))
         stock(self)
 
     wrap(train_loop.TrainerBase, "train", train)
@@ -111,20 +109,10 @@ def extend_data_loader(data_utils: Any) -> None:
         return stock(generator, *args, **kwargs)
 
     def init(stock: Callable[..., None], self: Any, *args: Any, **kwargs: Any) -> None:
-        from fastreid.data import samplers
-        from fastreid.utils import comm
-
-        known = (
-            samplers.TrainingSampler,
-            samplers.NaiveIdentitySampler,
-            samplers.BalancedIdentitySampler,
-            samplers.SetReWeightSampler,
-            samplers.ImbalancedDatasetSampler,
-        )
         chosen: Any = kwargs.get("batch_sampler")
-        if seeded() and isinstance(getattr(chosen, "sampler", None), known):
+        if seeded() and hasattr(getattr(chosen, "sampler", None), "_seed"):  # as FastReID's have
             # Not zero: that a training set is smaller than a batch is said later, by name.
-            steps = len(kwargs["dataset"]) // (chosen.batch_size * comm.get_world_size())
+            steps = len(kwargs["dataset"]) // (chosen.batch_size * rank_and_size()[1])
             chosen.sampler = EpochSampler(chosen.sampler, max(1, steps) * chosen.batch_size)
         stock(self, *args, **kwargs)
 
@@ -157,24 +145,18 @@ class EpochSampler(Sampler):
         self.first_epoch = 0
 
     def __iter__(self) -> Iterator[Place]:
-        """From the first picture of `first_epoch` on."""
+        """From the first picture of `first_epoch` on; those of an epoch are drawn at once."""
         for epoch in itertools.count(self.first_epoch):
-            yield from self.pictures_of(epoch)
-
-    def pictures_of(self, epoch: int) -> Iterator[Place]:
-        """The pictures of one epoch on this rank, drawn at once."""
-        from fastreid.utils import comm
-
-        # The same on every rank: FastReID's samplers take their ranks' shares of one stream.
-        key = int(keys(1, epoch, 0, _SAMPLER)[0])
-        with _drawing_from(key):
-            self.sampler._seed = key
-            indices = list(itertools.islice(iter(self.sampler), self.size))
-        own = keys(self.size, epoch, comm.get_rank(), _PICTURES)
-        for index, picture in zip(indices, own.tolist()):
-            place = Place(index)
-            place.epoch, place.key = epoch, picture
-            yield place
+            # The same on every rank: FastReID's samplers take their ranks' shares of one stream.
+            key = int(keys(1, epoch, 0, _SAMPLER)[0])
+            with _drawing_from(key):
+                self.sampler._seed = key
+                indices = list(itertools.islice(iter(self.sampler), self.size))
+            own = keys(self.size, epoch, rank_and_size()[0], _PICTURES)
+            for index, picture in zip(indices, own.tolist()):
+                place = Place(index)
+                place.epoch, place.key = epoch, picture
+                yield place
 
 
 def extend_dataset(common: Any) -> None:
