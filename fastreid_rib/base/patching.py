@@ -71,7 +71,6 @@ class Overlay(ModuleType):
     """
 
     def __init__(self, base: Any, **names: Any) -> None:
-        """Shows `names` first and everything else of `base`."""
         super().__init__(getattr(base, "__name__", ""), base.__doc__)
         self.__dict__.update(names, __stock__=base)
 

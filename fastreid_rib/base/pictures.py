@@ -7,7 +7,7 @@ is left out is counted by its reason, and said.
 import logging
 import os
 import re
-from typing import Any, Dict, List, NamedTuple, NoReturn, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, List, NamedTuple, NoReturn, Optional, Sequence, Tuple
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +153,11 @@ def shots_in(folder: str, dataset: str) -> List[Shot]:
             f"them out of the folder; {OWN_DATA}."
         )
     if not read:
-        raise ValueError(f"{dataset}: {_what_is_there(folder)}; {OWN_DATA}.")
+        raise ValueError(
+            f"{dataset}: {folder} has no picture, it holds {_names_in(folder)}. Expected the "
+            f"pictures themselves, such as {EXAMPLE} ({', '.join(ENDINGS)}, in any case); "
+            f"{OWN_DATA}."
+        )
     log_left_out(dataset, folder, left_out)
     return read
 
@@ -163,37 +167,24 @@ def missing(path: str, dataset: str, expected: Sequence[str] = ()) -> str:
     there = os.path.abspath(path)
     while not os.path.isdir(there):
         there = os.path.dirname(there)
-    names = sorted(name for name in os.listdir(there) if not name.startswith("."))
-    found = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     needs = f" It needs {', '.join(expected)}." if len(expected) > 1 else ""
     return (
         f'"{path}" is not found: {dataset} expects it there.{needs} {there} holds '
-        f"{found or 'nothing'}. Put the data set there, or write another data root "
+        f"{_names_in(there)}. Put the data set there, or write another data root "
         f"(FASTREID_DATASETS, now {os.environ.get('FASTREID_DATASETS', 'datasets')!r}); {OWN_DATA}."
     )
 
 
-def unanswered(queries: Sequence[Sequence[Any]], gallery: Sequence[Sequence[Any]]) -> List[bool]:
-    """Which queries have no right answer: no gallery picture of their identity by another camera.
+def named(dataset: str, items: Sequence[Tuple[str, Any, Any]]) -> List[Tuple[str, str, str]]:
+    """Path, identity and camera of training pictures, with names that begin with the data set's.
 
-    Both are (path, identity, camera) of each picture.
+    So identities of several data sets stay apart.
     """
-    cameras: Dict[Any, Set[Any]] = {}
-    for _, identity, camera in gallery:
-        cameras.setdefault(identity, set()).add(camera)
-    return [not cameras.get(identity, set()) - {camera} for _, identity, camera in queries]
+    return [(path, f"{dataset}_{pid}", f"{dataset}_{camera}") for path, pid, camera in items]
 
 
-def _what_is_there(folder: str) -> str:
-    names = [name for name in os.listdir(folder) if not name.startswith(".")]
-    folders = [name for name in names if os.path.isdir(os.path.join(folder, name))]
-    if folders:
-        return (
-            f"{folder} holds no picture but {len(folders)} folders, such as {min(folders)}. "
-            f"Expected the pictures themselves, such as {EXAMPLE}"
-        )
-    what = f"of its {len(names)} files, such as {min(names)}, none is a picture" if names else ""
-    return (
-        f"{folder} {what or 'is empty'}. Expected pictures such as {EXAMPLE} "
-        f"({', '.join(ENDINGS)}, in any case)"
-    )
+def _names_in(folder: str) -> str:
+    """Some of what a folder holds, for messages."""
+    names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(names[:8]) + more or "nothing"

@@ -120,8 +120,8 @@ def _numpy_globals() -> List[Any]:
     return rebuild
 
 
-def checked(path: str, read: Callable[[], Any]) -> Any:
-    """What `read` gives for a checkpoint of FastReID: a dict, its entry "model" a dict.
+def read_checkpoint(path: str, read: Callable[[str], Any] = read_safely) -> Any:
+    """A checkpoint of FastReID: a dict, its entry "model" a dict.
 
     Raises:
         ValueError: it is truncated, or something else than a checkpoint.
@@ -130,7 +130,7 @@ def checked(path: str, read: Callable[[], Any]) -> Any:
     """
     what = "is truncated or damaged" if _is_pickle(path) else "is no checkpoint"
     try:
-        checkpoint = read()
+        checkpoint = read(path)
     except (MemoryError, CodeInCheckpointError):
         raise
     except Exception as error:  # a damaged pickle raises whatever it stumbles over

@@ -16,9 +16,9 @@ from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Sequence
 import fastreid_rib
 from fastreid_rib import compat
 from fastreid_rib.base import __version__, disabled
-from fastreid_rib.base.safe_reads import checked, read_safely
+from fastreid_rib.base.safe_reads import read_checkpoint, read_safely
 from fastreid_rib.commands import read_config
-from fastreid_rib.compat.datasets import refuse_unanswerable
+from fastreid_rib.compat.cpu import refuse_missing_gpu
 from fastreid_rib.integration import config, own_keys
 
 
@@ -185,13 +185,13 @@ def examine(config_file: str, opts: Sequence[str] = ()) -> List[Finding]:
         return [_failure("config", error)]
     findings = list(_found("config", _keys, cfg))
     understood = findings[0].status != "FAIL"
-    findings += [*_machine(cfg), *_files(cfg)]
+    findings += [*_found("device", refuse_missing_gpu, cfg), *_files(cfg)]
     logging.disable(logging.INFO)  # FastReID's tables of the data sets
     try:
         data: List[Any] = []
         findings += _found("training set", _training_set, cfg, data)
         for name in cfg.DATASETS.TESTS:
-            findings += _found("test set", _test_set, name)
+            findings += _found("test set", _test_set, cfg, name)
         findings += _schedule(cfg, *data) if understood else []
         if all(finding.status != "FAIL" for finding in findings):
             findings += _found("network", _network, cfg, *data)
@@ -204,21 +204,6 @@ def _keys(cfg: Any) -> Iterator[Finding]:
     config.check(cfg)  # the rules ask for the names of the losses, which are known then
     refusals = [Finding("FAIL", "config", str(refusal)) for refusal in own_keys.refusals(cfg)]
     yield from refusals or [Finding("ok", "config", "its keys are what they can be")]
-
-
-def _machine(cfg: Any) -> Iterator[Finding]:
-    import torch
-
-    cuda, gpu = cfg.MODEL.DEVICE.startswith("cuda"), torch.cuda.is_available()
-    if cuda and not gpu:
-        text = f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, and there is no GPU: write cpu"
-        yield Finding("FAIL", "device", text)
-    if cfg.SOLVER.AMP.ENABLED and not gpu:
-        yield Finding("FAIL", "device", "SOLVER.AMP.ENABLED is True, and needs a GPU: write False")
-    for key in ("BACKBONE", "HEADS"):
-        if cfg.MODEL[key].NORM == "syncBN" and not cuda:
-            text = f"MODEL.{key}.NORM syncBN is for processes with a GPU each: write BN"
-            yield Finding("FAIL", "device", text)
 
 
 def _files(cfg: Any) -> Iterator[Finding]:
@@ -239,19 +224,15 @@ def _files(cfg: Any) -> Iterator[Finding]:
 def _file(key: str, path: str) -> None:
     if not os.path.isfile(path):
         raise ValueError(f"{key} is {path!r}, which is not there: name a file, or write ''")
-    if key == "MODEL.WEIGHTS":
-        checked(path, lambda: read_safely(path))
-    else:
-        read_safely(path)
+    read = read_checkpoint if key == "MODEL.WEIGHTS" else read_safely
+    read(path)
 
 
 def _training_set(cfg: Any, data: List[Any]) -> Iterator[Finding]:
     """Puts the data set of the training loader into `data`, if it can be loaded."""
     from fastreid.data import build_reid_train_loader
 
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg = config.changed(cfg, {"DATALOADER.NUM_WORKERS": 0})
     found = build_reid_train_loader(cfg, combineall=cfg.DATASETS.COMBINEALL).dataset
     data.append(found)
     text = f"{len(found)} pictures of {found.num_classes} identities by {found.num_cameras} cameras"
@@ -264,15 +245,13 @@ def _training_set(cfg: Any, data: List[Any]) -> Iterator[Finding]:
     own_keys.check_identities(cfg, found.num_classes)
 
 
-def _test_set(name: str) -> Iterator[Finding]:
-    from fastreid.data.build import _root
-    from fastreid.data.datasets import DATASET_REGISTRY
+def _test_set(cfg: Any, name: str) -> Iterator[Finding]:
+    from fastreid.engine import DefaultTrainer
 
-    data = DATASET_REGISTRY.get(name)(root=_root)
-    refuse_unanswerable(name, data.query, data.gallery)
-    cameras = {item[2] for item in [*data.query, *data.gallery]}
-    text = f"{name}: {len(data.query)} queries, {len(data.gallery)} pictures in the gallery"
-    yield Finding("ok", "test set", f"{text}, {len(cameras)} cameras")
+    loader, queries = DefaultTrainer.build_test_loader(cfg, name)  # refuses, as at a start
+    items = loader.dataset.img_items
+    text = f"{name}: {queries} queries, {len(items) - queries} pictures in the gallery"
+    yield Finding("ok", "test set", f"{text}, {len({item[2] for item in items})} cameras")
 
 
 def _schedule(cfg: Any, training: Optional[Any] = None) -> Iterator[Finding]:
@@ -302,10 +281,9 @@ def _schedule(cfg: Any, training: Optional[Any] = None) -> Iterator[Finding]:
 def _network(cfg: Any, training: Any) -> Iterator[Finding]:
     from fastreid.modeling import build_model
 
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.BACKBONE.PRETRAIN = False
-    cfg.MODEL.HEADS.NUM_CLASSES = cfg.MODEL.HEADS.NUM_CLASSES or training.num_classes
+    classes = cfg.MODEL.HEADS.NUM_CLASSES or training.num_classes
+    changes = {"MODEL.BACKBONE.PRETRAIN": False, "MODEL.HEADS.NUM_CLASSES": classes}
+    cfg = config.changed(cfg, changes)
     model = build_model(cfg)
     own_keys.check_network(cfg, model)
     count = sum(parameter.numel() for parameter in model.parameters())

@@ -6,7 +6,7 @@ from typing import Any, Optional
 import torch
 
 from fastreid_rib.base import disabled
-from fastreid_rib.base.safe_reads import checked, read_safely
+from fastreid_rib.base.safe_reads import read_checkpoint
 from fastreid_rib.base.whole_files import written_whole
 from fastreid_rib.commands import read_config
 from fastreid_rib.integration import config
@@ -44,7 +44,7 @@ def main(checkpoint: str, folder: str, config_file: Optional[str] = None) -> Non
         )
     cfg = _without_rib(cfg)
 
-    content = checked(checkpoint, lambda: read_safely(checkpoint))
+    content = read_checkpoint(checkpoint)
     state, removed = content["model"], content.pop(KEY, {})
     removed.update((key, state.pop(key)) for key in list(state) if is_rib(key))  # of 0.2
 

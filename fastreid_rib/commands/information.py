@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastreid_rib.base.kept import evaluated
-from fastreid_rib.base.safe_reads import checked, read_safely
+from fastreid_rib.base.safe_reads import read_checkpoint
 from fastreid_rib.base.whole_files import written_whole
 from fastreid_rib.commands import read_config
 from fastreid_rib.integration import config
@@ -60,7 +60,7 @@ def planes(cfg: Any, folder: str) -> Dict[int, Dict[str, float]]:
     model, found = build_model(cfg), {}
     settings = config.rib_settings(cfg).of_identities(data.num_classes)
     for path in sorted(glob.glob(os.path.join(glob.escape(folder), "model_*.pth"))):
-        checkpoint = checked(path, lambda path=path: read_safely(path))  # type: ignore[misc]
+        checkpoint = read_checkpoint(path)
         epoch = checkpoint.get("epoch")
         if epoch is None or int(epoch) in found:  # model_final is the last epoch once more
             continue

@@ -4,6 +4,7 @@ Checkpoints are written whole or not at all, and read without running code.
 """
 
 import errno
+import functools
 import inspect
 import logging
 import os
@@ -13,7 +14,7 @@ from types import ModuleType
 from typing import Any, Dict, List
 
 from fastreid_rib.base.patching import overlay, own_class, wrap
-from fastreid_rib.base.safe_reads import checked, read_safely, what_to_load
+from fastreid_rib.base.safe_reads import read_checkpoint, what_to_load
 from fastreid_rib.base.whole_files import written_whole
 from fastreid_rib.compat.repairs import Stock, repair
 
@@ -31,8 +32,8 @@ def checkpoint_reading(module: ModuleType) -> None:
 
     def load_file(stock: Stock, self: Any, f: str) -> Any:
         if os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
-            return checked(f, lambda: stock(self, f))  # torch's own way to say that all is trusted
-        return checked(f, lambda: read_safely(f))
+            return read_checkpoint(f, functools.partial(stock, self))  # torch's way to trust all
+        return read_checkpoint(f)
 
     def load(stock: Stock, self: Any, path: str, *args: Any, **kwargs: Any) -> Any:
         if path and "://" not in path and not os.path.isfile(path):

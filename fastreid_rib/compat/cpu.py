@@ -29,13 +29,18 @@ def no_cuda() -> bool:
 )
 def gpu_config(stock: Stock, cfg: Any, *args: Any, **kwargs: Any) -> Any:
     """ValueError that says MODEL.DEVICE cpu."""
+    refuse_missing_gpu(cfg)
+    return stock(cfg, *args, **kwargs)
+
+
+def refuse_missing_gpu(cfg: Any) -> None:
+    """ValueError where a config is for a GPU, and there is none."""
     device = cfg.MODEL.DEVICE
     if str(device).startswith("cuda") and no_cuda():
         raise ValueError(
             f"MODEL.DEVICE is {device}, and torch finds no GPU here: write MODEL.DEVICE cpu, at "
             "the end of the command or in the config."
         )
-    return stock(cfg, *args, **kwargs)
 
 
 @repair(
@@ -186,18 +191,3 @@ def sync_bn_message(stock: Stock, self: Any, input: Any) -> Any:
             f"syncBN runs on GPUs only, and the model is on the CPU: write MODEL.BACKBONE.NORM BN "
             f"and MODEL.HEADS.NORM BN. (torch: {error})"
         ) from error
-
-
-@repair(
-    "fastreid.engine.train_loop:AMPTrainer.__init__",
-    defect="AMP without CUDA fails at the first step, without saying what to write",
-    where="CPU",
-)
-def amp_message(stock: Stock, self: Any, model: Any, *args: Any, **kwargs: Any) -> None:
-    """The trainer's constructor says SOLVER.AMP.ENABLED False."""
-    if next((p.device.type for p in model.parameters()), "none") == "cpu":
-        raise ValueError(
-            "SOLVER.AMP.ENABLED True needs a model on a GPU, and this one is on the CPU: write "
-            "SOLVER.AMP.ENABLED False (or MODEL.DEVICE cuda where there is a GPU)."
-        )
-    stock(self, model, *args, **kwargs)

@@ -6,11 +6,11 @@ import re
 import traceback
 from collections import Counter
 from types import ModuleType
-from typing import Any, Iterator, List, Mapping, Sequence
+from typing import Any, Dict, Iterator, List, Mapping, Sequence, Set
 
 from fastreid_rib.base.kept import generators_kept
 from fastreid_rib.base.patching import wrap
-from fastreid_rib.base.pictures import OWN_DATA, missing, unanswered
+from fastreid_rib.base.pictures import OWN_DATA, missing
 from fastreid_rib.compat.pictures import listed
 from fastreid_rib.compat.repairs import Stock, repair
 
@@ -149,19 +149,20 @@ def refuse_unanswerable(dataset: str, queries: Sequence[Any], gallery: Sequence[
                 f"complete this one; with DATASETS.TESTS ('FolderReID',) pictures in a folder test "
                 "are both."
             )
-    lost = unanswered(queries, gallery)
-    if not any(lost):
+    seen_by: Dict[Any, Set[Any]] = {}
+    for _, identity, camera in gallery:
+        seen_by.setdefault(identity, set()).add(camera)
+    own = sum(seen_by.get(identity) == {camera} for _, identity, camera in queries)
+    absent = sum(identity not in seen_by for _, identity, _ in queries)
+    if not own + absent:
         return
-    known = {item[1] for item in gallery}
-    absent = sum(item[1] not in known for item in queries)
-    own = sum(lost) - absent
-    cameras = sorted({item[2] for item in [*queries, *gallery]}, key=str)
+    cameras = {item[2] for item in [*queries, *gallery]}
     told = (
-        f"{sum(lost)} of the {len(queries)} queries of {dataset} have no right answer in the "
+        f"{own + absent} of the {len(queries)} queries of {dataset} have no right answer in the "
         f"gallery: {own} have their identity there by their own camera alone, which FastReID "
         f"leaves out, and {absent} not at all ({len(cameras)} cameras)."
     )
-    if not all(lost):
+    if own + absent < len(queries):
         logger.warning("%s They do not count.", told)
         return
     raise ValueError(
@@ -310,18 +311,3 @@ def _refuse_set_weight(
             f"Expected SOLVER.IMS_PER_BATCH to be two or more times {draw}, got {batch}. Write "
             f"SOLVER.IMS_PER_BATCH {max(2, batch // draw) * draw}, or other weights."
         )
-
-
-@repair(
-    "fastreid.modeling.losses.cross_entroy_loss:cross_entropy_loss",
-    defect="cross-entropy over one identity is a division by zero",
-)
-def one_identity(stock: Stock, pred_class_outputs: Any, *args: Any, **kwargs: Any) -> Any:
-    """ValueError that names MODEL.HEADS.NUM_CLASSES."""
-    if pred_class_outputs.size(1) < 2:
-        raise ValueError(
-            "CrossEntropyLoss needs at least two identities, but MODEL.HEADS.NUM_CLASSES is "
-            f"{pred_class_outputs.size(1)}: the training set has nothing to tell apart. Check "
-            "DATASETS.NAMES, or take CrossEntropyLoss out of MODEL.LOSSES.NAME."
-        )
-    return stock(pred_class_outputs, *args, **kwargs)

@@ -5,6 +5,7 @@ import hashlib
 import importlib
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,22 +20,7 @@ from fastreid_rib.base.whole_files import renamed_to
 from fastreid_rib.compat.cpu import no_cuda
 from fastreid_rib.compat.repairs import Stock, repair
 
-_BUILD = """
-import sys
-from setuptools import Extension, setup  # first: it brings distutils where Python has none
-import numpy
-from Cython.Build import cythonize
-source, target, scratch = sys.argv[1:]
-modules = [
-    Extension(name, [f"{source}/{name}.pyx"], include_dirs=[numpy.get_include()])
-    for name in ("rank_cy", "roc_cy")
-]
-setup(
-    name="rank_cylib",
-    ext_modules=cythonize(modules, build_dir=scratch, quiet=True),
-    script_args=["-q", "build_ext", "--build-lib", target, "--build-temp", scratch],
-)
-"""
+_SOURCES = ("rank_cy.pyx", "roc_cy.pyx")
 
 
 @repair(
@@ -79,17 +65,22 @@ def compile_ranking(module: ModuleType) -> None:
 
 def _compile(source: str, target: str) -> Optional[str]:
     """Compiles the two modules of folder `source` into folder `target`; returns what went wrong."""
+    import numpy
+
+    flags = f"{os.environ.get('CFLAGS', '')} -I{shlex.quote(numpy.get_include())}"
+    command = [sys.executable, "-m", "Cython.Build.Cythonize", "-i", "-q", "-j1", *_SOURCES]
+    how: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with tempfile.TemporaryDirectory() as scratch:
-        built = os.path.join(scratch, "built")
-        command = [sys.executable, "-c", _BUILD, source, built, scratch]
-        how: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         try:
-            run = subprocess.run(command, cwd=scratch, timeout=600, **how)
+            for name in _SOURCES:
+                shutil.copy(os.path.join(source, name), scratch)
+            env = dict(os.environ, CFLAGS=flags)
+            run = subprocess.run(command, cwd=scratch, env=env, timeout=600, **how)
             if run.returncode:
                 return (run.stdout.strip().splitlines() or [f"exit status {run.returncode}"])[-1]
-            for name in os.listdir(built):
-                with renamed_to(os.path.join(target, name)) as partial:
-                    shutil.copy(os.path.join(built, name), partial)
+            for built in Path(scratch).glob("*.so"):
+                with renamed_to(os.path.join(target, built.name)) as partial:
+                    shutil.copy(built, partial)
         except (OSError, subprocess.SubprocessError) as error:
             return str(error)
     return None
@@ -100,7 +91,7 @@ def _cache_folder(source: str) -> Path:
     import numpy
 
     digest = hashlib.sha256(f"{sys.version} {numpy.__version__}".encode())
-    for name in ("rank_cy.pyx", "roc_cy.pyx"):
+    for name in _SOURCES:
         digest.update(Path(source, name).read_bytes())
     name = f"rank_cylib-{digest.hexdigest()[:16]}"
     try:

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any, List, Tuple
 
 from fastreid_rib.base.patching import wrap
-from fastreid_rib.base.pictures import OWN_DATA, missing, shots_in
+from fastreid_rib.base.pictures import OWN_DATA, missing, named, shots_in
 from fastreid_rib.compat.repairs import Stock, repair
 
 logger = logging.getLogger(__name__)
@@ -31,16 +31,14 @@ def market_names(stock: Stock, self: Any, dir_path: str, is_train: bool = True) 
     """
     from fastreid.data.datasets.market1501 import Market1501
 
-    data, name = self.dataset_name, type(self).__name__
-    items: List[Tuple[str, Any, Any]] = []
-    for shot in shots_in(dir_path, name):
-        if shot.identity == -1 and isinstance(self, Market1501):
-            continue  # junk
-        path, camera = os.path.join(dir_path, shot.name), shot.camera - 1
-        if is_train:
-            items.append((path, f"{data}_{shot.identity}", f"{data}_{camera}"))
-        else:
-            items.append((path, shot.identity, camera))
+    name, junk = type(self).__name__, -1 if isinstance(self, Market1501) else None
+    items: List[Tuple[str, Any, Any]] = [
+        (os.path.join(dir_path, shot.name), shot.identity, shot.camera - 1)
+        for shot in shots_in(dir_path, name)
+        if shot.identity != junk
+    ]
+    if is_train:
+        items = named(self.dataset_name, items)
     with contextlib.suppress(AssertionError, AttributeError, ValueError):  # of other names
         read = stock(self, dir_path, is_train)
         if sorted(read) == sorted(items):
@@ -86,10 +84,7 @@ def msmt17_lists(module: ModuleType) -> None:
             if not items and not os.path.isfile(whole):
                 raise RuntimeError(missing(whole, f"{list_path}, line {number},"))
             items.append((whole, identity, camera - 1))
-        if not is_train:
-            return items
-        name = self.dataset_name
-        return [(path, f"{name}_{pid}", f"{name}_{camera}") for path, pid, camera in items]
+        return named(self.dataset_name, items) if is_train else items
 
     wrap(module.MSMT17, "__init__", init)
     wrap(module.MSMT17, "process_dir", process_dir)

@@ -277,8 +277,6 @@ def teachers(module: ModuleType) -> None:
 
     def init(stock: Stock, self: Any, cfg: Any) -> None:
         files, weights = list(cfg.KD.MODEL_CONFIG), list(cfg.KD.MODEL_WEIGHTS)
-        if len(files) != len(weights):
-            raise ValueError("KD.MODEL_CONFIG and KD.MODEL_WEIGHTS must name one file a teacher.")
         for key, names in (("MODEL_CONFIG", files), ("MODEL_WEIGHTS", weights)):
             gone = [name for name in names if "://" not in name and not os.path.isfile(name)]
             if gone:
@@ -292,7 +290,9 @@ def teachers(module: ModuleType) -> None:
         finally:
             building.pop()
         own = len(self.heads.weight)
-        for file, teacher in zip(files, self.model_ts[len(self.model_ts) - len(files) :]):
+        teachers = self.model_ts[len(self.model_ts) - len(files) :]
+        for file, path, teacher in zip(files, weights, teachers):
+            _refuse_other_weights(file, path, module.Checkpointer(teacher))
             if len(teacher.heads.weight) != own:
                 raise ValueError(
                     f"The teacher of KD.MODEL_CONFIG {file} has MODEL.HEADS.NUM_CLASSES "
@@ -307,30 +307,16 @@ def teachers(module: ModuleType) -> None:
 
         return build
 
-    def checkpointer(stock: Any) -> Any:
-        class Checkpointer(stock):
-            def load(self, path: str, *args: Any, **kwargs: Any) -> Any:
-                kd = building[-1].KD if building else None
-                if kd and path in kd.MODEL_WEIGHTS:
-                    self.teacher = kd.MODEL_CONFIG[list(kd.MODEL_WEIGHTS).index(path)], path
-                return super().load(path, *args, **kwargs)
-
-            def _load_model(self, checkpoint: Any) -> Any:
-                incompatible = super()._load_model(checkpoint)
-                if hasattr(self, "teacher"):
-                    _refuse_other_weights(*self.teacher, self.model, incompatible)
-                return incompatible
-
-        return Checkpointer
-
     wrap(module.Distiller, "__init__", init)
     replace(module, "build_model", build_model, everywhere=False)
-    replace(module, "Checkpointer", checkpointer, everywhere=False)
 
 
-def _refuse_other_weights(file: str, weights: str, teacher: Any, incompatible: Any) -> None:
+def _refuse_other_weights(file: str, weights: str, teacher: Any) -> None:
+    """Loads them once more: FastReID hands out nothing of what did not fit."""
+    held = teacher._load_file(teacher.path_manager.get_local_path(weights))
+    incompatible = teacher._load_model(held)
     shapes = {name: (there, here) for name, there, here in incompatible.incorrect_shapes}
-    parameters = {name for name, _ in teacher.named_parameters()}
+    parameters = {name for name, _ in teacher.model.named_parameters()}
     absent = [name for name in incompatible.missing_keys if name in parameters - set(shapes)]
     if not shapes and not absent:
         return

@@ -1,7 +1,7 @@
 """Data sets of this package in FastReID's dataset registry."""
 
 import logging
-from typing import Any, Callable, List, Sequence, Tuple
+from typing import Any, Callable
 
 from fastreid_rib.base.patching import wrap
 
@@ -30,11 +30,3 @@ def register(dataset: Any) -> Any:
         DATASET_REGISTRY.register(dataset)
     wrap(DATASET_REGISTRY, "_do_register", giving_way)
     return dataset
-
-
-def named(dataset: str, items: Sequence[Tuple[str, Any, Any]]) -> List[Tuple[str, str, str]]:
-    """Path, identity and camera of training pictures, with names that begin with the data set's.
-
-    So identities of several data sets stay apart.
-    """
-    return [(path, f"{dataset}_{pid}", f"{dataset}_{camera}") for path, pid, camera in items]

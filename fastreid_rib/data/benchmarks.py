@@ -7,12 +7,12 @@ FastReID.
 import logging
 import os
 import re
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Tuple
 
 from fastreid.data.datasets.bases import ImageDataset
 
-from fastreid_rib.base.pictures import ENDINGS, log_left_out, pictures_below, shots_in
-from fastreid_rib.data import named, register
+from fastreid_rib.base.pictures import ENDINGS, log_left_out, named, pictures_below, shots_in
+from fastreid_rib.data import register
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +22,9 @@ _ZHUO = "ICME2018_Occluded-Person-Reidentification_datasets"  # what its publish
 
 class Benchmark(ImageDataset):
     """A published data set, in a folder of its own below the data root.
+
+    Pictures are named as in Market-1501, ``0001_c1s1_000001_00.jpg``, unless a subclass reads them
+    in another way.
 
     Args:
         root: data root.
@@ -33,7 +36,6 @@ class Benchmark(ImageDataset):
         parts: folders of training (a test set has none), one of the queries, one of the gallery.
         published: number of pictures of each part. Another one is a warning: results on a part of
             a benchmark, or on an extended one, do not compare with published ones.
-        all_occluded: whether something stands before the person in every query.
 
     Raises:
         RuntimeError: a folder is missing.
@@ -43,12 +45,10 @@ class Benchmark(ImageDataset):
 
     dataset_name = ""
     folders: Tuple[str, ...] = ()
-    parts: Tuple[str, ...] = ()
+    parts: Tuple[str, ...] = ("bounding_box_train", "query", "bounding_box_test")
     published: Dict[str, int] = {}
-    all_occluded = False
 
     def __init__(self, root: str = "datasets", **kwargs: Any) -> None:
-        """Reads the names."""
         places = [os.path.join(root, folder) for folder in self.folders]
         folder = next(filter(os.path.isdir, places), places[0])
         needed = [os.path.join(folder, *part.split("/")) for part in self.parts]
@@ -56,11 +56,6 @@ class Benchmark(ImageDataset):
         *train, query, gallery = (self.read(part, side % 2) for side, part in enumerate(needed))
         items = named(self.dataset_name, [item for part in train for item in part])
         super().__init__(items, query, gallery, **kwargs)
-
-    @property
-    def occluded_queries(self) -> Optional[List[str]]:
-        """Paths of the queries, if something stands before all of them; None: not known."""
-        return [item[0] for item in self.query] if self.all_occluded else None
 
     def show_train(self) -> None:
         """Logs FastReID's table, and whether the pictures are as many as published.
@@ -95,19 +90,6 @@ class Benchmark(ImageDataset):
 
         Of the parts every second is a side 1, the one of whole persons where they stand apart.
         """
-        raise NotImplementedError
-
-
-class MarketLayout(Benchmark):
-    """``bounding_box_train``, ``query``, ``bounding_box_test``; identity and camera in the names.
-
-    Pictures are named as in Market-1501: ``0001_c1s1_000001_00.jpg``.
-    """
-
-    parts = ("bounding_box_train", "query", "bounding_box_test")
-
-    def read(self, folder: str, side: int) -> List[Tuple[str, int, int]]:
-        """Goes by the names alone."""
         shots = shots_in(folder, type(self).__name__)
         return [(os.path.join(folder, s.name), s.identity, s.camera - 1) for s in shots]
 
@@ -120,7 +102,6 @@ class SidesLayout(Benchmark):
     gallery is kept.
     """
 
-    all_occluded = True
     parts: Tuple[str, ...] = (OCCLUDED, WHOLE)
 
     def read(self, folder: str, side: int) -> List[Tuple[str, int, int]]:
@@ -151,7 +132,7 @@ def _identity(folder: str, path: str, dataset: str) -> int:
 
 
 @register
-class OccludedDuke(MarketLayout):
+class OccludedDuke(Benchmark):
     """Occluded-DukeMTMC: DukeMTMC-reID split anew, so that all queries are occluded.
 
     ``Occluded_Duke/{bounding_box_train,query,bounding_box_test}/0001_c2_f0046182.jpg``, as the
@@ -162,7 +143,6 @@ class OccludedDuke(MarketLayout):
     """
 
     dataset_name = "occludedduke"
-    all_occluded = True
     folders = ("Occluded_Duke", f"{_ZHUO}/Occluded_Duke", "Occluded-DukeMTMC-reID")
     published = {"train": 15618, "query": 2210, "gallery": 17661}
 
@@ -220,9 +200,7 @@ class POccludedDuke(SidesLayout):
     The two sides count as two cameras, in place of Duke's: whole pictures by the query's camera are
     right answers, as in the published results.
 
-    Source: Zhuo et al., Occluded Person Re-identification, ICME 2018 (arXiv 1804.02792); layout at
-    github.com/tinajia2012/ICME2018_Occluded-Person-Reidentification_datasets, protocol as in Gao et
-    al., Pose-guided Visible Part Matching, CVPR 2020 (github.com/hh23333/PVPM).
+    Source, layout and protocol: those of `OccludedREID`.
     """
 
     dataset_name = "poccludedduke"
@@ -232,7 +210,7 @@ class POccludedDuke(SidesLayout):
 
 
 @register
-class CUHK03NP(MarketLayout):
+class CUHK03NP(Benchmark):
     """CUHK03 with its new protocol, persons as a detector found them.
 
     FastReID's own ``CUHK03`` makes the same split from ``cuhk-03.mat``, for which it needs h5py,
@@ -252,7 +230,7 @@ class CUHK03NP(MarketLayout):
 
 
 @register
-class CUHK03NPLabeled(MarketLayout):
+class CUHK03NPLabeled(Benchmark):
     """The same persons, cut out by hand, in ``cuhk03-np/labeled``."""
 
     dataset_name = "cuhk03np_labeled"

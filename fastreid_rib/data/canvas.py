@@ -61,7 +61,6 @@ class Canvas:
     """
 
     def __init__(self, height: int) -> None:
-        """Starts with a black picture."""
         step = TALL // (2 * height)
         # a sample lies in the middle of its square
         self.y = np.arange(2 * height, dtype=np.int64)[:, None] * step + step // 2

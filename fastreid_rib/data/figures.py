@@ -46,10 +46,9 @@ def _shade(rng: np.random.RandomState, colours: Sequence[Colour], spread: int) -
 
 
 class Pedestrian:
-    """What stays with a person from one picture to the next; lengths in units of a figure."""
+    """What stays with a person; lengths in units of a figure. All is drawn in a fixed order."""
 
     def __init__(self, rng: np.random.RandomState) -> None:
-        """Makes up a person; everything is drawn in a fixed order."""
         main, second = _shade(rng, _CLOTHES, 16), _shade(rng, _CLOTHES, 16)
         self.upper = Cloth(main, second, draw_one(rng, PATTERNS), draw_int(rng, 26, 52))
         self.lower = Cloth(

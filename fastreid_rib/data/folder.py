@@ -16,8 +16,8 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Set
 from fastreid.data.datasets.bases import ImageDataset
 
 from fastreid_rib.base.patching import wrap
-from fastreid_rib.base.pictures import log_left_out, missing
-from fastreid_rib.data import named, register
+from fastreid_rib.base.pictures import log_left_out, missing, named
+from fastreid_rib.data import register
 from fastreid_rib.data.own_pictures import (
     GALLERY,
     QUERY,
@@ -38,14 +38,13 @@ _configured = FolderSettings()
 
 
 def configure(cfg: Any) -> None:
-    """Takes the settings of a config, if it has them: FastReID makes its data sets without one.
+    """Takes the settings of a config: FastReID makes its data sets without one.
 
     Raises:
         ValueError: a key out of its range.
     """
     global _configured
-    if "FOLDER" in cfg.get("DATASETS", {}):
-        _configured = from_keys(FolderSettings, cfg.DATASETS.FOLDER, "DATASETS.FOLDER")
+    _configured = from_keys(FolderSettings, cfg.DATASETS.FOLDER, "DATASETS.FOLDER")
 
 
 def extend_loaders(build: Any) -> None:
@@ -53,7 +52,7 @@ def extend_loaders(build: Any) -> None:
 
     def built(stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         cfg = args[0] if args else kwargs.get("cfg")
-        if hasattr(cfg, "DATASETS"):
+        if "FOLDER" in getattr(cfg, "DATASETS", {}):
             configure(cfg)
         return stock(*args, **kwargs)
 
@@ -67,14 +66,13 @@ class FolderReID(ImageDataset):
 
     FastReID's evaluation leaves out gallery pictures of a query's identity by the query's camera.
     Where cameras are not known each picture has one of its own, so that a query leaves out itself
-    and nothing else.
+    and nothing else. The settings are those of the config that a loader was built from last.
 
     Attributes:
         identities: name of each identity of query and gallery; its number is its place here.
 
     Args:
         root: data root; FastReID passes the environment variable FASTREID_DATASETS, or "datasets".
-        settings: None: those of the config that a loader was built from last.
         **kwargs: what FastReID's `ImageDataset` takes (transform, mode, combineall, verbose).
 
     Raises:
@@ -84,22 +82,18 @@ class FolderReID(ImageDataset):
 
     dataset_name = "FolderReID"
 
-    def __init__(
-        self, root: str = "datasets", settings: Optional[FolderSettings] = None, **kwargs: Any
-    ) -> None:
-        """Reads the pictures' places; none is opened."""
-        settings = settings or _configured
-        self._found = _read(root, settings)
+    def __init__(self, root: str = "datasets", **kwargs: Any) -> None:
+        self._found = _read(root, _configured)
         pictures = self._found.pictures
         self._divided = not any(picture.split for picture in pictures)
         if self._divided:
-            pictures = divide(pictures, settings.test_share)
+            pictures = divide(pictures, _configured.test_share)
         self._parts: Dict[str, List[Picture]] = {TRAIN: [], QUERY: [], GALLERY: []}
         for picture in pictures:
             if picture.split is None:
                 self._found.leave_out("no split, where others have one", picture.path)
             for part in SPLITS[picture.split] if picture.split else ():
-                kept = picture if settings.cameras else picture._replace(camera=None)
+                kept = picture if _configured.cameras else picture._replace(camera=None)
                 self._parts[part].append(kept)
         tested = [*self._parts[QUERY], *self._parts[GALLERY]]
         self.identities = tuple(sorted({picture.identity for picture in tested}))

@@ -22,10 +22,9 @@ _THINGS = ((60, 62, 66), (96, 78, 60), (70, 96, 70), (130, 130, 132), (120, 52, 
 
 
 class Camera:
-    """One camera and what it looks at; lengths in units of the canvas."""
+    """One camera and what it looks at, drawn in a fixed order; lengths in units of the canvas."""
 
     def __init__(self, rng: np.random.RandomState) -> None:
-        """Puts it up; everything is drawn in a fixed order."""
         wall = draw_one(rng, _WALLS)
         seam = (wall[0] - 24, wall[1] - 24, wall[2] - 24)
         self.things = []  # boxes in the background

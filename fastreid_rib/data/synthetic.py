@@ -12,7 +12,8 @@ from typing import Any, Dict, List, Set, Tuple
 
 from fastreid.data.datasets.bases import ImageDataset
 
-from fastreid_rib.data import named, register
+from fastreid_rib.base.pictures import named
+from fastreid_rib.data import register
 from fastreid_rib.data.synthetic_folder import (
     GALLERY,
     QUERY,
@@ -48,7 +49,6 @@ class SyntheticReID(ImageDataset):
     occluded_queries: Set[str] = set()
 
     def __init__(self, root: str = "datasets", **kwargs: Any) -> None:
-        """Finds the pictures, or draws them."""
         self.data_dir = os.path.join(root, folder_name(self.spec))
         generate(self.data_dir, self.spec)
         self.occluded_queries = set()

@@ -14,25 +14,19 @@ import re
 from typing import Any, Callable, Iterator, List, NamedTuple, Tuple
 
 from fastreid_rib.base.kept import evaluated
+from fastreid_rib.compat.cpu import no_cuda
 from fastreid_rib.integration import config
 from fastreid_rib.integration.config import at
 from fastreid_rib.settings.declaration import Range, above, at_least
 
 
 class Rule(NamedTuple):
-    """What the value of a key has to be.
-
-    Attributes:
-        key: its full name.
-        range: its values.
-        applies: whether the config uses the key at all.
-        instead: the rest of the message, what to write where that is not plain.
-    """
+    """What the value of a key has to be."""
 
     key: str
     range: Range
-    applies: Callable[[Any], bool] = lambda cfg: True
-    instead: str = ""
+    applies: Callable[[Any], bool] = lambda cfg: True  # whether the config uses the key at all
+    instead: str = ""  # the rest of the message: what to write, where that is not plain
 
 
 def _is(key: str, *values: Any) -> Callable[[Any], bool]:
@@ -142,6 +136,11 @@ RULES: Tuple[Rule, ...] = (
         instead="; with SOLVER.MAX_EPOCH's value the last epoch alone is saved",
     ),
     Rule(
+        "SOLVER.AMP.ENABLED",
+        Range("False without a GPU", lambda value: not value),
+        lambda cfg: cfg.MODEL.DEVICE.startswith("cpu") or no_cuda(),
+    ),
+    Rule(
         "SOLVER.CLIP_GRADIENTS.CLIP_VALUE",
         above(0),
         _on("SOLVER.CLIP_GRADIENTS"),
@@ -170,7 +169,6 @@ def check(cfg: Any, processes: int = 1, training: bool = True) -> None:
     """Refuses what FastReID cannot train or evaluate with.
 
     Args:
-        cfg: a FastReID config.
         processes: of the run, on all machines.
         training: whether the run trains; otherwise it evaluates alone.
 
@@ -196,7 +194,7 @@ def refusals(cfg: Any, processes: int = 1, training: bool = True) -> Iterator[Va
         yield from _of_batches(cfg, processes)
         configs, weights = cfg.KD.MODEL_CONFIG, cfg.KD.MODEL_WEIGHTS
         distils = cfg.MODEL.META_ARCHITECTURE == "Distiller"
-        if distils and len(weights) < len(configs):
+        if distils and len(weights) != len(configs):
             yield _refusal("KD.MODEL_WEIGHTS", "a file for each of KD.MODEL_CONFIG", weights)
         if distils and not configs and not cfg.KD.EMA.ENABLED:
             expected = "at least one teacher (or KD.EMA.ENABLED be True)"
@@ -228,10 +226,16 @@ def check_identities(cfg: Any, identities: int) -> None:
     """Refuses a classifier that is too small for the identities of the training set.
 
     Raises:
-        ValueError: naming MODEL.HEADS.NUM_CLASSES.
+        ValueError: naming MODEL.HEADS.NUM_CLASSES, or DATASETS.NAMES where one identity is all.
     """
     classes = cfg.MODEL.HEADS.NUM_CLASSES
     named = "CrossEntropyLoss" in config.loss_names(cfg)
+    if named and max(classes, identities) < 2:
+        raise ValueError(
+            f"CrossEntropyLoss needs at least two identities, but DATASETS.NAMES "
+            f"{cfg.DATASETS.NAMES} has {identities}: the training set has nothing to tell apart. "
+            "Write another data set, or take CrossEntropyLoss out of MODEL.LOSSES.NAME."
+        )
     classifies = named or cfg.MODEL.HEADS.CLS_LAYER != "Linear"
     if classifies and 0 < classes < identities:
         raise _refusal(

@@ -7,7 +7,6 @@ from fastreid_rib.base.pictures import (
     missing,
     shot_of,
     shots_in,
-    unanswered,
     why_left_out,
 )
 
@@ -64,10 +63,3 @@ def test_what_is_missing_is_told_with_what_is_there(tmp_path):
     assert (
         f"It needs query, gallery. {tmp_path} holds a, b, c, d, e, f, g, h and 2 more." in message
     )
-
-
-def test_queries_by_hand():
-    gallery = [("", 1, 1), ("", 1, 2), ("", 2, 1)]
-    queries = [("", 1, 1), ("", 1, 3), ("", 2, 1), ("", 2, 2), ("", 3, 1)]
-    assert unanswered(queries, gallery) == [False, False, True, False, True]
-    assert unanswered([], gallery) == []

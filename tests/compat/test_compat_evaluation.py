@@ -81,14 +81,12 @@ def test_it_is_compiled_into_the_cache(ranking, tmp_path, monkeypatch):
 
 
 def test_a_failing_compiler_is_one_warning(ranking, monkeypatch, caplog):
-    monkeypatch.setattr(evaluation, "_BUILD", "raise SystemExit('no compiler here')")
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
     evaluation.compile_ranking(ranking)
     with caplog.at_level(logging.WARNING):
         ranking.compile_helper()
         ranking.compile_helper()
-    assert [r.getMessage().split("(")[1].split(")")[0] for r in caplog.records] == [
-        "no compiler here"
-    ]
+    assert ["(exit status 1)" in record.getMessage() for record in caplog.records] == [True]
     assert list(Path(ranking.__file__).parent.glob("*.so")) == []
 
 
@@ -122,7 +120,7 @@ def test_expansion_and_re_ranking_look_at_no_more_than_there_is():
     query, gallery = aqe(torch.eye(5)[:2], torch.eye(5)[2:], 1, 99, 0.0)
     assert (query.shape, gallery.shape) == ((2, 5), (3, 5))
     features = torch.rand(6, 4, generator=torch.Generator().manual_seed(2))
-    twenty, six = (compute_jaccard_distance(features, k, 2, search_option=3) for k in (20, 6))
+    twenty, six = (compute_jaccard_distance(features, k, 2) for k in (20, 6))  # on the CPU
     assert np.array_equal(twenty, six), "the last picture was counted many times"
 
 

@@ -12,7 +12,6 @@ from trees import in_market, market_names, small_market, write_picture, write_tr
 
 from fastreid_rib import data
 from fastreid_rib.data import benchmarks
-from fastreid_rib.integration import evaluation
 
 
 def sides(folder, identities, parts, form):
@@ -61,7 +60,6 @@ LAYOUTS = {
 LAYOUTS["PartialREIDOccluded"] = LAYOUTS["PartialREID"]
 UNUSED = {"PartialREID": OCCLUDED, "PartialREIDOccluded": "partial_body_images"}
 TEST_ONLY = ("OccludedREID", "PartialREID", "PartialREIDOccluded")
-OF_OCCLUDED = [name for name in LAYOUTS if not name.startswith("CUHK03")]
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -84,10 +82,9 @@ def test_the_published_layout(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["OccludedREID", "CUHK03NP"])
 def test_it_is_evaluated_by_fastreid(name, tmp_path, monkeypatch, make_cfg, heard):
-    """No picture of the gallery is lost, and all occluded queries are told as such."""
     names, *_ = LAYOUTS[name]
     monkeypatch.setattr(build, "_root", write_tree(tmp_path, names))
-    said, told = heard(benchmarks.logger), heard(evaluation.logger)
+    said = heard(benchmarks.logger)
     cfg = make_cfg({"DATASETS.TESTS": (name,), "MODEL.BACKBONE.PRETRAIN": False})
     results = DefaultTrainer.test(cfg, DefaultTrainer.build_model(cfg).eval())
     assert 0 < results["mAP"] <= 100
@@ -96,8 +93,6 @@ def test_it_is_evaluated_by_fastreid(name, tmp_path, monkeypatch, make_cfg, hear
     assert [line.split(" pictures here, and ")[1] for line in said()] == [
         f"{count} as published: results do not compare." for count in counts.values()
     ]
-    all_of_them = f"{name}: 4 of 4 queries are occluded, as the data set itself says."
-    assert told() == ([all_of_them] if name in OF_OCCLUDED else [])
 
 
 @pytest.mark.parametrize("name", TEST_ONLY)
@@ -107,21 +102,6 @@ def test_a_test_set_does_not_train(name, tmp_path, monkeypatch, make_cfg):
         DefaultTrainer.build_train_loader(make_cfg({"DATASETS.NAMES": (name,)}))
     assert f"{name} is a test set without training pictures" in str(error.value)
     assert "DATASETS.NAMES ('Market1501',)" in str(error.value)
-
-
-def test_trained_on_market_1501_and_tested_on_another(tmp_path, monkeypatch, make_cfg):
-    write_tree(tmp_path, small_market())
-    monkeypatch.setattr(build, "_root", write_tree(tmp_path, LAYOUTS["OccludedREID"][0]))
-    (tmp_path / "logs").mkdir()
-    changes = {
-        "DATASETS.NAMES": ("Market1501",),
-        "DATASETS.TESTS": ("OccludedREID",),
-        "SOLVER.IMS_PER_BATCH": 4,
-        "DATALOADER.NUM_INSTANCE": 2,
-        "MODEL.HEADS.NUM_CLASSES": 3,
-        "MODEL.BACKBONE.PRETRAIN": False,
-    }
-    DefaultTrainer(make_cfg(changes))
 
 
 def parts_of(name):

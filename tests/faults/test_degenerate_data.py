@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from fastreid.engine import DefaultTrainer
 from fastreid.modeling import build_model
 from fastreid.utils.events import EventStorage
 
@@ -50,9 +51,9 @@ def pictures(n):
     return torch.rand(n, 3, 64, 32, generator=torch.Generator().manual_seed(0)) * 255
 
 
-def test_one_identity_has_nothing_to_tell(build):
-    with pytest.raises(ValueError, match="NUM_CLASSES is 1: the training set has nothing to tell"):
-        train(build(HEADS__NUM_CLASSES=1), pictures(8), torch.zeros(8, dtype=torch.int64))
+def test_one_identity_has_nothing_to_tell(build, make_cfg):
+    with pytest.raises(ValueError, match="has 1: the training set has nothing to tell apart"):
+        DefaultTrainer.auto_scale_hyperparams(make_cfg({**RIB, "MODEL.HEADS.NUM_CLASSES": 0}), 1)
     model = build(HEADS__NUM_CLASSES=1, LOSSES__NAME=("RIB",))
     losses, reports = train(model, pictures(8), torch.zeros(8, dtype=torch.int64))
     assert losses[0] == 0 and all(math.isfinite(loss) for loss in losses)

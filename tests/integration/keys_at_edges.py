@@ -168,6 +168,7 @@ rows("SOLVER.IMS_PER_BATCH", FAILS, 0, -1, 1, also=ANY)
 rows("SOLVER.IMS_PER_BATCH", TRAINS, 1, also={**ANY, "MODEL.HEADS.WITH_BNNECK": False})
 rows("SOLVER.IMS_PER_BATCH", TRAINS, 3, also=ANY)
 rows("SOLVER.IMS_PER_BATCH", TOLD, 1000, also=ANY)
+rows("SOLVER.AMP.ENABLED", FAILS, True)
 for kind in ("norm", "value"):
     clipped = on("SOLVER.CLIP_GRADIENTS", **{"SOLVER.CLIP_GRADIENTS.CLIP_TYPE": kind})
     rows("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", WRONG, 0.0, -1.0, also=clipped)
