@@ -1,7 +1,5 @@
 """The optimizer that FastReID builds over flat parameters, and what happens after an error."""
 
-import threading
-
 import pytest
 import torch
 from fastreid.solver import build_lr_scheduler, build_optimizer
@@ -107,27 +105,6 @@ def test_an_optimizer_gets_one_class_of_its_own():
     assert not hasattr(torch.optim.SGD.zero_grad, "__stock__")
 
 
-def test_nothing_is_evaluated_after_a_failure():
-    from fastreid.engine.hooks import EvalHook
-
-    class Trainer:
-        epoch, max_epoch = 0, 1
-
-    called = threading.Event()
-    for fails in (True, False):
-        hook = EvalHook(2, lambda: called.set())
-        hook.trainer = Trainer
-        try:
-            try:
-                if fails:
-                    raise RuntimeError("training failed")
-            finally:
-                hook.after_train()
-        except RuntimeError:
-            assert not called.is_set()
-    assert called.is_set()
-
-
 def test_a_cosine_after_a_warm_up_as_long_as_the_training():
     """Three epochs of two steps, five of which warm up."""
     cfg = solver_cfg(SCHED="CosineAnnealingLR", WARMUP_ITERS=5, MAX_EPOCH=3)
@@ -212,7 +189,6 @@ def test_a_teacher_is_where_the_student_is(distiller):
         ),
         ({"KD.MODEL_CONFIG": ("gone.yml",)}, "KD.MODEL_CONFIG gone.yml is not found"),
         ({"KD.MODEL_WEIGHTS": ("gone.pth",)}, "KD.MODEL_WEIGHTS gone.pth is not found"),
-        ({"KD.MODEL_WEIGHTS": ()}, "KD.MODEL_CONFIG and KD.MODEL_WEIGHTS must name one"),
     ],
 )
 def test_a_teacher_that_does_not_fit_says_what_to_write(distiller, case, told):

@@ -205,11 +205,6 @@ REFUSED = {
         {},
         "FolderReID has no query pictures .0 queries, 12 in the gallery",
     ),
-    "one camera": (
-        [f"{name}_c1_{i}.jpg" for name in "abcdef" for i in range(3)],
-        {},
-        "9 have their identity there by their own camera alone.*DATASETS.FOLDER.CAMERAS False",
-    ),
 }
 
 

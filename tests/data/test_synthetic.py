@@ -141,12 +141,10 @@ def test_data_root_that_cannot_be_written_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("num_train_ids", 0),
         ("train_images", True),
         ("num_test_ids", 1400),
         ("num_cameras", 2),
         ("height", 48),
-        ("query_occluded", -0.1),
         ("gallery_occluded", float("nan")),
         ("seed", 1.0),
     ],

@@ -98,11 +98,3 @@ def test_another_number_of_identities_is_told_before_the_model_is_made(make_cfg,
     monkeypatch.setattr(agreement, "exchange", lambda own: [(own,), (700,)])
     with pytest.raises(agreement.RanksDisagreeError, match="751 on rank 0; 700 on rank 1"):
         DefaultTrainer.auto_scale_hyperparams(make_cfg(RIB), 751)
-
-
-def test_alone_nothing_is_compared(make_cfg, monkeypatch):
-    monkeypatch.setattr(agreement, "_store", None)
-    agreement.compare_settings(make_cfg(RIB))
-    without_number = make_cfg({"MODEL.HEADS.NUM_CLASSES": 0, "OUTPUT_DIR": ""})
-    cfg = DefaultTrainer.auto_scale_hyperparams(without_number, 9)
-    assert cfg.MODEL.HEADS.NUM_CLASSES == 9

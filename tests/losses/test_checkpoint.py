@@ -300,16 +300,6 @@ def test_a_models_own_weights_leave_the_statistics_alone(caplog):
     assert not [r for r in caplog.records if "RIB" in r.message]
 
 
-def test_nothing_of_its_own_starts_afresh_with_one_line(caplog):
-    rib = trained(2).rib
-    with caplog.at_level(logging.INFO):
-        rib.load_state_dict(Model().rib.state_dict())
-    assert rib.state_dict() == {}
-    assert [r.message for r in caplog.records if "RIB" in r.message] == [
-        "RIB statistics: none in the checkpoint, they start afresh: harmless"
-    ]
-
-
 def test_a_run_that_resumes_without_them_pauses_for_an_epoch_and_says_so(caplog):
     model = Model()
     model.load_state_dict(trained(3).state_dict())
