@@ -29,10 +29,9 @@ _SAMPLER, _PICTURES = 1, 2
 
 
 def seed(value: int) -> None:
-    """Seeds Python, NumPy and torch on this process; the model starts from these.
+    """Seeds Python, NumPy and torch on this process by the config's SEED; the model starts so.
 
-    Args:
-        value: the config's SEED; a negative one leaves FastReID's own random seed in place.
+    A negative one leaves FastReID's own random seed in place.
     """
     global _value
     _value = value
@@ -48,14 +47,9 @@ def seeded() -> bool:
 
 
 def keys(count: int, *place: int) -> np.ndarray:
-    """Seeds for what is drawn at a place of this run, far from those of any other place.
+    """(count,) uint32 seeds for what is drawn at a place of this run, far from those of any other.
 
-    Args:
-        count: how many.
-        *place: numbers >= 0, such as the epoch and the rank.
-
-    Returns:
-        (count,) uint32; they depend on SEED and ``place`` alone.
+    They depend on SEED and the place alone: numbers >= 0, such as the epoch and the rank.
     """
     return np.random.SeedSequence([_value, *place]).generate_state(count)
 
