@@ -47,13 +47,12 @@ def runs(network: Any, images: Any, modules: Mapping[Any, Any]) -> List[Tuple[An
         The name in `modules` and the shape of the output, for each run of one of them.
     """
     found: List[Tuple[Any, Sequence[int]]] = []
-    hooks = []
-    for name, module in modules.items():
-
-        def note(module: Any, args: Any, output: Any, name: Any = name) -> None:
-            found.append((name, tuple(output.shape)))
-
-        hooks.append(module.register_forward_hook(note))
+    hooks = [
+        module.register_forward_hook(
+            lambda module, args, output, name=name: found.append((name, tuple(output.shape)))
+        )
+        for name, module in modules.items()
+    ]
     try:
         with evaluated(network, images.device):
             network(images)

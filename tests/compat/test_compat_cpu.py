@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_uses import Pictures, group_of_one, picture_loader, small_batch, small_model
+from small_uses import group_of_one, picture_loader, small_batch, small_model
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA: nothing to repair")
 
@@ -21,17 +21,6 @@ def test_a_loader_still_prefetches_and_shuts_down():
     assert isinstance(thread, threading.Thread)
     batches.shutdown()
     assert not thread.is_alive()
-
-
-def test_a_loader_with_an_end_ends():
-    from fastreid.config import get_cfg
-    from fastreid.data import build_reid_test_loader
-
-    cfg = get_cfg()
-    cfg.DATALOADER.NUM_WORKERS = 0
-    cfg.TEST.IMS_PER_BATCH = 5
-    loader, _ = build_reid_test_loader(cfg, test_set=Pictures(), num_query=1)
-    assert [batch["targets"].tolist() for batch in loader] == [[0, 1, 2, 3, 4], [5, 6, 7]]
 
 
 def test_workers_of_the_test_loader(monkeypatch):

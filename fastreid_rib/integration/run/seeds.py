@@ -60,7 +60,16 @@ def extend_trainer(train_loop: Any) -> None:
     def train(
         stock: Callable[..., Any], self: Any, start_epoch: int, max_epoch: int, iters_per_epoch: int
     ) -> Any:
-        _begin_at(start_epoch, iters_per_epoch, getattr(self, "_trainer", self))
+        trainer: Any = getattr(self, "_trainer", self)  # which has loaded its first batches
+        loader: Any = getattr(trainer, "data_loader", None)
+        batches: Any = getattr(loader, "batch_sampler", None)
+        sampler = getattr(batches, "sampler", None)
+        if isinstance(sampler, EpochSampler):
+            begin = start_epoch, max(1, iters_per_epoch) * batches.batch_size
+            if begin != (sampler.first_epoch, sampler.size):
+                loader.shutdown()
+                sampler.first_epoch, sampler.size = begin
+                trainer._data_loader_iter = iter(loader)
         return stock(self, start_epoch, max_epoch, iters_per_epoch)
 
     def before_epoch(stock: Callable[..., None], self: Any) -> None:
@@ -72,20 +81,6 @@ def extend_trainer(train_loop: Any) -> None:
 
     wrap(train_loop.TrainerBase, "train", train)
     wrap(train_loop.TrainerBase, "before_epoch", before_epoch)
-
-
-def _begin_at(epoch: int, steps: int, trainer: Any) -> None:
-    """Lets FastReID's trainer, which has loaded the first batches, begin at an epoch."""
-    loader: Any = getattr(trainer, "data_loader", None)
-    batches: Any = getattr(loader, "batch_sampler", None)
-    sampler = getattr(batches, "sampler", None)
-    if not isinstance(sampler, EpochSampler):
-        return
-    size = max(1, steps) * batches.batch_size
-    if (epoch, size) != (sampler.first_epoch, sampler.size):
-        loader.shutdown()
-        sampler.first_epoch, sampler.size = epoch, size
-        trainer._data_loader_iter = iter(loader)
 
 
 def extend_data_loader(data_utils: Any) -> None:
