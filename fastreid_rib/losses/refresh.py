@@ -74,12 +74,10 @@ def refresh(
         total = sum(weights[part].double() @ log_q[part].double().exp() for part in parts)
         log_p = (total / counts.sum()).clamp(min=settings.q_floor).log().float()
     mistakes = _mistakes(rows, identities)
-    compression = _compression(*mistakes)
     statistics = Statistics(
-        centroids, log_q, log_p, mean, counts, means, of_rows, known, compression
+        centroids, log_q, log_p, mean, counts, means, of_rows, known, _compression(*mistakes)
     )
     report = _report(rows, joint, of_images, statistics, settings)
-    report["gamma"] = settings.gamma * compression
     for name, (wrong, judged) in zip(("error", "error_across"), mistakes):
         report[name] = wrong / judged if judged else 1.0
     return statistics.prepared(), report
@@ -194,11 +192,13 @@ def _report(
     told = mutual_information(joint)
     likelihood = (joint * statistics.log_q[: len(joint)]).sum(dtype=torch.float64)
     # KLB = mean_i KL(phi(F_i,.) || Q(.|y_i)), ours (compare Fischer 2020, "The CEB").
-    report = {"mutual_information": told, "klb": of_images / images - likelihood / images}
+    klb = (of_images - likelihood) / images
+    report = {"mutual_information": told, "klb": klb, "gamma": gamma}
     # Of the embedding itself, whose own information nobody can count, or of rows that other cameras
     # made, which bound another information than that of the identity alone.
     if settings.form == "embedding" or statistics.camera_rows is not None:
-        report["bound"] = _mean_loss(rows, statistics, settings)
+        objective = Objective(settings.beta, gamma, settings.form, settings.backend)
+        report["bound"] = _mean_loss(rows, statistics, objective)
     else:
         clusters = joint.sum(dim=0, dtype=torch.float64)
         of_marginal = 0 if log_p is None else (1 - gamma) * (clusters @ log_p.double())
@@ -211,14 +211,12 @@ def _report(
     return {name: float(value) for name, value in report.items()}
 
 
-def _mean_loss(rows: Rows, statistics: Statistics, settings: RIBSettings) -> Tensor:
+def _mean_loss(rows: Rows, statistics: Statistics, objective: Objective) -> Tensor:
     """What the loss would be on the rows themselves, float64, the same on every rank."""
     embeddings, labels, cameras = rows
     if cameras is not None and statistics.camera_rows is not None:
         assert statistics.cameras is not None
         labels = table.row_of(labels, cameras, statistics.camera_rows, statistics.cameras)
-    gamma = settings.gamma * statistics.compression
-    objective = Objective(settings.beta, gamma, settings.form, settings.backend)
     total = torch.zeros((), dtype=torch.float64, device=embeddings.device)
     share = ranks.own_slice(len(embeddings))
     for chunk in chunks(share.stop - share.start, len(statistics.centroids)):
