@@ -4,7 +4,6 @@ Two would overwrite each other's checkpoints and `last_checkpoint`, and mix thei
 """
 
 import contextlib
-import fcntl
 import logging
 import os
 import socket
@@ -64,7 +63,11 @@ def claim(folder: str) -> None:
 
 
 def _lock(file: IO[str]) -> bool:
-    """Whether this process holds the lock now. True as well on disks that have no locks."""
+    """Whether this process holds the lock now. True as well where there are no locks."""
+    try:
+        import fcntl  # not on Windows
+    except ImportError:
+        return True
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
