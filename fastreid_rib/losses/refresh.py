@@ -193,7 +193,7 @@ def _report(
     likelihood = (joint * statistics.log_q[: len(joint)]).sum(dtype=torch.float64)
     # KLB = mean_i KL(phi(F_i,.) || Q(.|y_i)), ours (compare Fischer 2020, "The CEB").
     klb = (of_images - likelihood) / images
-    report = {"mutual_information": told, "klb": klb, "gamma": gamma}
+    report = {"mutual_information": told, "klb": klb}
     # Of the embedding itself, whose own information nobody can count, or of rows that other cameras
     # made, which bound another information than that of the identity alone.
     if settings.form == "embedding" or statistics.camera_rows is not None:
@@ -208,7 +208,7 @@ def _report(
         # P counts identities that these rows do not show: it is as much too small for those shown.
         weight = 1.0 if log_p is None else float(statistics.class_counts.sum()) / images
         report["slack"] = report["bound"] + math.log(weight) - (gamma * kept - told)
-    return {name: float(value) for name, value in report.items()}
+    return {**{name: float(value) for name, value in report.items()}, "gamma": gamma}
 
 
 def _mean_loss(rows: Rows, statistics: Statistics, objective: Objective) -> Tensor:
