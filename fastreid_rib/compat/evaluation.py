@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Optional
@@ -78,7 +79,7 @@ def _compile(source: str, target: str) -> Optional[str]:
             run = subprocess.run(command, cwd=scratch, env=env, timeout=600, **how)
             if run.returncode:
                 return (run.stdout.strip().splitlines() or [f"exit status {run.returncode}"])[-1]
-            for built in Path(scratch).glob("*.so"):
+            for built in Path(scratch).glob("*" + EXTENSION_SUFFIXES[0]):
                 with renamed_to(os.path.join(target, built.name)) as partial:
                     shutil.copy(built, partial)
         except (OSError, subprocess.SubprocessError) as error:

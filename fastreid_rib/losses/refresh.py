@@ -16,7 +16,7 @@ from fastreid_rib.base import ranks
 from fastreid_rib.losses import table
 from fastreid_rib.losses.clustering import kmeans, spread_seeds
 from fastreid_rib.losses.statistics import Statistics
-from fastreid_rib.losses.table import Identities, Rows
+from fastreid_rib.losses.table import Identities, Pairs, Rows
 from fastreid_rib.ops import Objective, bound
 from fastreid_rib.ops.assignment import centroid_products, half_squared_norms
 from fastreid_rib.ops.sums import chunks, group_sum, mutual_information, negentropy
@@ -62,10 +62,11 @@ def refresh(
 
     smoothed, beta = settings.smoothing > 0, settings.beta
     marginal = table.marginal_of(rows, identities, centroids, beta) if smoothed else None
-    joint, of_images = table.sums_of_labels(rows, num_classes, centroids, settings)
+    joint, of_images = table.sums_of_labels(rows, num_classes, centroids, beta)
     log_q = table.class_table(joint, identities, centroids, marginal, settings)
     weights, of_rows, known = counts, None, None
-    crossed = table.across_cameras(rows, log_q, counts, centroids, marginal, settings)
+    pairs = rows.pairs()
+    crossed = table.across_cameras(rows, pairs, log_q, counts, centroids, marginal, settings)
     if crossed is not None:
         log_q, of_rows, known, weights = crossed
     log_p = None
@@ -73,7 +74,7 @@ def refresh(
         parts = chunks(len(log_q), len(centroids))
         total = sum(weights[part].double() @ log_q[part].double().exp() for part in parts)
         log_p = (total / counts.sum()).clamp(min=settings.q_floor).log().float()
-    mistakes = _mistakes(rows, identities)
+    mistakes = _mistakes(rows, identities, pairs)
     statistics = Statistics(
         centroids, log_q, log_p, mean, counts, means, of_rows, known, _compression(*mistakes)
     )
@@ -136,7 +137,9 @@ def _start(
     return start
 
 
-def _mistakes(rows: Rows, identities: Identities) -> List[Tuple[float, float]]:
+def _mistakes(
+    rows: Rows, identities: Identities, pairs: Optional[Pairs]
+) -> List[Tuple[float, float]]:
     """How many rows lie nearer to the mean of another identity than to their own, of how many.
 
     First without themselves in their own mean. Then, where cameras are known, without what their
@@ -146,11 +149,10 @@ def _mistakes(rows: Rows, identities: Identities) -> List[Tuple[float, float]]:
     every = torch.arange(len(rows.labels), device=means.device)
     kinds = [(every, rows.embeddings, torch.ones_like(every))]
     own = ranks.own_slice(len(every))
-    if rows.cameras is not None:
-        _, pairs, of_pair = rows.by_camera()
-        sums = group_sum(rows.embeddings[own].float(), of_pair[own], len(pairs))
+    if pairs is not None:
+        sums = group_sum(rows.embeddings[own].float(), pairs.of_rows[own], len(pairs.codes))
         ranks.sum_over_ranks(sums)
-        kinds.append((of_pair, sums, torch.bincount(of_pair)))
+        kinds.append((pairs.of_rows, sums, torch.bincount(pairs.of_rows)))
     norms = half_squared_norms(means).masked_fill(counts == 0, math.inf)
     found = torch.zeros(len(kinds), 2, device=means.device, dtype=torch.float64)
     for chunk in chunks(own.stop - own.start, len(means)):

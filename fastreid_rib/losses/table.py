@@ -30,15 +30,23 @@ class Rows(NamedTuple):
     cameras: Optional[Tensor]
     """(N,), int64, >= 0; None: not known, or of no interest."""
 
-    def by_camera(self) -> Tuple[Tensor, Tensor, Tensor]:
-        """Cameras (V,), pairs of identity and camera (P,), the pair of each row (N,); all int64.
-
-        Both sorted. A pair is ``y * V + v``, v the place of its camera; rows tell the place of
-        theirs.
-        """
-        assert self.cameras is not None
+    def pairs(self) -> "Optional[Pairs]":
+        """The pairs of identity and camera in the rows; None: cameras are not known."""
+        if self.cameras is None:
+            return None
         known, places = torch.unique(self.cameras, return_inverse=True)
-        return (known, *torch.unique(self.labels * len(known) + places, return_inverse=True))
+        return Pairs(known, *torch.unique(self.labels * len(known) + places, return_inverse=True))
+
+
+class Pairs(NamedTuple):
+    """The pairs of an identity and a camera that saw it."""
+
+    cameras: Tensor
+    """(V,), int64, sorted."""
+    codes: Tensor
+    """(P,), int64, sorted: ``y * V + v``, v the place of the camera."""
+    of_rows: Tensor
+    """(N,), int64: the place of each row's pair."""
 
 
 class Identities(NamedTuple):
@@ -93,7 +101,7 @@ def marginal_of(rows: Rows, identities: Identities, centroids: Tensor, beta: flo
 
 
 def sums_of_labels(
-    rows: Rows, num_labels: int, centroids: Tensor, settings: RIBSettings
+    rows: Rows, num_labels: int, centroids: Tensor, beta: float
 ) -> Tuple[Tensor, Tensor]:
     """Sums of phi by label, (labels, K) float32, and the sum of all phi log phi, float64.
 
@@ -110,7 +118,7 @@ def sums_of_labels(
     of_images = torch.zeros((), dtype=torch.float64, device=centroids.device)
     for chunk in chunks(len(of_share), len(centroids)):
         some = of_share[chunk]
-        phi = soft_assignment(rows.embeddings[some].float(), centroids, settings.beta)
+        phi = soft_assignment(rows.embeddings[some].float(), centroids, beta)
         of_images += negentropy(phi)
         shown, groups = torch.unique_consecutive(rows.labels[some], return_inverse=True)
         sums[shown - share.start] += group_sum(phi, groups, len(shown))
@@ -142,6 +150,7 @@ def class_table(
 
 def across_cameras(
     rows: Rows,
+    seen: Optional[Pairs],
     log_q: Tensor,
     counts: Tensor,
     centroids: Tensor,
@@ -150,11 +159,12 @@ def across_cameras(
 ) -> Optional[CameraTable]:
     """Adds rows for pairs of identity and camera to a class table; None: there are none.
 
-    ``counts``, (C,), are the images in each row of ``log_q``; the others as in `class_table`.
+    ``seen`` are the pairs of the rows, ``counts``, (C,), the images in each row of ``log_q``; the
+    others as in `class_table`.
     """
-    if rows.cameras is None:
+    if seen is None:
         return None
-    known, pairs, of_pair = rows.by_camera()
+    known, pairs, of_pair = seen
     owners = torch.div(pairs, len(known), rounding_mode="floor")
     several = torch.bincount(owners, minlength=len(counts)) > 1
     kept = several[owners]
@@ -164,7 +174,7 @@ def across_cameras(
     pairs, owners, usable = pairs[kept], owners[kept], kept[of_pair]
     rows = Rows(rows.embeddings[usable], number[of_pair[usable]], None)
 
-    sums, _ = sums_of_labels(rows, len(pairs), centroids, settings)
+    sums, _ = sums_of_labels(rows, len(pairs), centroids, settings.beta)
     images = torch.bincount(rows.labels, minlength=len(pairs))
     # In float64 what is left is exact, however small it is beside what is subtracted.
     of_owners = group_sum(sums.double(), owners, len(counts))

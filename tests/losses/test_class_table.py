@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from fastreid_rib.losses.table import Rows, sums_of_labels
 from fastreid_rib.ops import sums as module
-from fastreid_rib.settings import RIBSettings
 
 
 @pytest.mark.published
@@ -30,7 +29,7 @@ def test_sums_are_those_of_the_definition(n, clusters, labels, beta, dtype, chun
     rows = Rows(embeddings, of_images, None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_CHUNK_ELEMENTS", chunk)
-        sums, negentropy = sums_of_labels(rows, labels, centroids, RIBSettings(beta=beta))
+        sums, negentropy = sums_of_labels(rows, labels, centroids, beta)
     distances = (embeddings.double()[:, None] - centroids.double()).square().sum(2)
     log_phi = (-beta * distances).log_softmax(1)
     expected = torch.zeros(labels, clusters, dtype=torch.float64)
