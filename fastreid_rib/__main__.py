@@ -63,6 +63,12 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         help="where both go; nothing is overwritten",
     )
+    exporting.add_argument(
+        "--embedding-dim",
+        type=int,
+        metavar="N",
+        help="fit the neck to the training set: N numbers an image that tell identities apart best",
+    )
     told = "parameters and multiply-adds of the network that a config asks for"
     _add_config(commands.add_parser("cost", help=told), required=True)
     informing = commands.add_parser(

@@ -8,18 +8,25 @@ import torch
 from fastreid_rib.base import disabled
 from fastreid_rib.base.safe_reads import read_checkpoint
 from fastreid_rib.base.whole_files import written_whole
-from fastreid_rib.commands import read_config
+from fastreid_rib.commands import neck, read_config
 from fastreid_rib.integration import config
 from fastreid_rib.integration.run.checkpoints import KEY, is_rib
 
 CONFIG_NAME = "config.yaml"  # as FastReID writes it
 
 
-def main(checkpoint: str, folder: str, config_file: Optional[str] = None) -> None:
+def main(
+    checkpoint: str,
+    folder: str,
+    config_file: Optional[str] = None,
+    embedding_dim: Optional[int] = None,
+) -> None:
     """Writes a checkpoint and its config without what RIB keeps in them, and says what it did.
 
     Weights, optimizer, scheduler and epoch stay as they are. So does attention: its weights are
-    part of the network, and FastReID needs the plugin for them.
+    part of the network, and FastReID needs the plugin for them. TEST.NECK_FEAT 'before' becomes a
+    head without a neck. With ``embedding_dim`` the neck becomes a projection, see ``neck.project``;
+    what an optimizer keeps does not fit it, and is left out.
 
     Raises:
         FileExistsError: one of the two is there already; nothing was written.
@@ -42,11 +49,18 @@ def main(checkpoint: str, folder: str, config_file: Optional[str] = None) -> Non
             f"{checkpoint} is of a search, a network with all widths at once; export that of the "
             "derived network (searched.yml), once it is trained"
         )
+    before = cfg.TEST.NECK_FEAT == "before"
     cfg = _without_rib(cfg)
 
     content = read_checkpoint(checkpoint)
     state, removed = content["model"], content.pop(KEY, {})
     removed.update((key, state.pop(key)) for key in list(state) if is_rib(key))  # of 0.2
+    size = None
+    if embedding_dim is not None:
+        size = neck.project(cfg, state, embedding_dim)
+        content = {"model": state}
+    elif before:
+        neck.leave_out(cfg, state)
 
     os.makedirs(folder, exist_ok=True)
     with written_whole(path, "wb") as file:
@@ -54,9 +68,13 @@ def main(checkpoint: str, folder: str, config_file: Optional[str] = None) -> Non
     with written_whole(os.path.join(folder, CONFIG_NAME), "w") as file:
         file.write(cfg.dump())
 
-    size = sum(value.numel() * value.element_size() for value in removed.values())
     print(f"{path} ({_megabytes(os.path.getsize(path))}) and {CONFIG_NAME}")
-    print(f"left out: RIB's state, {_megabytes(size)} in {len(removed)} tensors")
+    left = sum(value.numel() * value.element_size() for value in removed.values())
+    print(f"left out: RIB's state, {_megabytes(left)} in {len(removed)} tensors")
+    if size is not None:
+        print(f"embedding: {embedding_dim} numbers, a projection of {size} (TEST.NECK_FEAT after)")
+    elif before:
+        print("the neck is left out (MODEL.HEADS.WITH_BNNECK False), as TEST.NECK_FEAT is before")
     print(f"MODEL.LOSSES.NAME: {tuple(cfg.MODEL.LOSSES.NAME)}")
     if not cfg.MODEL.LOSSES.NAME:
         print("note: RIB was the only loss. To train on, name one of FastReID's.")

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from fastreid_rib.base.kept import evaluated
 from fastreid_rib.base.safe_reads import read_checkpoint
 from fastreid_rib.base.whole_files import written_whole
-from fastreid_rib.commands import read_config
+from fastreid_rib.commands import in_batches, read_config, training_pictures
 from fastreid_rib.integration import config
 from fastreid_rib.integration.rib.embedding import embedding_and_labels
 from fastreid_rib.losses.clustering import kmeans, spread_seeds
@@ -50,12 +50,9 @@ def planes(cfg: Any, folder: str) -> Dict[int, Dict[str, float]]:
     Raises:
         ValueError: the folder holds no checkpoint with its epoch, or one of another network.
     """
-    from fastreid.data import build_reid_train_loader
-    from fastreid.data.transforms import build_transforms
     from fastreid.modeling import build_model
 
-    data = build_reid_train_loader(cfg, combineall=cfg.DATASETS.COMBINEALL).dataset
-    data.transform = build_transforms(cfg, is_train=False)
+    data = training_pictures(cfg)
     cfg.MODEL.HEADS.NUM_CLASSES = data.num_classes
     model, found = build_model(cfg), {}
     settings = config.rib_settings(cfg).of_identities(data.num_classes)
@@ -75,10 +72,6 @@ def planes(cfg: Any, folder: str) -> Dict[int, Dict[str, float]]:
 
 def embed(model: Any, data: Any, cfg: Any) -> Tuple[Rows, Tensor]:
     """What RIB would be given of a data set, but in evaluation mode; grids of pixels (N, 96)."""
-    from fastreid.data.build import fast_batch_collator
-
-    batch = cfg.TEST.IMS_PER_BATCH
-    loader = torch.utils.data.DataLoader(data, batch, collate_fn=fast_batch_collator)
     parts: List[Sequence[Tensor]] = []
 
     def losses(*args: Any) -> Dict[str, Tensor]:
@@ -93,7 +86,7 @@ def embed(model: Any, data: Any, cfg: Any) -> Tuple[Rows, Tensor]:
     with evaluated(model):
         for part in model.modules():  # batch normalisation and dropout as in evaluation,
             part.training = part is model or hasattr(part, "pool_layer")  # outputs as in training
-        for batch in loader:
+        for batch in in_batches(data, cfg):
             images = batch["images"].clone()  # FastReID normalises what it is given in place
             with torch.enable_grad():  # hooks for RIB look whether this is a training
                 model(batch)

@@ -1,6 +1,7 @@
 """A checkpoint for FastReID without the plugin."""
 
 import os
+import re
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from fastreid.utils.checkpoint import Checkpointer
 from fastreid.utils.events import EventStorage
 
 from fastreid_rib.__main__ import main
+from fastreid_rib.commands import in_batches, read_config, training_pictures
+from fastreid_rib.losses import gaussian_bottleneck
 
 RIB = {
     "MODEL.LOSSES.NAME": ("CrossEntropy", "Triplet", "RIB"),
@@ -81,12 +84,74 @@ def test_fastreid_alone_gives_the_same_embeddings(trained, tmp_path, run_script,
     assert set(content) == {"model", "optimizer", "epoch"}
     assert list(content["model"]) == [k for k in model.state_dict() if not k.startswith("rib.")]
 
-    torch.save(images(9), tmp_path / "images.pth")
-    arguments = [out, tmp_path / "images.pth", tmp_path / "embeddings.pth"]
-    run_script("-W", "ignore", "-c", STOCK, *arguments, env={"FASTREID_RIB_DISABLE": "1"})
     with torch.no_grad():
         expected = model({"images": images(9)})
-    assert torch.equal(torch.load(tmp_path / "embeddings.pth"), expected)
+    assert torch.equal(by_fastreid_alone(out, tmp_path, run_script), expected)
+
+
+def by_fastreid_alone(out, folder, run_script):
+    """What FastReID without the plugin gives for ``images(9)`` from what was exported."""
+    torch.save(images(9), folder / "images.pth")
+    arguments = [out, folder / "images.pth", folder / "embeddings.pth"]
+    run_script("-W", "ignore", "-c", STOCK, *arguments, env={"FASTREID_RIB_DISABLE": "1"})
+    return torch.load(folder / "embeddings.pth")
+
+
+def test_the_vector_before_the_neck_is_what_fastreid_alone_gives(
+    trained, tmp_path, run_script, capsys
+):
+    folder, model = trained({"TEST.NECK_FEAT": "before"})
+    out = tmp_path / "exported"
+    assert main(["export", str(folder / "model_final.pth"), "--output", str(out)]) == 0
+    assert "the neck is left out" in capsys.readouterr().out
+    with torch.no_grad():
+        expected = model({"images": images(9)})
+    assert torch.equal(by_fastreid_alone(out, tmp_path, run_script), expected)
+
+
+@pytest.mark.parametrize("dim", [0, 256])
+def test_a_projection_is_what_fastreid_alone_gives(dim, trained, tmp_path, run_script, capsys):
+    """Of the pooled map, or of what a neck has made of it already."""
+    folder, model = trained({"MODEL.HEADS.EMBEDDING_DIM": dim, "TEST.NECK_FEAT": "before"})
+    out = tmp_path / "exported"
+    command = ["export", str(folder / "model_final.pth"), "--output", str(out)]
+    assert main([*command, "--embedding-dim", "6"]) == 0
+    assert f"embedding: 6 numbers, a projection of {dim or 512}" in capsys.readouterr().out
+    found = by_fastreid_alone(out, tmp_path, run_script)
+
+    cfg = read_config(str(folder / "config.yaml"))
+    batches = list(in_batches(training_pictures(cfg), cfg))
+    convolution = model.heads.bottleneck[0] if dim else torch.nn.Identity()
+
+    def before_norm(batch):
+        with torch.no_grad():
+            return convolution(model(batch)[..., None, None]).flatten(1)
+
+    rows = torch.cat([before_norm(batch) for batch in batches])
+    labels = torch.cat([batch["targets"] for batch in batches])
+    mean, projection = gaussian_bottleneck(rows, labels, 6)
+    expected = (before_norm({"images": images(9)}) - mean) @ projection
+    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "message"),
+    [
+        ({}, ["--embedding-dim", "513"], r"dim must be in 1\.\.512, got 513"),
+        ({"MODEL.HEADS.NAME": "ClasHead"}, ["--embedding-dim", "6"], "one EmbeddingHead, and"),
+        (
+            {"MODEL.HEADS.EMBEDDING_DIM": 256, "TEST.NECK_FEAT": "before"},
+            [],
+            "Write TEST.NECK_FEAT 'after'",
+        ),
+    ],
+)
+def test_a_neck_that_cannot_be_made(changes, options, message, trained, tmp_path, capsys):
+    folder, _ = trained(changes)
+    out = tmp_path / "exported"
+    command = ["export", str(folder / "model_final.pth"), "--output", str(out)]
+    assert main([*command, *options]) == 1
+    assert re.search(message, capsys.readouterr().out) and not out.exists()
 
 
 def test_attention_stays_and_is_told(trained, tmp_path, capsys):

@@ -1,0 +1,55 @@
+"""The information bottleneck of Gaussian embeddings, which has a solution in closed form.
+
+Legend: N embeddings, D dimensions, d of them kept, C identities.
+"""
+
+from typing import Tuple
+
+import torch
+from torch import Tensor
+
+from fastreid_rib.ops.sums import group_sum
+
+
+def gaussian_bottleneck(embeddings: Tensor, labels: Tensor, dim: int) -> Tuple[Tensor, Tensor]:
+    """What of embeddings tells identities apart: a mean to subtract, and a projection.
+
+    The cosine of two ``(x - mean) @ projection`` says how alike two images are. With S the
+    covariance of the embeddings about their identities' means, T that about the mean of all, and a
+    ridge on both, the mean variance in S::
+
+        values, vectors = torch.linalg.eigh(torch.inverse(S) - torch.inverse(T))
+        projection = vectors * values.clamp(min=0).sqrt()      # and of these the last dim
+
+    It is the projection that the Gaussian information bottleneck (Chechik et al. 2005) approaches
+    as the compression counts less and less, and its metric is KISSME's (Koestinger et al. 2012).
+    The ridge is ours: images of people who were not trained on vary more than S tells.
+
+    Args:
+        embeddings: (N, D), floating point: of a trained network, in evaluation mode.
+        labels: (N,), int64, >= 0.
+        dim: d, 1..D.
+
+    Returns:
+        The mean, (D,), and the projection, (D, d), its columns by how much they tell, both float32.
+
+    Raises:
+        ValueError: ``dim`` is out of its range, or no identity has two different embeddings.
+    """
+    if not 1 <= dim <= embeddings.shape[1]:
+        raise ValueError(f"dim must be in 1..{embeddings.shape[1]}, got {dim}")
+    rows = embeddings.double()
+    mean = rows.mean(dim=0)
+    rows = rows - mean
+    counts = torch.bincount(labels)
+    means = group_sum(rows, labels, len(counts)) / counts.clamp(min=1)[:, None]
+    own = rows - means[labels]
+    within, total = own.t() @ own / len(rows), rows.t() @ rows / len(rows)
+    noise = within.diagonal().mean()
+    if not noise > 0:
+        raise ValueError("embeddings must differ within an identity, but in each they are equal")
+    ridge = noise * torch.eye(len(within), dtype=within.dtype, device=within.device)
+    metric = torch.inverse(within + ridge) - torch.inverse(total + ridge)
+    values, vectors = torch.linalg.eigh(metric)
+    projection = (vectors * values.clamp(min=0).sqrt()).flip(1)[:, :dim]
+    return mean.float(), projection.float()
