@@ -28,7 +28,7 @@ def gaussian_bottleneck(embeddings: Tensor, labels: Tensor, dim: int) -> Tuple[T
     Args:
         embeddings: (N, D), floating point: of a trained network, in evaluation mode.
         labels: (N,), int64, >= 0.
-        dim: d, 1..D.
+        dim: d, >= 1, at most D and C - 1, of the C identities here: beyond, all columns are zero.
 
     Returns:
         The mean, (D,), and the projection, (D, d), its columns by how much they tell, both float32.
@@ -36,12 +36,16 @@ def gaussian_bottleneck(embeddings: Tensor, labels: Tensor, dim: int) -> Tuple[T
     Raises:
         ValueError: ``dim`` is out of its range, or no identity has two different embeddings.
     """
-    if not 1 <= dim <= embeddings.shape[1]:
-        raise ValueError(f"dim must be in 1..{embeddings.shape[1]}, got {dim}")
+    counts = torch.bincount(labels)
+    identities, size = int((counts > 0).sum()), embeddings.shape[1]
+    if not 1 <= dim <= min(size, identities - 1):
+        raise ValueError(
+            f"dim must be in 1..{min(size, identities - 1)}, as {identities} identities differ in "
+            f"at most {identities - 1} of the {size} directions, got {dim}"
+        )
     rows = embeddings.double()
     mean = rows.mean(dim=0)
     rows = rows - mean
-    counts = torch.bincount(labels)
     means = group_sum(rows, labels, len(counts)) / counts.clamp(min=1)[:, None]
     own = rows - means[labels]
     within, total = own.t() @ own / len(rows), rows.t() @ rows / len(rows)
