@@ -31,7 +31,7 @@ def leave_out(cfg: Any, state: Dict[str, Tensor]) -> None:
 
 
 def project(cfg: Any, state: Dict[str, Tensor], dim: int) -> int:
-    """Makes the neck of a config and a state a projection of what is in front of it.
+    """Makes the neck of a config and a state a projection of what goes into it.
 
     FastReID's own neck holds it: a convolution without bias, and a batch normalisation, whose
     running mean is what is subtracted. It is fitted to the training set, in evaluation mode, by
