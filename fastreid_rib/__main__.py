@@ -67,7 +67,8 @@ def _parser() -> argparse.ArgumentParser:
         "--embedding-dim",
         type=int,
         metavar="N",
-        help="fit the neck to the training set: N numbers an image that tell identities apart best",
+        help="fit the neck to the training set: N numbers an image that tell identities apart "
+        "best; 0: as many as can",
     )
     told = "parameters and multiply-adds of the network that a config asks for"
     _add_config(commands.add_parser("cost", help=told), required=True)

@@ -55,9 +55,9 @@ def main(
     content = read_checkpoint(checkpoint)
     state, removed = content["model"], content.pop(KEY, {})
     removed.update((key, state.pop(key)) for key in list(state) if is_rib(key))  # of 0.2
-    size = None
+    sizes = None
     if embedding_dim is not None:
-        size = neck.project(cfg, state, embedding_dim)
+        sizes = neck.project(cfg, state, embedding_dim)
         content = {"model": state}
     elif before:
         neck.leave_out(cfg, state)
@@ -71,8 +71,8 @@ def main(
     print(f"{path} ({_megabytes(os.path.getsize(path))}) and {CONFIG_NAME}")
     left = sum(value.numel() * value.element_size() for value in removed.values())
     print(f"left out: RIB's state, {_megabytes(left)} in {len(removed)} tensors")
-    if size is not None:
-        print(f"embedding: {embedding_dim} numbers, a projection of {size} (TEST.NECK_FEAT after)")
+    if sizes is not None:
+        print(f"embedding: {sizes[1]} numbers, a projection of {sizes[0]} (TEST.NECK_FEAT after)")
     elif before:
         print("the neck is left out (MODEL.HEADS.WITH_BNNECK False), as TEST.NECK_FEAT is before")
     print(f"MODEL.LOSSES.NAME: {tuple(cfg.MODEL.LOSSES.NAME)}")

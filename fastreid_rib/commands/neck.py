@@ -26,11 +26,10 @@ def leave_out(cfg: Any, state: Dict[str, Tensor]) -> None:
             "before such a neck. Write TEST.NECK_FEAT 'after' in the config, or --embedding-dim."
         )
     cfg.MODEL.HEADS.WITH_BNNECK = False
-    for key in [key for key in state if _NECK.search(key)]:
-        del state[key]
+    _drop_neck(state)
 
 
-def project(cfg: Any, state: Dict[str, Tensor], dim: int) -> int:
+def project(cfg: Any, state: Dict[str, Tensor], dim: int) -> Tuple[int, int]:
     """Makes the neck of a config and a state a projection of what goes into it.
 
     FastReID's own neck holds it: a convolution without bias, and a batch normalisation, whose
@@ -40,10 +39,10 @@ def project(cfg: Any, state: Dict[str, Tensor], dim: int) -> int:
     Args:
         cfg: of the network; changed.
         state: its weights; changed.
-        dim: d, 1..D.
+        dim: d, or 0, as in ``gaussian_bottleneck``.
 
     Returns:
-        D.
+        D and d.
 
     Raises:
         ValueError: the network has no head with such a neck, or the weights are of another one.
@@ -68,10 +67,10 @@ def project(cfg: Any, state: Dict[str, Tensor], dim: int) -> int:
         raise ValueError(f"the checkpoint is of another network: it lacks {', '.join(missing[:3])}")
     embeddings, labels, before = _embed(model, head.bottleneck, data, cfg)
     mean, projection = gaussian_bottleneck(embeddings, labels, dim)
+    size, dim = projection.shape
 
     cfg.MODEL.HEADS.EMBEDDING_DIM, cfg.MODEL.HEADS.WITH_BNNECK = dim, True
-    for key in [key for key in state if _NECK.search(key)]:
-        del state[key]
+    _drop_neck(state)
     projected = (embeddings - mean) @ projection
     counts = torch.bincount(labels, minlength=data.num_classes).clamp(min=1)
     state["heads.weight"] = group_sum(projected, labels, len(counts)) / counts[:, None]
@@ -84,7 +83,12 @@ def project(cfg: Any, state: Dict[str, Tensor], dim: int) -> int:
         "num_batches_tracked": torch.zeros((), dtype=torch.int64),
     }
     state.update((f"heads.bottleneck.1.{name}", value) for name, value in norm.items())
-    return embeddings.shape[1]
+    return size, dim
+
+
+def _drop_neck(state: Dict[str, Tensor]) -> None:
+    for key in [key for key in state if _NECK.search(key)]:
+        del state[key]
 
 
 def _embed(model: Any, neck: nn.Sequential, data: Any, cfg: Any) -> Tuple[Tensor, Tensor, Tensor]:

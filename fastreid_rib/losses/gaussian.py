@@ -11,7 +11,7 @@ from torch import Tensor
 from fastreid_rib.ops.sums import group_sum
 
 
-def gaussian_bottleneck(embeddings: Tensor, labels: Tensor, dim: int) -> Tuple[Tensor, Tensor]:
+def gaussian_bottleneck(embeddings: Tensor, labels: Tensor, dim: int = 0) -> Tuple[Tensor, Tensor]:
     """What of embeddings tells identities apart: a mean to subtract, and a projection.
 
     The cosine of two ``(x - mean) @ projection`` says how alike two images are. With S the
@@ -28,7 +28,8 @@ def gaussian_bottleneck(embeddings: Tensor, labels: Tensor, dim: int) -> Tuple[T
     Args:
         embeddings: (N, D), floating point: of a trained network, in evaluation mode.
         labels: (N,), int64, >= 0.
-        dim: d, >= 1, at most D and C - 1, of the C identities here: beyond, all columns are zero.
+        dim: d, at most D and C - 1 of the C identities here: all other columns would be zero. 0: as
+            many as that.
 
     Returns:
         The mean, (D,), and the projection, (D, d), its columns by how much they tell, both float32.
@@ -38,10 +39,13 @@ def gaussian_bottleneck(embeddings: Tensor, labels: Tensor, dim: int) -> Tuple[T
     """
     counts = torch.bincount(labels)
     identities, size = int((counts > 0).sum()), embeddings.shape[1]
-    if not 1 <= dim <= min(size, identities - 1):
+    most = min(size, identities - 1)
+    if identities < 2:
+        raise ValueError(f"embeddings must be of two identities or more, got {identities}")
+    if not 0 <= dim <= most:
         raise ValueError(
-            f"dim must be in 1..{min(size, identities - 1)}, as {identities} identities differ in "
-            f"at most {identities - 1} of the {size} directions, got {dim}"
+            f"dim must be in 0..{most}, as {identities} identities differ in at most "
+            f"{identities - 1} of the {size} directions, got {dim}"
         )
     rows = embeddings.double()
     mean = rows.mean(dim=0)
@@ -55,5 +59,5 @@ def gaussian_bottleneck(embeddings: Tensor, labels: Tensor, dim: int) -> Tuple[T
     ridge = noise * torch.eye(len(within), dtype=within.dtype, device=within.device)
     metric = torch.inverse(within + ridge) - torch.inverse(total + ridge)
     values, vectors = torch.linalg.eigh(metric)
-    projection = (vectors * values.clamp(min=0).sqrt()).flip(1)[:, :dim]
+    projection = (vectors * values.clamp(min=0).sqrt()).flip(1)[:, : dim or most]
     return mean.float(), projection.float()

@@ -137,7 +137,7 @@ def test_a_projection_is_what_fastreid_alone_gives(dim, trained, tmp_path, run_s
 @pytest.mark.parametrize(
     ("changes", "options", "message"),
     [
-        ({}, ["--embedding-dim", "8"], r"dim must be in 1\.\.7, as 8 identities .*, got 8"),
+        ({}, ["--embedding-dim", "8"], r"dim must be in 0\.\.7, as 8 identities .*, got 8"),
         ({"MODEL.HEADS.NAME": "ClasHead"}, ["--embedding-dim", "6"], "one EmbeddingHead, and"),
         (
             {"MODEL.HEADS.EMBEDDING_DIM": 256, "TEST.NECK_FEAT": "before"},

@@ -79,19 +79,25 @@ def test_columns_come_by_what_they_tell():
     assert torch.equal(gaussian_bottleneck(rows, labels, 5)[1], all_of_them[:, :5])
 
 
-@pytest.mark.parametrize(("dim", "identities", "most"), [(0, 40, 12), (13, 40, 12), (8, 8, 7)])
+@pytest.mark.parametrize(("dim", "identities", "most"), [(-1, 40, 12), (13, 40, 12), (8, 8, 7)])
 def test_a_size_out_of_its_range(dim, identities, most):
     rows, labels, _ = people(0, identities)
-    with pytest.raises(ValueError, match=rf"dim must be in 1\.\.{most}, as .* got {dim}"):
+    with pytest.raises(ValueError, match=rf"dim must be in 0\.\.{most}, as .* got {dim}"):
         gaussian_bottleneck(rows, labels, dim)
 
 
 def test_columns_beyond_the_identities_would_be_zero():
     rows, labels, _ = people(0, identities=8)
-    _, projection = gaussian_bottleneck(rows, labels, 7)
+    _, projection = gaussian_bottleneck(rows, labels)
+    assert projection.shape == (12, 7)
     assert float(projection[:, -1].norm()) > 1e-3
     metric = projection.double() @ projection.double().t()
     assert torch.linalg.matrix_rank(metric, rtol=1e-4) == 7
+
+
+def test_one_identity():
+    with pytest.raises(ValueError, match="two identities or more, got 1"):
+        gaussian_bottleneck(torch.randn(6, 4), torch.zeros(6).long())
 
 
 def test_equal_embeddings_of_each_identity():
