@@ -66,14 +66,10 @@ def train(config, seed):
     export = [sys.executable, "-m", "fastreid_rib", "export", str(output_dir / "model_final.pth")]
     if _run(name, [*export, "--output", str(exported), "--embedding-dim", "0"]) is None:
         return None
-    command = [sys.executable, str(REPOSITORY / "tools" / "train_net.py"), "--eval-only"]
-    command += [
-        "--config-file",
-        str(exported / "config.yaml"),
-        "OUTPUT_DIR",
-        str(output_dir / "evaluated"),
-    ]
-    text = _run(name, [*command, "MODEL.WEIGHTS", str(exported / "model_final.pth")])
+    evaluate = [sys.executable, str(REPOSITORY / "tools" / "train_net.py"), "--eval-only"]
+    evaluate += ["--config-file", str(exported / "config.yaml")]
+    evaluate += ["MODEL.WEIGHTS", str(exported / "model_final.pth")]
+    text = _run(name, [*evaluate, "OUTPUT_DIR", str(output_dir / "evaluated")])
     if text is None:
         return None
     return {**rows, f"{name}, neck fitted": next(iter(metrics(text).values()))}
