@@ -26,7 +26,7 @@ SMALL.update(dict.fromkeys(("INPUT.SIZE_TRAIN", "INPUT.SIZE_TEST"), [64, 32]))
 SMALL.update(dict.fromkeys(("SOLVER.MAX_EPOCH", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD"), 3))
 SMALL["SOLVER.AMP.ENABLED"] = False
 TESTED_ELSEWHERE = {
-    "bash tools/quickstart.sh": "test_quickstart.py::test_each_config_gets_a_row",
+    "bash tools/quickstart.sh": "test_quickstart.py::test_each_config_gets_its_rows",
     "bash tools/run_tests.sh": "test_workflows.py::test_a_change_runs_what_it_can_break",
     "python -m fastreid_rib doctor": "commands/test_doctor.py::test_a_good_machine_is_ready",
     "python -m fastreid_rib build-kernels": "ops/test_build_kernels.py::test_it_builds_what",
