@@ -4,7 +4,7 @@ The arguments of ``main`` are those of the command line, which ``--help`` explai
 exit status or None, which is success, and raises what the command line prints as an error.
 """
 
-from typing import Any, Dict, Iterator, Sequence
+from typing import Any, Dict, Iterable, Mapping, Sequence
 
 
 def read_config(config_file: str, opts: Sequence[Any] = ()) -> Any:
@@ -27,9 +27,16 @@ def training_pictures(cfg: Any) -> Any:
     return data
 
 
-def in_batches(data: Any, cfg: Any) -> Iterator[Dict[str, Any]]:
+def in_batches(data: Any, cfg: Any) -> Iterable[Dict[str, Any]]:
     """A data set of FastReID's in order, as its networks take it; images (B, 3, H, W)."""
     from fastreid.data.build import fast_batch_collator
     from torch.utils.data import DataLoader
 
-    return iter(DataLoader(data, cfg.TEST.IMS_PER_BATCH, collate_fn=fast_batch_collator))
+    return DataLoader(data, cfg.TEST.IMS_PER_BATCH, collate_fn=fast_batch_collator)
+
+
+def load_weights(model: Any, state: Mapping[str, Any], path: str) -> None:
+    """Loads what a file holds of a network; raises ValueError if it is of another one."""
+    missing = model.load_state_dict(state, strict=False).missing_keys
+    if missing:
+        raise ValueError(f"{path} is of another network: it lacks {', '.join(missing[:3])}")

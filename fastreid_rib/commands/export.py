@@ -25,8 +25,8 @@ def main(
 
     Weights, optimizer, scheduler and epoch stay as they are. So does attention: its weights are
     part of the network, and FastReID needs the plugin for them. TEST.NECK_FEAT 'before' becomes a
-    head without a neck. With ``embedding_dim`` the neck becomes a projection, see ``neck.project``;
-    what an optimizer keeps does not fit it, and is left out.
+    head without a neck. With ``embedding_dim`` the neck becomes a projection, see ``neck.project``.
+    What an optimizer keeps fits neither, and is left out.
 
     Raises:
         FileExistsError: one of the two is there already; nothing was written.
@@ -58,9 +58,10 @@ def main(
     sizes = None
     if embedding_dim is not None:
         sizes = neck.project(cfg, state, embedding_dim)
-        content = {"model": state}
     elif before:
         neck.leave_out(cfg, state)
+    if sizes is not None or before:
+        content = {"model": state}
 
     os.makedirs(folder, exist_ok=True)
     with written_whole(path, "wb") as file:

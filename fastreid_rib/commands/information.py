@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from fastreid_rib.base.kept import evaluated
 from fastreid_rib.base.safe_reads import read_checkpoint
 from fastreid_rib.base.whole_files import written_whole
-from fastreid_rib.commands import in_batches, read_config, training_pictures
+from fastreid_rib.commands import in_batches, load_weights, read_config, training_pictures
 from fastreid_rib.integration import config
 from fastreid_rib.integration.rib.embedding import embedding_and_labels
 from fastreid_rib.losses.clustering import kmeans, spread_seeds
@@ -61,9 +61,7 @@ def planes(cfg: Any, folder: str) -> Dict[int, Dict[str, float]]:
         epoch = checkpoint.get("epoch")
         if epoch is None or int(epoch) in found:  # model_final is the last epoch once more
             continue
-        missing = model.load_state_dict(checkpoint["model"], strict=False).missing_keys
-        if missing:
-            raise ValueError(f"{path} is of another network: it lacks {', '.join(missing[:3])}")
+        load_weights(model, checkpoint["model"], path)
         found[int(epoch)] = measures(*embed(model, data, cfg), settings)
     if not found:
         raise ValueError(f"{folder} has no model_*.pth with its epoch, as FastReID writes them")

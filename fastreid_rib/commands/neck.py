@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastreid_rib.base.kept import evaluated
-from fastreid_rib.commands import in_batches, training_pictures
+from fastreid_rib.commands import in_batches, load_weights, training_pictures
 from fastreid_rib.losses.gaussian import gaussian_bottleneck
 from fastreid_rib.ops.sums import group_sum
 
@@ -62,9 +62,7 @@ def project(cfg: Any, state: Dict[str, Tensor], dim: int) -> Tuple[int, int]:
             f"--embedding-dim needs a network with one EmbeddingHead, and {type(model).__name__} "
             f"has {found}; leave it out."
         )
-    missing = model.load_state_dict(state, strict=False).missing_keys
-    if missing:
-        raise ValueError(f"the checkpoint is of another network: it lacks {', '.join(missing[:3])}")
+    load_weights(model, state, "the checkpoint")
     embeddings, labels, before = _embed(model, head.bottleneck, data, cfg)
     mean, projection = gaussian_bottleneck(embeddings, labels, dim)
     size, dim = projection.shape
@@ -97,7 +95,7 @@ def _embed(model: Any, neck: nn.Sequential, data: Any, cfg: Any) -> Tuple[Tensor
     labels: List[Tensor] = []
     handle = neck.register_forward_pre_hook(lambda neck, args: pooled.append(args[0].flatten(1)))
     try:
-        with evaluated(model), torch.no_grad():
+        with evaluated(model):
             for batch in in_batches(data, cfg):
                 model(batch)
                 labels.append(batch["targets"])

@@ -66,7 +66,9 @@ def refresh(
     log_q = table.class_table(joint, identities, centroids, marginal, settings)
     weights, of_rows, known = counts, None, None
     pairs = rows.pairs()
-    crossed = table.across_cameras(rows, pairs, log_q, counts, centroids, marginal, settings)
+    crossed = table.across_cameras(
+        rows.embeddings, pairs, log_q, counts, centroids, marginal, settings
+    )
     if crossed is not None:
         log_q, of_rows, known, weights = crossed
     log_p = None

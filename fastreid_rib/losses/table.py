@@ -149,7 +149,7 @@ def class_table(
 
 
 def across_cameras(
-    rows: Rows,
+    embeddings: Tensor,
     seen: Optional[Pairs],
     log_q: Tensor,
     counts: Tensor,
@@ -159,7 +159,7 @@ def across_cameras(
 ) -> Optional[CameraTable]:
     """Adds rows for pairs of identity and camera to a class table; None: there are none.
 
-    ``seen`` are the pairs of the rows, ``counts``, (C,), the images in each row of ``log_q``; the
+    ``seen`` are the pairs of the embeddings, ``counts``, (C,), the images in each row of ``log_q``; the
     others as in `class_table`.
     """
     if seen is None:
@@ -172,7 +172,7 @@ def across_cameras(
         return None
     number = kept.cumsum(0) - 1  # of a pair among those that are kept
     pairs, owners, usable = pairs[kept], owners[kept], kept[of_pair]
-    rows = Rows(rows.embeddings[usable], number[of_pair[usable]], None)
+    rows = Rows(embeddings[usable], number[of_pair[usable]], None)
 
     sums, _ = sums_of_labels(rows, len(pairs), centroids, settings.beta)
     images = torch.bincount(rows.labels, minlength=len(pairs))

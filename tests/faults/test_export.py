@@ -104,6 +104,7 @@ def test_the_vector_before_the_neck_is_what_fastreid_alone_gives(
     out = tmp_path / "exported"
     assert main(["export", str(folder / "model_final.pth"), "--output", str(out)]) == 0
     assert "the neck is left out" in capsys.readouterr().out
+    assert set(torch.load(out / "model_final.pth")) == {"model"}  # an optimizer's does not fit
     with torch.no_grad():
         expected = model({"images": images(9)})
     assert torch.equal(by_fastreid_alone(out, tmp_path, run_script), expected)
