@@ -32,6 +32,7 @@ REGISTRATIONS = {
     "fastreid.data.datasets": ("data.benchmarks", "data.folder", "data.synthetic"),
     "fastreid.data.data_utils": ("integration.run.seeds:extend_data_loader",),
     "fastreid.engine.defaults": (
+        "integration.attention.part_head:extend_trainer",
         "integration.run.start:extend_engine",
         "integration.search.supernet:extend_trainer",
     ),
@@ -41,7 +42,10 @@ REGISTRATIONS = {
     ),
     "fastreid.modeling.backbones": ("integration.search.backbone",),
     "fastreid.modeling.backbones.build": ("integration.building:extend_backbones",),
-    "fastreid.modeling.heads": ("integration.building:name_heads",),
+    "fastreid.modeling.heads": (
+        "integration.building:name_heads",
+        "integration.attention.part_head",
+    ),
     "fastreid.modeling.heads.build": ("integration.building:extend_heads",),
     "fastreid.modeling.meta_arch.build": ("integration.building:extend_registry",),
     "fastreid.solver.build": (

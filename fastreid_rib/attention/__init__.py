@@ -7,6 +7,7 @@ from torch import nn
 
 from fastreid_rib.attention.dcs import DCSAttention, DCSMask
 from fastreid_rib.attention.gates import ECA, SE, CBAMChannel
+from fastreid_rib.attention.parts import PartAttention
 from fastreid_rib.attention.self_attention import Explanation, SelfAttention
 from fastreid_rib.settings.attention import GONE_ATTENTIONS, AttentionSettings
 from fastreid_rib.settings.declaration import check_settings, did_you_mean
@@ -19,6 +20,7 @@ __all__ = [
     "DCSAttention",
     "DCSMask",
     "Explanation",
+    "PartAttention",
     "SelfAttention",
     "attention_settings",
     "build_attention",

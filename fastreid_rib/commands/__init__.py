@@ -4,7 +4,7 @@ The arguments of ``main`` are those of the command line, which ``--help`` explai
 exit status or None, which is success, and raises what the command line prints as an error.
 """
 
-from typing import Any, Dict, Iterable, Mapping, Sequence
+from typing import Any, Mapping, Sequence
 
 
 def read_config(config_file: str, opts: Sequence[Any] = ()) -> Any:
@@ -15,24 +15,6 @@ def read_config(config_file: str, opts: Sequence[Any] = ()) -> Any:
     cfg.merge_from_file(config_file)
     cfg.merge_from_list(list(opts))
     return cfg
-
-
-def training_pictures(cfg: Any) -> Any:
-    """FastReID's training set of a config, as it shows its pictures in an evaluation."""
-    from fastreid.data import build_reid_train_loader
-    from fastreid.data.transforms import build_transforms
-
-    data = build_reid_train_loader(cfg, combineall=cfg.DATASETS.COMBINEALL).dataset
-    data.transform = build_transforms(cfg, is_train=False)
-    return data
-
-
-def in_batches(data: Any, cfg: Any) -> Iterable[Dict[str, Any]]:
-    """A data set of FastReID's in order, as its networks take it; images (B, 3, H, W)."""
-    from fastreid.data.build import fast_batch_collator
-    from torch.utils.data import DataLoader
-
-    return DataLoader(data, cfg.TEST.IMS_PER_BATCH, collate_fn=fast_batch_collator)
 
 
 def load_weights(model: Any, state: Mapping[str, Any], path: str) -> None:

@@ -49,7 +49,8 @@ def main(
             f"{checkpoint} is of a search, a network with all widths at once; export that of the "
             "derived network (searched.yml), once it is trained"
         )
-    before = cfg.TEST.NECK_FEAT == "before"
+    in_parts = cfg.MODEL.HEADS.NAME == config.PART_HEAD and embedding_dim is None
+    before = cfg.TEST.NECK_FEAT == "before" and not in_parts
     cfg = _without_rib(cfg)
 
     content = read_checkpoint(checkpoint)
@@ -84,6 +85,11 @@ def main(
             f"warning: the network has attention ({attention.name} at "
             f"{', '.join(attention.placement)}). Its weights and MODEL.ATTENTION stay, so FastReID "
             "loads this with the plugin only."
+        )
+    if in_parts:
+        print(
+            "warning: the head is PartHead, whose vector FastReID gives with the plugin only. For "
+            "FastReID alone write --embedding-dim 0, which makes one of the whole map."
         )
     if _is_searched(cfg):
         print(

@@ -17,9 +17,10 @@ from torch.nn import functional as F
 from fastreid_rib.base.kept import evaluated
 from fastreid_rib.base.safe_reads import read_checkpoint
 from fastreid_rib.base.whole_files import written_whole
-from fastreid_rib.commands import in_batches, load_weights, read_config, training_pictures
+from fastreid_rib.commands import load_weights, read_config
 from fastreid_rib.integration import config
 from fastreid_rib.integration.rib.embedding import embedding_and_labels
+from fastreid_rib.integration.training_set import in_batches, training_pictures
 from fastreid_rib.losses.clustering import kmeans, spread_seeds
 from fastreid_rib.losses.refresh import center_rows, refresh
 from fastreid_rib.losses.table import Rows

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from fastreid_rib.base.kept import evaluated
-from fastreid_rib.commands import in_batches, load_weights, training_pictures
+from fastreid_rib.commands import load_weights
+from fastreid_rib.integration import config
+from fastreid_rib.integration.training_set import in_batches, training_pictures
 from fastreid_rib.losses.gaussian import gaussian_bottleneck
 from fastreid_rib.ops.sums import group_sum
 
-_NECK = re.compile(r"(^|\.)\w*heads?\.bottleneck\.")
+_NECK = re.compile(r"(^|\.)\w*heads?\.(bottleneck|parts)\.")
 
 
 def leave_out(cfg: Any, state: Dict[str, Tensor]) -> None:
@@ -50,6 +52,8 @@ def project(cfg: Any, state: Dict[str, Tensor], dim: int) -> Tuple[int, int]:
     from fastreid.modeling import build_model
     from fastreid.modeling.heads import ClasHead, EmbeddingHead
 
+    if cfg.MODEL.HEADS.NAME == config.PART_HEAD:
+        cfg.MODEL.HEADS.NAME = "EmbeddingHead"  # which it is, without its parts
     data = training_pictures(cfg)
     cfg.MODEL.HEADS.NUM_CLASSES = data.num_classes
     built = cfg.clone()

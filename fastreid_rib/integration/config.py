@@ -220,6 +220,9 @@ def asked_search(cfg: Any) -> SearchKeys:
 ATTENTION_HEADS = ("DCSHead", "ChannelAttentionHead")
 """Values of ``MODEL.HEADS.NAME`` that stand for an attention with ``PLACEMENT ("head",)``."""
 
+PART_HEAD = "PartHead"
+"""The value of ``MODEL.HEADS.NAME`` whose attention is fitted, not trained."""
+
 
 def asked_attention(cfg: Any) -> Optional[AttentionKeys]:
     """The attention that a config asks for, by ``MODEL.ATTENTION`` or by its head's name.

@@ -11,7 +11,9 @@ from fastreid.utils.checkpoint import Checkpointer
 from fastreid.utils.events import EventStorage
 
 from fastreid_rib.__main__ import main
-from fastreid_rib.commands import in_batches, read_config, training_pictures
+from fastreid_rib.commands import read_config
+from fastreid_rib.integration.attention import part_head
+from fastreid_rib.integration.training_set import in_batches, training_pictures
 from fastreid_rib.losses import gaussian_bottleneck
 
 RIB = {
@@ -133,6 +135,27 @@ def test_a_projection_is_what_fastreid_alone_gives(dim, trained, tmp_path, run_s
     mean, projection = gaussian_bottleneck(rows, labels, 6)
     expected = (before_norm({"images": images(9)}) - mean) @ projection
     assert torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+def test_parts_stay_with_the_plugin_or_become_a_projection(trained, tmp_path, run_script, capsys):
+    folder, model = trained({"MODEL.HEADS.NAME": "PartHead", "TEST.NECK_FEAT": "before"})
+    cfg = read_config(str(folder / "config.yaml"))
+    part_head.fit(cfg, model)
+    path = str(folder / "model_final.pth")
+    Checkpointer(model, str(folder)).save("model_final")
+    out = tmp_path / "with the plugin"
+    assert main(["export", path, "--output", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "warning: the head is PartHead" in said and "the neck is left out" not in said
+    again = build_model(read_config(str(out / "config.yaml"))).eval()
+    again.load_state_dict(torch.load(out / "model_final.pth")["model"])
+    with torch.no_grad():
+        assert torch.equal(again({"images": images(9)}), model({"images": images(9)}))
+
+    out = tmp_path / "without"
+    assert main(["export", path, "--output", str(out), "--embedding-dim", "0"]) == 0
+    assert "PartHead" not in capsys.readouterr().out + (out / "config.yaml").read_text()
+    assert by_fastreid_alone(out, tmp_path, run_script).shape == (8, 7)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ GOOD = {  # they hold when nothing is broken
     "test_fastreid_alone_gives_the_same_embeddings",
     "test_the_vector_before_the_neck_is_what_fastreid_alone_gives",
     "test_a_projection_is_what_fastreid_alone_gives",
+    "test_parts_stay_with_the_plugin_or_become_a_projection",
 }
 
 

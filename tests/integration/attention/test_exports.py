@@ -8,6 +8,8 @@ import torch
 from fastreid.modeling import build_model
 from placed import MGN_R50, VIT, chosen
 
+from fastreid_rib.integration.attention import part_head
+
 OSNET = chosen(("osnet", "x0_25"))
 MASKED_VIT = {**VIT, "MODEL.HEADS.POOL_LAYER": "Identity", "MODEL.ATTENTION.MASK_BIAS": 1.0}
 MODELS = {
@@ -43,6 +45,18 @@ def as_onnx(module, example):
     quietly(lambda: torch.onnx.export(*arguments, input_names=["x"], **legacy))
     session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
     return lambda x: torch.from_numpy(session.run(None, {"x": x.numpy()})[0])
+
+
+def test_a_head_of_parts_in_onnx(make_cfg):
+    cfg = make_cfg({**OSNET, "MODEL.HEADS.NAME": "PartHead"})
+    torch.manual_seed(0)
+    model = learnt(build_model(cfg))
+    part_head.fit(cfg, model)
+    images = torch.rand(2, 3, 64, 32) * 255
+    with torch.no_grad():
+        expected = model(images.clone())
+        found = as_onnx(model, images)(images.clone())
+    assert expected.shape == (2, 5 * 7) and (found - expected).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("place", MODELS)

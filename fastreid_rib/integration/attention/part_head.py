@@ -1,0 +1,141 @@
+"""FastReID's head with attention to the parts of its map: ``MODEL.HEADS.NAME: "PartHead"``.
+
+It trains as FastReID's EmbeddingHead. Each evaluation by FastReID's trainer first fits the parts to
+the training set, as :class:`fastreid_rib.attention.PartAttention` says, and a checkpoint that is
+written after it holds them. The next step of a training forgets them: they are of other weights.
+"""
+
+import logging
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+import torch
+from fastreid.modeling.heads.build import REID_HEADS_REGISTRY
+from fastreid.modeling.heads.embedding_head import EmbeddingHead
+from torch import Tensor
+
+from fastreid_rib.attention import PartAttention
+from fastreid_rib.base import ranks
+from fastreid_rib.base.kept import evaluated, generators_kept
+from fastreid_rib.base.patching import wrap
+from fastreid_rib.integration.training_set import in_batches, training_pictures
+
+logger = logging.getLogger(__name__)
+
+_IMAGES = 512  # whose positions are clustered
+
+
+@REID_HEADS_REGISTRY.register()
+class PartHead(EmbeddingHead):
+    """FastReID's head, which gives (B, (1 + K) d) in evaluation once its parts are fitted.
+
+    Until then it gives what FastReID's head does.
+
+    Raises:
+        ValueError: the config has a neck with fewer dimensions, as MGN's is.
+    """
+
+    def __init__(self, cfg: Any) -> None:
+        if cfg.MODEL.HEADS.EMBEDDING_DIM:
+            raise ValueError(
+                "MODEL.HEADS.NAME PartHead projects the parts by itself, and MODEL.HEADS."
+                f"EMBEDDING_DIM is {cfg.MODEL.HEADS.EMBEDDING_DIM}. Write 0, or EmbeddingHead."
+            )
+        super().__init__(cfg)
+        self.parts = PartAttention()
+        self.seen: Optional[Callable[[Tensor], Any]] = None  # gets the maps while parts are fitted
+
+    def forward(self, features: Tensor, targets: Optional[Tensor] = None) -> Any:
+        """As FastReID's head; in evaluation the parts' embeddings.
+
+        Args:
+            features: (B, C, H, W).
+            targets: (B,), int64, in training.
+        """
+        if self.training:
+            _check_map(features)
+            self.parts.forget()
+        elif self.seen is not None:
+            self.seen(features)
+            return features.new_zeros(len(features), 1)
+        elif self.parts.fitted:
+            return self.parts(features, self.pool_layer(features).flatten(1))
+        return super().forward(features, targets)
+
+    def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *rest: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        if not any(key.startswith(prefix + "parts.") for key in state_dict):
+            logger.info(
+                "PartHead: the checkpoint has no parts. An evaluation by FastReID's trainer fits "
+                "them; until then the head gives the vector after its neck"
+            )
+
+
+def _check_map(features: Tensor) -> None:
+    if features.dim() != 4 or features.shape[2] * features.shape[3] < 2:
+        raise ValueError(
+            "MODEL.HEADS.NAME PartHead attends to the parts of a map (B, C, H, W), and this "
+            f"backbone gives {tuple(features.shape)}, one position. Write EmbeddingHead."
+        )
+
+
+@torch.no_grad()
+def fit(cfg: Any, model: Any) -> None:
+    """Fits the parts of a model's PartHead to its training set, if they are not fitted.
+
+    With several ranks it calls collectives: each embeds its share of the pictures.
+
+    Args:
+        cfg: of the model; DATASETS.NAMES is what it was trained on.
+        model: on its device. Its modes, and all random generators, are as before afterwards.
+
+    Raises:
+        ValueError: the map has one position only, or the training set one identity.
+    """
+    model = getattr(model, "module", model)  # of DistributedDataParallel
+    head = getattr(model, "heads", None)
+    if not isinstance(head, PartHead) or head.parts.fitted:
+        return
+    with generators_kept(), evaluated(model):
+        data = training_pictures(cfg)
+        some = range(0, len(data), max(1, len(data) // _IMAGES))
+        maps, _ = _seen(model, head, cfg, data, some, lambda features: features)
+        head.parts.find_parts(maps)
+        vectors, labels = _seen(
+            model, head, cfg, data, range(len(data)),
+            lambda features: head.parts.pool(features, head.pool_layer(features).flatten(1)),
+        )  # fmt: skip
+        head.parts.fit(vectors, labels)
+    logger.info(f"PartHead: the parts are fitted to {len(labels)} pictures")
+
+
+def _seen(
+    model: Any,
+    head: PartHead,
+    cfg: Any,
+    data: Any,
+    which: Sequence[int],
+    take: Callable[[Tensor], Tensor],
+) -> Tuple[Tensor, Tensor]:
+    """What is taken of the maps of some pictures, and their identities, on every rank."""
+    taken: List[Tensor] = []
+    labels: List[Tensor] = []
+    head.seen = lambda features: taken.append(take(features))
+    try:
+        for batch in in_batches(data, cfg, which[ranks.own_slice(len(which))]):
+            model(batch)
+            labels.append(batch["targets"])
+    finally:
+        head.seen = None
+    rows, own = torch.cat(taken), torch.cat(labels).to(taken[0].device)
+    counts = [number for (number,) in ranks.exchange(len(rows))]
+    return ranks.gather_rows(rows, counts), ranks.gather_rows(own, counts)
+
+
+def extend_trainer(defaults: Any) -> None:
+    """Lets FastReID's trainer fit the parts before it evaluates."""
+
+    def test(stock: Callable[..., Dict[str, Any]], cls: Any, cfg: Any, model: Any) -> Any:
+        fit(cfg, model)
+        return stock(cls, cfg, model)
+
+    wrap(defaults.DefaultTrainer, "test", test)

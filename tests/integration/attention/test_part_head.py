@@ -1,0 +1,143 @@
+"""PartHead in FastReID: trains as its EmbeddingHead, is fitted by an evaluation, is saved."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from fastreid.engine import DefaultTrainer, launch
+from fastreid.modeling import build_model
+from fastreid.utils import comm
+from fastreid.utils.checkpoint import Checkpointer
+from fastreid.utils.events import EventStorage
+from placed import MGN_R50, VIT
+
+from fastreid_rib.attention import PartAttention
+from fastreid_rib.integration.attention import part_head
+from fastreid_rib.integration.training_set import in_batches, training_pictures
+
+PARTS = {"MODEL.HEADS.NAME": "PartHead", "MODEL.BACKBONE.PRETRAIN": False}
+
+
+def images(seed=0):
+    return torch.rand(8, 3, 64, 32, generator=torch.Generator().manual_seed(seed)) * 255
+
+
+def a_step(model):
+    model.train()
+    with EventStorage():
+        losses = model({"images": images(), "targets": torch.arange(8) // 2})
+    sum(losses.values()).backward()
+    return losses
+
+
+def seeded(cfg):
+    torch.manual_seed(0)
+    return build_model(cfg)
+
+
+def test_it_trains_as_fastreids_head(make_small_cfg):
+    ours = seeded(make_small_cfg(PARTS))
+    stock = seeded(make_small_cfg({**PARTS, "MODEL.HEADS.NAME": "EmbeddingHead"}))
+    assert list(ours.state_dict()) == list(stock.state_dict())
+    losses, expected = a_step(ours), a_step(stock)
+    assert all(torch.equal(losses[name], expected[name]) for name in expected)
+    for one, other in zip(ours.parameters(), stock.parameters()):
+        assert one.grad is other.grad is None or torch.equal(one.grad, other.grad)
+    with torch.no_grad():
+        assert torch.equal(ours.eval()({"images": images()}), stock.eval()({"images": images()}))
+
+
+def test_an_evaluation_fits_it_to_the_training_set(make_small_cfg, heard):
+    cfg = make_small_cfg(PARTS)
+    model = seeded(cfg)
+    a_step(model)
+    said = heard(part_head.logger)
+    results = DefaultTrainer.test(cfg, model)
+    assert 0 < results["mAP"] <= 100 and model.training
+    assert said() == [f"PartHead: the parts are fitted to {len(training_pictures(cfg))} pictures"]
+
+    # The same by hand, in any PyTorch loop.
+    model.eval()
+    attention, maps, labels = PartAttention(), [], []
+    with torch.no_grad():
+        for batch in in_batches(training_pictures(cfg), cfg):
+            maps.append(model.backbone(model.preprocess_image(batch)))
+            labels.append(batch["targets"])
+        maps, labels = torch.cat(maps), torch.cat(labels)
+        attention.find_parts(maps)
+        attention.fit(attention.pool(maps), labels)
+        expected = attention(model.backbone(model.preprocess_image({"images": images()})))
+        found = model({"images": images()})
+    assert torch.allclose(found, expected, atol=1e-4)
+
+    DefaultTrainer.test(cfg, model)  # of the same weights: nothing is fitted anew
+    assert len(said()) == 1
+    a_step(model)
+    assert not model.heads.parts.fitted
+    DefaultTrainer.test(cfg, model)
+    assert len(said()) == 2
+
+
+def test_a_fit_draws_no_random_number_of_the_training(make_small_cfg):
+    cfg = make_small_cfg({**PARTS, "SEED": -1})
+    model = seeded(cfg)
+    before = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
+    part_head.fit(cfg, model)
+    assert model.heads.parts.fitted
+    assert random.getstate() == before[0] and torch.equal(torch.get_rng_state(), before[2])
+    assert (np.random.get_state()[1] == before[1]).all()
+
+
+def test_a_checkpoint_holds_it(make_small_cfg, tmp_path, heard):
+    cfg = make_small_cfg(PARTS)
+    model = seeded(cfg)
+    Checkpointer(model, str(tmp_path)).save("unfitted")
+    part_head.fit(cfg, model)
+    Checkpointer(model, str(tmp_path)).save("fitted")
+    with torch.no_grad():
+        expected = model.eval()({"images": images()})
+    said = heard(part_head.logger)
+    for identities in (8, 0):  # 0: in an evaluation that was not told
+        loaded = build_model(make_small_cfg({**PARTS, "MODEL.HEADS.NUM_CLASSES": identities}))
+        Checkpointer(loaded).load(str(tmp_path / "fitted.pth"))
+        with torch.no_grad():
+            assert torch.equal(loaded.eval()({"images": images()}), expected)
+    assert said() == []
+    Checkpointer(loaded).load(str(tmp_path / "unfitted.pth"))
+    assert "the checkpoint has no parts" in said()[0] and not loaded.heads.parts.fitted
+
+
+@pytest.mark.parametrize("changes", [{"MODEL.HEADS.EMBEDDING_DIM": 64}, MGN_R50])
+def test_another_neck_is_refused(make_cfg, changes):
+    with pytest.raises(ValueError, match="MODEL.HEADS.NAME PartHead .* Write 0, or EmbeddingHead"):
+        build_model(make_cfg({**changes, **PARTS}))
+
+
+def test_a_backbone_without_a_map_stops_at_the_first_step(make_cfg):
+    cfg = make_cfg({**VIT, **PARTS, "MODEL.HEADS.POOL_LAYER": "Identity"})
+    model = build_model(cfg).train()
+    model.backbone.blocks = model.backbone.blocks[:1]
+    size = cfg.INPUT.SIZE_TRAIN
+    with pytest.raises(ValueError, match=r"this backbone gives \(2, 768.*\), one position"):
+        model({"images": torch.rand(2, 3, *size), "targets": torch.tensor([0, 1])})
+
+
+def of_a_rank(cfg, folder):
+    torch.set_num_threads(1)
+    model = seeded(cfg)
+    part_head.fit(cfg, model)
+    torch.save(model.state_dict(), f"{folder}/{comm.get_rank()}.pth")
+
+
+def test_two_processes_share_the_pictures_and_fit_the_same(make_small_cfg, tmp_path):
+    cfg = make_small_cfg(PARTS)
+    training_pictures(cfg)  # drawn once, by one
+    launch(of_a_rank, 2, dist_url="auto", args=(cfg, str(tmp_path)))
+    one, other = (torch.load(tmp_path / f"{rank}.pth") for rank in (0, 1))
+    model = seeded(cfg)
+    part_head.fit(cfg, model)
+    assert model.heads.parts.fitted
+    for name, value in model.state_dict().items():
+        assert torch.equal(one[name], other[name])
+        assert torch.allclose(one[name], value, atol=1e-3 * float(value.abs().max() or 1)), name
