@@ -159,8 +159,8 @@ def across_cameras(
 ) -> Optional[CameraTable]:
     """Adds rows for pairs of identity and camera to a class table; None: there are none.
 
-    ``seen`` are the pairs of the embeddings, ``counts``, (C,), the images in each row of ``log_q``; the
-    others as in `class_table`.
+    ``seen`` are the pairs of the embeddings, ``counts``, (C,), the images in each row of ``log_q``;
+    the others as in `class_table`.
     """
     if seen is None:
         return None
