@@ -13,7 +13,7 @@ from fastreid_rib.base.kept import evaluated
 from fastreid_rib.commands import load_weights
 from fastreid_rib.integration import config
 from fastreid_rib.integration.training_set import in_batches, training_pictures
-from fastreid_rib.losses.gaussian import MANY_IDENTITIES, gaussian_bottleneck
+from fastreid_rib.losses.gaussian import gaussian_bottleneck
 from fastreid_rib.ops.sums import group_sum
 
 _NECK = re.compile(r"(^|\.)\w*heads?\.(bottleneck|parts)\.")
@@ -85,12 +85,6 @@ def project(cfg: Any, state: Dict[str, Tensor], dim: int) -> Tuple[int, int]:
         "num_batches_tracked": torch.zeros((), dtype=torch.int64),
     }
     state.update((f"heads.bottleneck.1.{name}", value) for name, value in norm.items())
-    people = len(labels.unique())
-    if people < MANY_IDENTITIES:
-        print(
-            f"warning: fitted to {people} people the projection may lose. It gained with "
-            f"{MANY_IDENTITIES} and more; compare it with an export without --embedding-dim."
-        )
     return size, dim
 
 

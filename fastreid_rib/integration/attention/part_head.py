@@ -18,7 +18,6 @@ from fastreid_rib.base import ranks
 from fastreid_rib.base.kept import evaluated, generators_kept
 from fastreid_rib.base.patching import wrap
 from fastreid_rib.integration.training_set import in_batches, training_pictures
-from fastreid_rib.losses.gaussian import MANY_IDENTITIES
 
 logger = logging.getLogger(__name__)
 
@@ -106,13 +105,7 @@ def fit(cfg: Any, model: Any) -> None:
             lambda features: head.parts.pool(features, head.pool_layer(features).flatten(1)),
         )  # fmt: skip
         head.parts.fit(vectors, labels)
-    identities = len(labels.unique())
-    logger.info(f"PartHead: the parts are fitted to {len(labels)} pictures of {identities} people")
-    if identities < MANY_IDENTITIES:
-        logger.warning(
-            "PartHead may lose with so few people: it gained with %d and more. Compare it with "
-            "MODEL.HEADS.NAME EmbeddingHead", MANY_IDENTITIES,
-        )  # fmt: skip
+    logger.info(f"PartHead: the parts are fitted to {len(labels)} pictures")
 
 
 def _seen(
