@@ -163,7 +163,8 @@ def names_rib(cfg: Any) -> bool:
 
 def asks_for_plugin(cfg: Any) -> bool:
     """Whether a config asks for anything that FastReID alone does not have: RIB or attention."""
-    return names_rib(cfg) or asked_attention(cfg) is not None
+    in_parts = cfg.MODEL.HEADS.NAME == PART_HEAD
+    return names_rib(cfg) or in_parts or asked_attention(cfg) is not None
 
 
 def rib_before_attention(cfg: Any) -> bool:

@@ -143,6 +143,12 @@ def test_the_attention_that_a_config_asks_for(make_cfg):
     assert config.asked_attention(make_cfg(changes)).name == "CBAM"
 
 
+def test_what_asks_for_the_plugin(make_cfg):
+    asks = ({"MODEL.LOSSES.NAME": ("RIB",)}, DCS, {"MODEL.HEADS.NAME": "PartHead"})
+    assert all(config.asks_for_plugin(make_cfg(changes)) for changes in asks)
+    assert not config.asks_for_plugin(make_cfg({"MODEL.HEADS.NAME": "EmbeddingHead"}))
+
+
 def test_heads_that_hold_an_attention(make_cfg):
     for changes, message in (
         ({"MODEL.ATTENTION.CHANNEL": "DCS"}, "MODEL.ATTENTION.CHANNEL must be one of SE, ECA"),
