@@ -125,7 +125,9 @@ class PartAttention(nn.Module):
 
     @torch.no_grad()
     def fit(self, vectors: Tensor, labels: Tensor) -> None:
-        """Finds what of each vector tells identities apart: d = min(C, identities - 1) numbers.
+        """Finds what of each vector tells identities apart: d numbers, as many as it needs.
+
+        That is C, or of 200 identities and more at most one less than there are.
 
         Args:
             vectors: (N, 1 + K, C) of a training set, from :meth:`pool`, in evaluation mode.

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from fastreid_rib.ops.sums import group_sum
 
+_FEW = 200  # identities: fewer do not span the directions in which others differ
+_ALIKE = 10  # as if so many more were known, who differ alike in all directions
+
 
 def gaussian_bottleneck(embeddings: Tensor, labels: Tensor, dim: int = 0) -> Tuple[Tensor, Tensor]:
     """What of embeddings tells identities apart: a mean to subtract, and a projection.
@@ -23,13 +26,15 @@ def gaussian_bottleneck(embeddings: Tensor, labels: Tensor, dim: int = 0) -> Tup
 
     It is the projection that the Gaussian information bottleneck (Chechik et al. 2005) approaches
     as the compression counts less and less, and its metric is KISSME's (Koestinger et al. 2012).
-    The ridge is ours: images of people who were not trained on vary more than S tells.
+    The ridge is ours: images of people who were not trained on vary more than S tells. So is what
+    becomes of fewer than 200 identities, with ``dim`` 0: T gets another ridge, 10 / C times the
+    mean variance in T - S, and all D columns stay.
 
     Args:
         embeddings: (N, D), floating point: of a trained network, in evaluation mode.
         labels: (N,), int64, >= 0.
         dim: d, at most D and C - 1 of the C identities here: all other columns would be zero. 0: as
-            many as that.
+            many as that, or D where C is less than 200.
 
     Returns:
         The mean, (D,), and the projection, (D, d), its columns by how much they tell, both float32.
@@ -57,7 +62,10 @@ def gaussian_bottleneck(embeddings: Tensor, labels: Tensor, dim: int = 0) -> Tup
     if not noise > 0:
         raise ValueError("embeddings must differ within an identity, but in each they are equal")
     ridge = noise * torch.eye(len(within), dtype=within.dtype, device=within.device)
-    metric = torch.inverse(within + ridge) - torch.inverse(total + ridge)
-    values, vectors = torch.linalg.eigh(metric)
+    within, total = within + ridge, total + ridge
+    if dim == 0 and identities < _FEW:
+        most, alike = size, (total - within).diagonal().mean() / noise
+        total = total + _ALIKE / identities * alike * ridge
+    values, vectors = torch.linalg.eigh(torch.inverse(within) - torch.inverse(total))
     projection = (vectors * values.clamp(min=0).sqrt()).flip(1)[:, : dim or most]
     return mean.float(), projection.float()

@@ -81,7 +81,7 @@ def test_it_is_the_plain_pytorch_of_its_docstring(seed, number, pooled):
             )
         ]
         assert torch.allclose(found[i], torch.cat(expected), atol=3e-3)
-    assert found.shape == (4, (1 + number) * 11) and found.dtype == torch.float32
+    assert found.shape == (4, (1 + number) * 16) and found.dtype == torch.float32
     assert torch.allclose(found.norm(dim=1), torch.full((4,), 2.0).sqrt(), atol=1e-4)
 
 

@@ -155,7 +155,7 @@ def test_parts_stay_with_the_plugin_or_become_a_projection(trained, tmp_path, ru
     out = tmp_path / "without"
     assert main(["export", path, "--output", str(out), "--embedding-dim", "0"]) == 0
     assert "PartHead" not in capsys.readouterr().out + (out / "config.yaml").read_text()
-    assert by_fastreid_alone(out, tmp_path, run_script).shape == (8, 7)
+    assert by_fastreid_alone(out, tmp_path, run_script).shape == (8, 512)
 
 
 @pytest.mark.parametrize(

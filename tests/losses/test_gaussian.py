@@ -88,11 +88,33 @@ def test_a_size_out_of_its_range(dim, identities, most):
 
 def test_columns_beyond_the_identities_would_be_zero():
     rows, labels, _ = people(0, identities=8)
-    _, projection = gaussian_bottleneck(rows, labels)
+    _, projection = gaussian_bottleneck(rows, labels, 7)
     assert projection.shape == (12, 7)
     assert float(projection[:, -1].norm()) > 1e-3
     metric = projection.double() @ projection.double().t()
     assert torch.linalg.matrix_rank(metric, rtol=1e-4) == 7
+
+
+def test_of_few_identities_no_direction_is_lost():
+    """Four people differ in three directions, others in a fourth, too: it must tell them apart."""
+    rows, labels, _ = people(0, identities=200)
+    few, others = labels < 4, labels >= 4
+    mean, narrow = gaussian_bottleneck(rows[few], labels[few], 3)
+    mean, wide = gaussian_bottleneck(rows[few], labels[few])
+    assert wide.shape == (12, 12) and float(wide[:, -1].norm()) > 1e-3
+    of_narrow, of_wide = (
+        retrieved((rows[others] - mean) @ projection, labels[others])
+        for projection in (narrow, wide)
+    )
+    assert of_wide > of_narrow + 0.2
+    assert gaussian_bottleneck(rows, labels)[1].shape == (12, 12)
+
+
+def test_of_many_identities_it_is_as_narrow_as_they_allow():
+    rows, labels, _ = people(0, identities=200, images=2, size=300)
+    _, projection = gaussian_bottleneck(rows, labels)
+    assert projection.shape == (300, 199)
+    assert torch.equal(projection, gaussian_bottleneck(rows, labels, 199)[1])
 
 
 def test_one_identity():

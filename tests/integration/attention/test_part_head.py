@@ -139,5 +139,8 @@ def test_two_processes_share_the_pictures_and_fit_the_same(make_small_cfg, tmp_p
     part_head.fit(cfg, model)
     assert model.heads.parts.fitted
     for name, value in model.state_dict().items():
-        assert torch.equal(one[name], other[name])
-        assert torch.allclose(one[name], value, atol=1e-3 * float(value.abs().max() or 1)), name
+        found = one[name]
+        assert torch.equal(found, other[name])
+        if name.endswith("projections"):  # columns that tell as much may be turned
+            found, value = found @ found.transpose(1, 2), value @ value.transpose(1, 2)
+        assert torch.allclose(found, value, atol=1e-3 * float(value.abs().max() or 1)), name
