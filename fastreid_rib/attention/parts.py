@@ -21,6 +21,11 @@ _POSITIONS = 20_000  # at most, that the parts are found in
 _ITERATIONS = 20
 
 
+def has_parts(maps: Tensor) -> bool:
+    """Whether this is (B, C, H, W) with two positions or more."""
+    return maps.dim() == 4 and maps.shape[2] * maps.shape[3] > 1
+
+
 class PartAttention(nn.Module):
     """What a map tells of the identity, as a whole and part by part.
 
@@ -87,7 +92,7 @@ class PartAttention(nn.Module):
         Raises:
             ValueError: the maps have one position.
         """
-        if maps.dim() != 4 or maps.shape[2] * maps.shape[3] < 2:
+        if not has_parts(maps):
             raise ValueError(
                 f"maps must be (B, C, H, W) with two positions or more, got {tuple(maps.shape)}: "
                 "one position has no parts"

@@ -49,7 +49,7 @@ def main(
             f"{checkpoint} is of a search, a network with all widths at once; export that of the "
             "derived network (searched.yml), once it is trained"
         )
-    in_parts = cfg.MODEL.HEADS.NAME == config.PART_HEAD and embedding_dim is None
+    in_parts = config.in_parts(cfg) and embedding_dim is None
     before = cfg.TEST.NECK_FEAT == "before" and not in_parts
     cfg = _without_rib(cfg)
 

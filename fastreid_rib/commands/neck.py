@@ -4,15 +4,14 @@ Legend: D dimensions of what is projected, d of the new embedding, C identities.
 """
 
 import re
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, Tuple
 
 import torch
 from torch import Tensor, nn
 
-from fastreid_rib.base.kept import evaluated
 from fastreid_rib.commands import load_weights
 from fastreid_rib.integration import config
-from fastreid_rib.integration.training_set import in_batches, training_pictures
+from fastreid_rib.integration.training_set import embed, training_pictures
 from fastreid_rib.losses.gaussian import gaussian_bottleneck
 from fastreid_rib.ops.sums import group_sum
 
@@ -52,7 +51,7 @@ def project(cfg: Any, state: Dict[str, Tensor], dim: int) -> Tuple[int, int]:
     from fastreid.modeling import build_model
     from fastreid.modeling.heads import ClasHead, EmbeddingHead
 
-    if cfg.MODEL.HEADS.NAME == config.PART_HEAD:
+    if config.in_parts(cfg):
         cfg.MODEL.HEADS.NAME = "EmbeddingHead"  # which it is, without its parts
     data = training_pictures(cfg)
     cfg.MODEL.HEADS.NUM_CLASSES = data.num_classes
@@ -67,7 +66,11 @@ def project(cfg: Any, state: Dict[str, Tensor], dim: int) -> Tuple[int, int]:
             f"has {found}; leave it out."
         )
     load_weights(model, state, "the checkpoint")
-    embeddings, labels, before = _embed(model, head.bottleneck, data, cfg)
+    pooled, labels = embed(model, head.bottleneck, lambda pooled: pooled.flatten(1), data, cfg)
+    before = torch.eye(pooled.shape[1])
+    if len(head.bottleneck) and isinstance(head.bottleneck[0], nn.Conv2d):  # EMBEDDING_DIM
+        before = head.bottleneck[0].weight.detach().float().cpu().flatten(1)
+    embeddings, labels = pooled.float().cpu() @ before.t(), labels.cpu()
     mean, projection = gaussian_bottleneck(embeddings, labels, dim)
     size, dim = projection.shape
 
@@ -91,23 +94,3 @@ def project(cfg: Any, state: Dict[str, Tensor], dim: int) -> Tuple[int, int]:
 def _drop_neck(state: Dict[str, Tensor]) -> None:
     for key in [key for key in state if _NECK.search(key)]:
         del state[key]
-
-
-def _embed(model: Any, neck: nn.Sequential, data: Any, cfg: Any) -> Tuple[Tensor, Tensor, Tensor]:
-    """What goes into a neck's normalisation, (N, D), identities, (N,), and what made it, (D, E)."""
-    pooled: List[Tensor] = []
-    labels: List[Tensor] = []
-    handle = neck.register_forward_pre_hook(lambda neck, args: pooled.append(args[0].flatten(1)))
-    try:
-        with evaluated(model):
-            for batch in in_batches(data, cfg):
-                model(batch)
-                labels.append(batch["targets"])
-    finally:
-        handle.remove()
-    rows = torch.cat(pooled).float().cpu()
-    before = torch.eye(rows.shape[1])
-    if len(neck) and isinstance(neck[0], nn.Conv2d):  # MODEL.HEADS.EMBEDDING_DIM
-        before = neck[0].weight.detach().float().cpu().flatten(1)
-        rows = rows @ before.t()
-    return rows, torch.cat(labels).long(), before

@@ -163,8 +163,7 @@ def names_rib(cfg: Any) -> bool:
 
 def asks_for_plugin(cfg: Any) -> bool:
     """Whether a config asks for anything that FastReID alone does not have: RIB or attention."""
-    in_parts = cfg.MODEL.HEADS.NAME == PART_HEAD
-    return names_rib(cfg) or in_parts or asked_attention(cfg) is not None
+    return names_rib(cfg) or in_parts(cfg) or asked_attention(cfg) is not None
 
 
 def rib_before_attention(cfg: Any) -> bool:
@@ -221,8 +220,10 @@ def asked_search(cfg: Any) -> SearchKeys:
 ATTENTION_HEADS = ("DCSHead", "ChannelAttentionHead")
 """Values of ``MODEL.HEADS.NAME`` that stand for an attention with ``PLACEMENT ("head",)``."""
 
-PART_HEAD = "PartHead"
-"""The value of ``MODEL.HEADS.NAME`` whose attention is fitted, not trained."""
+
+def in_parts(cfg: Any) -> bool:
+    """Whether a config's head attends to parts: the attention that is fitted, not trained."""
+    return bool(cfg.MODEL.HEADS.NAME == "PartHead")
 
 
 def asked_attention(cfg: Any) -> Optional[AttentionKeys]:

@@ -6,18 +6,17 @@ written after it holds them. The next step of a training forgets them: they are 
 """
 
 import logging
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Optional
 
-import torch
 from fastreid.modeling.heads.build import REID_HEADS_REGISTRY
 from fastreid.modeling.heads.embedding_head import EmbeddingHead
 from torch import Tensor
 
 from fastreid_rib.attention import PartAttention
-from fastreid_rib.base import ranks
-from fastreid_rib.base.kept import evaluated, generators_kept
+from fastreid_rib.attention.parts import has_parts
+from fastreid_rib.base.kept import generators_kept
 from fastreid_rib.base.patching import wrap
-from fastreid_rib.integration.training_set import in_batches, training_pictures
+from fastreid_rib.integration.training_set import embed, training_pictures
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +41,6 @@ class PartHead(EmbeddingHead):
             )
         super().__init__(cfg)
         self.parts = PartAttention()
-        self.seen: Optional[Callable[[Tensor], Any]] = None  # gets the maps while parts are fitted
 
     def forward(self, features: Tensor, targets: Optional[Tensor] = None) -> Any:
         """As FastReID's head; in evaluation the parts' embeddings.
@@ -52,11 +50,12 @@ class PartHead(EmbeddingHead):
             targets: (B,), int64, in training.
         """
         if self.training:
-            _check_map(features)
+            if not has_parts(features):
+                raise ValueError(
+                    "MODEL.HEADS.NAME PartHead attends to the parts of a map (B, C, H, W), and this "
+                    f"backbone gives {tuple(features.shape)}, one position. Write EmbeddingHead."
+                )
             self.parts.forget()
-        elif self.seen is not None:
-            self.seen(features)
-            return features.new_zeros(len(features), 1)
         elif self.parts.fitted:
             return self.parts(features, self.pool_layer(features).flatten(1))
         return super().forward(features, targets)
@@ -70,15 +69,6 @@ class PartHead(EmbeddingHead):
             )
 
 
-def _check_map(features: Tensor) -> None:
-    if features.dim() != 4 or features.shape[2] * features.shape[3] < 2:
-        raise ValueError(
-            "MODEL.HEADS.NAME PartHead attends to the parts of a map (B, C, H, W), and this "
-            f"backbone gives {tuple(features.shape)}, one position. Write EmbeddingHead."
-        )
-
-
-@torch.no_grad()
 def fit(cfg: Any, model: Any) -> None:
     """Fits the parts of a model's PartHead to its training set, if they are not fitted.
 
@@ -95,40 +85,17 @@ def fit(cfg: Any, model: Any) -> None:
     head = getattr(model, "heads", None)
     if not isinstance(head, PartHead) or head.parts.fitted:
         return
-    with generators_kept(), evaluated(model):
+
+    def pooled(features: Tensor) -> Tensor:
+        return head.parts.pool(features, head.pool_layer(features).flatten(1))
+
+    with generators_kept():
         data = training_pictures(cfg)
         some = range(0, len(data), max(1, len(data) // _IMAGES))
-        maps, _ = _seen(model, head, cfg, data, some, lambda features: features)
-        head.parts.find_parts(maps)
-        vectors, labels = _seen(
-            model, head, cfg, data, range(len(data)),
-            lambda features: head.parts.pool(features, head.pool_layer(features).flatten(1)),
-        )  # fmt: skip
+        head.parts.find_parts(embed(model, head, lambda features: features, data, cfg, some)[0])
+        vectors, labels = embed(model, head, pooled, data, cfg)
         head.parts.fit(vectors, labels)
     logger.info(f"PartHead: the parts are fitted to {len(labels)} pictures")
-
-
-def _seen(
-    model: Any,
-    head: PartHead,
-    cfg: Any,
-    data: Any,
-    which: Sequence[int],
-    take: Callable[[Tensor], Tensor],
-) -> Tuple[Tensor, Tensor]:
-    """What is taken of the maps of some pictures, and their identities, on every rank."""
-    taken: List[Tensor] = []
-    labels: List[Tensor] = []
-    head.seen = lambda features: taken.append(take(features))
-    try:
-        for batch in in_batches(data, cfg, which[ranks.own_slice(len(which))]):
-            model(batch)
-            labels.append(batch["targets"])
-    finally:
-        head.seen = None
-    rows, own = torch.cat(taken), torch.cat(labels).to(taken[0].device)
-    counts = [number for (number,) in ranks.exchange(len(rows))]
-    return ranks.gather_rows(rows, counts), ranks.gather_rows(own, counts)
 
 
 def extend_trainer(defaults: Any) -> None:
