@@ -57,8 +57,11 @@ def build_norm(norm: str, features: int) -> nn.Module:
     return nn.LayerNorm(features, elementwise_affine=False) if norm == "layer" else nn.Identity()
 
 
-class _BatchNorm(nn.BatchNorm1d):
-    """Of (..., D). A lone row has no variance: it gets the running statistics, as in eval."""
+class _BatchNorm(nn.modules.batchnorm._NormBase):
+    """Of (..., D). A lone row has no variance: it gets the running statistics, as in eval.
+
+    No nn.BatchNorm1d: SyncBatchNorm would take its place, and read (B, N, D) as (B, D, N).
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         mean, variance = self.running_mean, self.running_var
@@ -68,8 +71,9 @@ class _BatchNorm(nn.BatchNorm1d):
             return ((x - mean) * (variance + self.eps).rsqrt()).to(x.dtype)
         # Rows, not (B, D, N): compiled, torch's batch normalisation mistakes a transposed layout.
         rows = x.reshape(-1, x.shape[-1])
-        if self.training and len(rows) > 1:
-            rows = super().forward(rows)
-        else:
-            rows = F.batch_norm(rows, self.running_mean, self.running_var, eps=self.eps)
+        learns = self.training and len(rows) > 1
+        if learns and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        statistics = self.running_mean, self.running_var
+        rows = F.batch_norm(rows, *statistics, training=learns, eps=self.eps)
         return rows.reshape(x.shape)

@@ -160,15 +160,17 @@ class PartAttention(nn.Module):
         if self.means is None or self.projections is None:
             raise ValueError("call fit first, with what pool gives of a training set")
         with full_precision(vectors.device):
-            told = torch.einsum("bkc,kcd->bkd", vectors - self.means, self.projections)
+            vectors = vectors - self.means.float()
+            told = torch.einsum("bkc,kcd->bkd", vectors, self.projections.float())
         return (shares.sqrt()[..., None] * F.normalize(told, dim=2)).flatten(1)
 
     def _pool(self, maps: Tensor, whole: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
         if self.mean is None or self.centroids is None:
             raise ValueError("call find_parts first, with maps of some images")
         rows = maps.float().flatten(2).transpose(1, 2)
-        z = F.normalize(rows - self.mean, dim=2)
-        phi = soft_assignment(z.flatten(0, 1), self.centroids, self.beta).view(*z.shape[:2], -1)
+        z = F.normalize(rows - self.mean.float(), dim=2)
+        phi = soft_assignment(z.flatten(0, 1), self.centroids.float(), self.beta)
+        phi = phi.view(*z.shape[:2], len(self.centroids))
         shares = phi.mean(dim=1)
         weights = phi / phi.sum(dim=1, keepdim=True).clamp(min=torch.finfo(phi.dtype).tiny)
         with full_precision(rows.device):

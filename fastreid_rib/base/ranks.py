@@ -24,7 +24,7 @@ def exchange(*numbers: int) -> List[Tuple[int, ...]]:
     _, size = rank_and_size()
     if size == 1:
         return [numbers]
-    own = torch.tensor(numbers, dtype=torch.int64)
+    own = torch.tensor(numbers, dtype=torch.int64, device="cpu")
     parts = [torch.empty_like(own) for _ in range(size)]
     dist.all_gather(parts, own, group=_host_group())
     return [tuple(part.tolist()) for part in parts]

@@ -28,7 +28,7 @@ def read_safely(path: str) -> Any:
     import torch
 
     try:
-        if hasattr(torch.serialization, "safe_globals"):  # from 2.5 on
+        if hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):  # from 2.6 on
             with torch.serialization.safe_globals(_numpy_globals()):
                 return torch.load(path, map_location="cpu", weights_only=True)
         # torch 1.13 has weights_only too, but knows neither NumPy's numbers nor the counter in the

@@ -59,10 +59,10 @@ def spread_seeds(rows: Tensor, clusters: int, draw: random.Random) -> Tensor:
     ``draw`` is in the same state on every rank. Calls collectives.
     """
     # Drawn on the host: the same rows on every device and every rank.
-    generator = torch.Generator().manual_seed(draw.getrandbits(63))
+    generator = torch.Generator("cpu").manual_seed(draw.getrandbits(63))
     own = rows[ranks.own_slice(len(rows))].float()
     similarity = own.new_full((len(own),), -float("inf"))
-    picked = torch.tensor([draw.randrange(len(rows))])
+    picked = torch.tensor([draw.randrange(len(rows))], device="cpu")
     chosen = picked
     while len(chosen) < clusters:
         seeds = rows[picked.to(rows.device)].float()

@@ -65,7 +65,8 @@ def rib_loss(
 
     Args:
         embeddings: (n, D), any floating dtype, not normalised.
-        labels: (n,), int64, < C. Images with a negative label are ignored.
+        labels: (n,), int64, < C. Images with a negative label, or with an embedding of zeros, are
+            ignored.
         centroids: (K, D), constant.
         log_q: (C, K), natural logarithms, constant.
         beta: sharpness of the soft assignment, > 0. Squared distances lie in 0..4.
@@ -123,6 +124,7 @@ def checked_rib_loss(
 ) -> Tensor:
     """As :func:`rib_loss`, of arguments that have been checked: ``RIBLoss`` does it once a step."""
     dtype = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
+    labels = labels.masked_fill(~embeddings.detach().bool().any(dim=1), -1)  # zeros tell nothing
     known = (labels >= 0) & (labels < len(clusters.log_q))
     # Filled before the normalisation: a NaN there would come back as NaN times zero.
     embeddings = embeddings.to(dtype).masked_fill(~known[:, None], 0)
@@ -146,14 +148,19 @@ def check_batch(embeddings: Tensor, labels: Tensor, num_classes: int, cameras: A
             raise TypeError(f"{name} must be a tensor, got a {kind}; {_NO_TENSOR[name]}")
         if name == "embeddings":
             if value.dim() != 2 or not value.is_floating_point():
+                shape = "[None]" if value.dim() < 2 else ".flatten(1)" if value.dim() > 2 else ""
+                dtype = "" if value.is_floating_point() else ".float()"
                 raise ValueError(
                     f"embeddings must be (n, D) floating point, got {tuple(value.shape)} "
-                    f"{value.dtype}; write embeddings.flatten(1)"
+                    f"{value.dtype}; write embeddings{shape}{dtype}"
                 )
         elif value.dtype != torch.int64 or value.shape != embeddings.shape[:1]:
+            shape = ".flatten()" if value.dim() > 1 and len(value) == value.numel() else ""
+            dtype = "" if value.dtype == torch.int64 else ".long()"
             raise ValueError(
                 f"{name} must be ({len(embeddings)},) int64, one for each embedding, got "
-                f"{tuple(value.shape)} {value.dtype}; write {name}.long()"
+                f"{tuple(value.shape)} {value.dtype}"
+                + (f"; write {name}{shape}{dtype}" if shape or dtype else "")
             )
         elif value.device != embeddings.device:
             raise ValueError(

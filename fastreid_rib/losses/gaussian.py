@@ -3,11 +3,13 @@
 Legend: N embeddings, D dimensions, d of them kept, C identities.
 """
 
+import sys
 from typing import Tuple
 
 import torch
 from torch import Tensor
 
+from fastreid_rib.losses.functional import check_batch
 from fastreid_rib.ops.sums import group_sum
 
 _FEW = 200  # identities: fewer do not span the directions in which others differ
@@ -40,8 +42,16 @@ def gaussian_bottleneck(embeddings: Tensor, labels: Tensor, dim: int = 0) -> Tup
         The mean, (D,), and the projection, (D, d), its columns by how much they tell, both float32.
 
     Raises:
-        ValueError: ``dim`` is out of its range, or no identity has two different embeddings.
+        TypeError: an argument is no tensor.
+        ValueError: ``dim`` is out of its range, no identity has two different embeddings, or a
+            shape, dtype, label or number is none of these.
     """
+    check_batch(embeddings, labels, sys.maxsize)
+    if bool((labels < 0).any()):
+        raise ValueError(f"labels must be >= 0, got {int(labels.min())}; leave these images out")
+    broken = ~embeddings.isfinite().all(dim=1)
+    if bool(broken.any()):
+        raise ValueError(f"{int(broken.sum())} embeddings hold NaN or infinity; leave them out")
     counts = torch.bincount(labels)
     identities, size = int((counts > 0).sum()), embeddings.shape[1]
     most = min(size, identities - 1)

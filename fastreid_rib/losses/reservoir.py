@@ -66,7 +66,8 @@ class Reservoir:
         """
         rows = F.normalize(embeddings.float(), dim=1)
         # Marked, not dropped: how many there are is known on the device only.
-        labels = labels.masked_fill(~rows.isfinite().all(dim=1), -1)
+        usable = rows.isfinite().all(dim=1) & rows.bool().any(dim=1)
+        labels = labels.masked_fill(~usable, -1)
         cameras = torch.zeros_like(labels) if cameras is None else cameras
         counts = ranks.row_counts(rows)
         rows = ranks.gather_rows(torch.nan_to_num(rows).half(), counts)
@@ -121,6 +122,6 @@ def _put(buffer: Tensor, targets: List[int], new: Tensor, sources: List[int]) ->
         buffer[first : first + count] = new
         return
     # non_blocking: a plain copy of the indices would wait for the GPU.
-    target = torch.tensor(targets).to(buffer.device, non_blocking=True)
-    source = torch.tensor(sources).to(buffer.device, non_blocking=True)
+    target = torch.tensor(targets, device="cpu").to(buffer.device, non_blocking=True)
+    source = torch.tensor(sources, device="cpu").to(buffer.device, non_blocking=True)
     buffer.index_copy_(0, target, new.index_select(0, source))

@@ -7,7 +7,7 @@ from typing import Any, Callable, ContextManager, List, TypeVar, cast
 import torch
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-_CAN_COMPILE = hasattr(torch, "compiler")  # torch >= 2.1
+_CAN_COMPILE = hasattr(getattr(torch, "compiler", None), "is_compiling")  # torch >= 2.3
 
 
 def uncompiled(function: _F) -> _F:

@@ -22,8 +22,9 @@ def rib_loss_reference(
 
     Shares no code with the implementations and uses explicit distances ``|F_i - C_a|^2``: (n, K, D)
     numbers.
-    Arguments and errors as ``rib_loss``, ``form`` and ``log_p`` as :func:`fastreid_rib.ops.bound`;
-    differentiable as often as wanted, with respect to centroids, ``log_q`` and ``log_p`` too.
+    Arguments as ``rib_loss``, without ``mean`` and ``backend``; ``form`` and ``reduction`` alone
+    are checked. Differentiable as often as wanted, with respect to centroids, ``log_q`` and
+    ``log_p`` too.
 
     Returns:
         float64, nats: scalar for "mean" (over images with a label >= 0; 0 if there are none) and
@@ -33,7 +34,7 @@ def rib_loss_reference(
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
     if form not in ("clusters", "embedding"):
         raise ValueError(f"form must be 'clusters' or 'embedding', got {form!r}")
-    known = labels >= 0
+    known = (labels >= 0) & (embeddings != 0).any(dim=1)
     features = embeddings.double()[known]
     features = features / features.square().sum(dim=1, keepdim=True).sqrt()
     exponents = -beta * (features[:, None] - centroids.double()).square().sum(dim=2)

@@ -148,9 +148,15 @@ def sides_of(module: nn.Module) -> Tuple[int, int]:
     """Channels that a layer reads and writes.
 
     Raises:
-        TypeError: neither a convolution, a linear layer nor a norm over channels.
+        TypeError: neither a convolution, a linear layer nor a norm over channels, or in groups.
     """
     if isinstance(module, nn.Conv2d):
+        if module.groups > 1 and not module.groups == module.in_channels == module.out_channels:
+            raise TypeError(
+                "a search can narrow plain convolutions and those of each channel by itself, not "
+                f"one of {module.in_channels} channels to {module.out_channels} in {module.groups} "
+                "groups"
+            )
         return module.in_channels, module.out_channels
     if isinstance(module, nn.Linear):
         return module.in_features, module.out_features

@@ -53,6 +53,15 @@ def seeded(module, x, seed=7):
 # Shapes and dtypes
 
 
+@every
+def test_several_processes_do_not_change_what_it_computes(name, options):
+    """SyncBatchNorm takes the place of torch's own batch normalisations, and reads other axes."""
+    module = trained(name, options)
+    expected = module.eval()(feature_map())
+    converted = torch.nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    assert torch.equal(converted(feature_map()), expected)
+
+
 @given(
     case=st.sampled_from(CASES),
     size=st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 6)),

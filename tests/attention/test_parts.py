@@ -92,6 +92,15 @@ def test_half_precision_is_computed_in_float32():
         found = attention(maps)
     assert found.dtype == torch.float32
     assert torch.allclose(found, attention(maps), atol=1e-5)
+    for dtype, rounding in ((torch.float16, 0.02), (torch.bfloat16, 0.2), (torch.float64, 1e-5)):
+        found = copy.deepcopy(attention).to(dtype)(maps.to(dtype))
+        assert found.dtype == torch.float32
+        assert torch.allclose(found, attention(maps), atol=rounding)
+
+
+def test_no_images():
+    maps, labels = people(1, identities=12)
+    assert fitted(maps, labels)(maps[:0]).shape == (0, 5 * 16)
 
 
 def test_the_same_maps_give_the_same_parts(monkeypatch):

@@ -122,6 +122,20 @@ def test_one_identity():
         gaussian_bottleneck(torch.randn(6, 4), torch.zeros(6).long())
 
 
+@pytest.mark.parametrize(
+    ("embeddings", "labels", "message"),
+    [
+        (torch.full((6, 4), float("nan")), torch.arange(6) % 3, "6 embeddings hold NaN"),
+        (torch.randn(6, 4), torch.arange(6) - 1, "labels must be >= 0, got -1"),
+        (torch.randn(6, 4), torch.arange(6.0), "one for each embedding.*write labels.long()"),
+        (torch.randn(6, 4), torch.arange(7), r"labels must be \(6,\) int64"),
+    ],
+)
+def test_what_it_cannot_fit(embeddings, labels, message):
+    with pytest.raises(ValueError, match=message):
+        gaussian_bottleneck(embeddings, labels)
+
+
 def test_equal_embeddings_of_each_identity():
     with pytest.raises(ValueError, match="differ within an identity"):
         gaussian_bottleneck(torch.eye(6), torch.arange(6), 2)

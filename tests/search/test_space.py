@@ -2,8 +2,10 @@
 
 import pytest
 from networks import Network, space
+from torch import nn
 
 from fastreid_rib.search import Channels, Layer, Space
+from fastreid_rib.search.space import sides_of
 
 FRONT = {"front": (8, 6)}
 
@@ -22,6 +24,10 @@ def test_what_does_not_fit():
         (lambda: Space(FRONT, [of("neck.0")]).check(Network()), r"'neck\.0', which Network does"),
         (lambda: Space(FRONT, [of("pool")]).check(Network()), "not AdaptiveAvgPool2d"),
         (lambda: space(wider).check(Network()), "must have 10 outputs .1 x the widest of group"),
+        (
+            lambda: sides_of(nn.Conv2d(8, 16, 3, groups=8)),
+            "not one of 8 channels to 16 in 8 groups",
+        ),
         (lambda: space().choice((6,)), "2 widths are needed, one each for front, back"),
         (lambda: space().choice((6, 6)), "'back' can have 12, 8, 5, 4 channels, not 6"),
     ):

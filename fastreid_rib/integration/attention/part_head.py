@@ -52,8 +52,9 @@ class PartHead(EmbeddingHead):
         if self.training:
             if not has_parts(features):
                 raise ValueError(
-                    "MODEL.HEADS.NAME PartHead attends to the parts of a map (B, C, H, W), and this "
-                    f"backbone gives {tuple(features.shape)}, one position. Write EmbeddingHead."
+                    "MODEL.HEADS.NAME PartHead attends to the parts of a map (B, C, H, W), and "
+                    f"this backbone gives {tuple(features.shape)}, one position. Write "
+                    "EmbeddingHead."
                 )
             self.parts.forget()
         elif self.parts.fitted:
