@@ -35,7 +35,7 @@ for epoch in range(args.epochs):
     for images, labels, cameras in loader:
         labels, cameras = labels.to(device), cameras.to(device)
         embeddings = backbone(images.to(device))
-        identity_loss = cross_entropy(classifier(embeddings), labels)
+        identity_loss = cross_entropy(classifier(rib.add_camera_noise(embeddings)), labels)
         rib_loss = rib(embeddings, labels, cameras=cameras)  # 0 in the first two epochs
         optimizer.zero_grad()
         (identity_loss + rib_loss).backward()

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from fastreid_rib.base import ranks
 from fastreid_rib.losses import table
 from fastreid_rib.losses.clustering import kmeans, spread_seeds
+from fastreid_rib.losses.noise import between_cameras
 from fastreid_rib.losses.statistics import Statistics
 from fastreid_rib.losses.table import Identities, Pairs, Rows
 from fastreid_rib.ops import Objective, bound
@@ -52,7 +53,7 @@ def refresh(
     Returns:
         The statistics, and a report, see ``RIBLoss.start_epoch``.
     """
-    mean = None
+    mean, pairs, given = None, rows.pairs(), rows
     if settings.center:
         mean = _mean_of_rows(rows.embeddings)
         rows = rows._replace(embeddings=center_rows(rows.embeddings, mean))
@@ -65,7 +66,6 @@ def refresh(
     joint, of_images = table.sums_of_labels(rows, num_classes, centroids, beta)
     log_q = table.class_table(joint, identities, centroids, marginal, settings)
     weights, of_rows, known = counts, None, None
-    pairs = rows.pairs()
     crossed = table.across_cameras(
         rows.embeddings, pairs, log_q, counts, centroids, marginal, settings
     )
@@ -77,12 +77,16 @@ def refresh(
         total = sum(weights[part].double() @ log_q[part].double().exp() for part in parts)
         log_p = (total / counts.sum()).clamp(min=settings.q_floor).log().float()
     mistakes = _mistakes(rows, identities, pairs)
+    differences = between_cameras(given, pairs, draw) if settings.camera_noise else None
     statistics = Statistics(
-        centroids, log_q, log_p, mean, counts, means, of_rows, known, _compression(*mistakes)
-    )
+        centroids, log_q, log_p, mean, counts, means, of_rows, known, _compression(*mistakes),
+        differences,
+    )  # fmt: skip
     report = _report(rows, joint, of_images, statistics, settings)
+    report["error"] = 1.0
     for name, (wrong, judged) in zip(("error", "error_across"), mistakes):
-        report[name] = wrong / judged if judged else 1.0
+        if judged:
+            report[name] = wrong / judged
     return statistics.prepared(), report
 
 
@@ -135,7 +139,9 @@ def _start(
     start = identities.means.clone()
     missing = (identities.counts == 0).nonzero().squeeze(1)
     picked = [draw.randrange(len(rows.labels)) for _ in range(len(missing))]
-    start[missing] = rows.embeddings[torch.tensor(picked).long().to(start.device)].float()
+    start[missing] = rows.embeddings[
+        torch.tensor(picked, dtype=torch.int64, device="cpu").to(start.device)
+    ].float()
     return start
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fastreid_rib.losses import statistics as state
 from fastreid_rib.losses.functional import check_batch, checked_rib_loss
+from fastreid_rib.losses.noise import add_noise
 from fastreid_rib.losses.refresh import refresh, warn_of_collapse
 from fastreid_rib.losses.reservoir import Reservoir
 from fastreid_rib.losses.statistics import Statistics
@@ -35,9 +36,10 @@ class RIBLoss(nn.Module):
         rib = RIBLoss(num_classes=751)
         for epoch in range(epochs):
             rib.start_epoch(epoch)
-            for images, labels in loader:
+            for images, labels, cameras in loader:
                 features = model(images)
-                loss = cross_entropy(classifier(features), labels) + rib(features, labels)
+                logits = classifier(rib.add_camera_noise(features))
+                loss = cross_entropy(logits, labels) + rib(features, labels, cameras)
 
     RIB starts at epoch ``max(1, warmup_epochs)``; until then the loss is 0, since there is nothing
     to compare with. In training mode, with gradients enabled, each step's L2-normalised embeddings
@@ -80,7 +82,8 @@ class RIBLoss(nn.Module):
         settings = dataclasses.replace(settings or RIBSettings(), **changes)
         self.num_classes = num_classes
         self.settings = settings.of_identities(num_classes)
-        """All of them, with the numbers that 0 stands for. Annealing one is replacing these."""
+        """All of them, with the numbers that 0 stands for. Annealing one is replacing these, except
+        num_clusters, bank_size and seed, which stay as they were."""
         self.bank = Reservoir(settings.bank_size, settings.seed)
         self.statistics: Optional[Statistics] = None
         """From the first refresh on."""
@@ -145,6 +148,34 @@ class RIBLoss(nn.Module):
         objective = Objective(of.beta, of.gamma * statistics.compression, of.form, of.backend)
         return checked_rib_loss(embeddings, labels, statistics.clusters, objective, statistics.mean)
 
+    @uncompiled
+    def add_camera_noise(self, embeddings: Tensor) -> Tensor:
+        """Embeddings as other cameras might have given them: what the classifier is to train on.
+
+        In training, to each the difference of two embeddings of one identity from two cameras is
+        added, drawn from the last epoch's by torch's generator. The classifier then cannot rely on
+        what cameras change. With u, v the two, L2-normalised, it is in plain PyTorch::
+
+            share = camera_noise * (1 - gamma of the report / settings.gamma)
+            embeddings + share * embeddings.detach().norm(dim=1, keepdim=True) * (u - v)
+
+        The idea is that of ISDA (Wang et al. 2019), whose noise has the covariance of each class;
+        that it is between cameras, and its share, is ours. Give RIB itself the embeddings without
+        it.
+
+        Args:
+            embeddings: (n, D), floating point.
+
+        Returns:
+            (n, D); the embeddings themselves in evaluation, without gradients, before RIB starts,
+            and where no cameras are known.
+        """
+        statistics = self.statistics if self.training and self.active else None
+        if statistics is None or statistics.differences is None or not torch.is_grad_enabled():
+            return embeddings
+        share = self.settings.camera_noise * (1 - statistics.compression)
+        return add_noise(embeddings, statistics.differences, share) if share > 0 else embeddings
+
     def start_epoch(self, epoch: int) -> Dict[str, float]:
         """Begins an epoch: new centroids and Q from what the last one gathered, if RIB is due.
 
@@ -158,12 +189,13 @@ class RIBLoss(nn.Module):
             Report of the refresh in nats, empty if there was none: "mutual_information" I(F~;Y),
             "klb", "bound" (what the loss minimises) and, of the form "clusters", "slack": how far
             it lies above ``gamma I(F~;i) - I(F~;Y)``, >= 0 except for rounding; identities that the
-            epoch lacked, and that count in the marginal all the same, are allowed for. "gamma" is
-            what multiplied the compression there: ``settings.gamma`` times the odds of "error"
-            over those of "error_across", at most 1. The first is the share of the images that lie
-            nearer to the mean of another identity than to that of their own identity's other
-            images. The second is the same without those of their own camera. Without cameras it is
-            not in the report, and ``settings.gamma`` is multiplied by "error".
+            epoch lacked, and that count in the marginal all the same, are allowed for. With cameras
+            there is none. "gamma" is what multiplied the compression there: ``settings.gamma``
+            times the odds of "error" over those of "error_across", at most 1. The first is the
+            share of the images that lie nearer to the mean of another identity than to that of
+            their own identity's other images. The second is the same without those of their own
+            camera. Without cameras it is not in the report, and ``settings.gamma`` is multiplied by
+            "error".
 
         Raises:
             ValueError: ``epoch`` is negative, or a step had labels >= num_classes.
@@ -223,9 +255,13 @@ class RIBLoss(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> "RIBLoss":
         super()._apply(fn, *args, **kwargs)
         self._here = fn(self._here)
-        self.bank.apply(fn)
+
+        def move(tensor: Tensor) -> Tensor:  # with its precision, whatever the model's becomes
+            return tensor.to(self._here.device)
+
+        self.bank.apply(move)
         if self.statistics is not None:
-            self.statistics = self.statistics.moved(fn)
+            self.statistics = self.statistics.moved(move)
         return self
 
     def _reset(self, epoch: int = -1) -> None:

@@ -1,7 +1,7 @@
 """What the loss compares with, and what a checkpoint keeps of it: all of it or nothing.
 
 Legend: D dimensions, K clusters, C identities, V cameras, M pairs of an identity and a camera, N
-rows in the reservoir. M is 0 where no cameras are given.
+rows in the reservoir, S differences between cameras. M and S are 0 where no cameras are given.
 """
 
 from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
@@ -36,6 +36,8 @@ class Statistics(NamedTuple):
     compression: float = 0.0
     """0..1: what it is multiplied by, beside gamma; see ``RIBLoss.start_epoch``. On the host, so
     that no step waits for it. 0 in checkpoints of 0.2, which had no use for it."""
+    differences: Optional[Tensor] = None
+    """(S, D), float16: see ``noise.between_cameras``; None: no cameras, or no noise."""
     half_norms: Optional[Tensor] = None
     """(K,), float32: ``|C_a|^2 / 2``. It follows from the centroids, so no checkpoint has it."""
 
@@ -75,6 +77,7 @@ _SHAPES = {
     "camera_rows": "CV",
     "cameras": "V",
     "compression": "",
+    "differences": "SD",
     "bank_rows": "ND",
     "bank_labels": "N",
     "bank_cameras": "N",
@@ -123,7 +126,8 @@ def from_tensors(
     if "centroids" in tensors:
         if not settings.cross_camera and "camera_rows" in tensors:
             tensors["log_q"] = tensors["log_q"][:num_classes].clone()
-            del tensors["camera_rows"], tensors["cameras"]
+            for name in ("camera_rows", "cameras", "differences"):
+                tensors.pop(name, None)
         kept: Dict[str, Any] = {name: tensors.get(name) for name in _STATISTICS}
         kept["compression"] = float(tensors.get("compression", 0.0))
         statistics = Statistics(**kept).prepared()
@@ -167,6 +171,7 @@ def _check(found: Dict[str, Tensor], settings: RIBSettings, num_classes: int) ->
         "D": found.get("centroids", found.get("bank_rows", none)).shape[-1],
         "V": len(found.get("cameras", none)),
         "N": len(found.get("bank_labels", none)),
+        "S": len(found.get("differences", none)),
     }
     for name, letters in _SHAPES.items():
         value, shape = found.get(name), tuple(sizes[letter] for letter in letters)

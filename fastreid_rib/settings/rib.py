@@ -100,6 +100,14 @@ class RIBSettings(Settings):
         "in retrieval, and not with what its own one saw too. Without cameras, and for identities "
         "that one camera alone saw, it is compared with all.",
     )
+    camera_noise: float = setting(
+        0.5,
+        at_least(0, "0: none"),
+        "Most of the camera noise (ours): in training the classifier gets the embedding plus the "
+        "difference of two others of one identity, which two cameras saw. It is multiplied by "
+        "this, times one minus what multiplies `gamma`: where cameras do not make identities "
+        "harder to tell apart there is none. It needs `cross_camera`.",
+    )
     num_clusters: int = setting(
         0,
         at_least(0, f"0: as many as identities, at most {MOST_CLUSTERS}"),

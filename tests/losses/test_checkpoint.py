@@ -87,6 +87,7 @@ def test_keys_come_with_what_they_hold():
     assert rib_keys(everything(model)) - STATISTICS - COMPRESSION - COUNTERS == {
         "camera_rows",
         "cameras",
+        "differences",
     }
     assert all(type(value) is torch.Tensor for value in everything(model).values())
     model = trained(1, **PAPER)

@@ -79,6 +79,23 @@ def test_nothing_to_average_is_a_zero_with_zero_gradient():
     assert embeddings.grad.abs().max() == 0
 
 
+def test_an_embedding_of_zeros_is_ignored():
+    """Such as a part of nobody to be seen: its direction is none, and its gradient was infinite."""
+    whole = torch.randn(6, 4, dtype=torch.float16)
+    embeddings = whole.clone().requires_grad_()
+    seen = torch.tensor([0, 1, 1, 1, 1, 1])
+    labels = torch.arange(6) % 3
+    rib = RIBLoss(3)
+    rib.start_epoch(0)
+    rib(embeddings * seen[:, None], labels)
+    assert rib.bank.content()[1][:, 0].tolist() == [-1, *labels[1:].tolist()]
+    rib.start_epoch(1)
+    loss = rib(embeddings * seen[:, None], labels)
+    assert torch.equal(loss, rib(whole[1:], labels[1:]))
+    loss.backward()
+    assert embeddings.grad.isfinite().all() and embeddings.grad[1:].abs().max() > 0
+
+
 @every_kind
 def test_autocast_changes_nothing(kind):
     rib, stream = started(**{**kind, "beta": 30.0, "gamma": 0.5})
@@ -296,7 +313,9 @@ WRONG = [
     (lambda x, y: (x, y, [0] * 12), TypeError, "cameras must be a tensor, got a list"),
     # pytorch-metric-learning's MultipleLosses hands a miner's tuples to every loss.
     (lambda x, y: (x, y, (y, y, y)), TypeError, "cameras .* got a tuple.*RIB takes whole"),
-    (lambda x, y: (x[0], y), ValueError, "embeddings must be"),
+    (lambda x, y: (x[0], y), ValueError, r"embeddings must be .*write embeddings\[None\]$"),
+    (lambda x, y: (x.long(), y), ValueError, r"write embeddings\.float\(\)"),
+    (lambda x, y: (x, y[:, None]), ValueError, r"write labels\.flatten\(\)$"),
     (lambda x, y: (x[:, :3], y), ValueError, r"must be \(n, 8\) as before, got \(n, 3\)"),
     (lambda x, y: (x, y + CLASSES), ValueError, "labels must be < 6"),
     (lambda x, y: (x, y.to("meta")), ValueError, "labels must be on cpu"),

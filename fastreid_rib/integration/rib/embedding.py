@@ -5,10 +5,13 @@ backbone gives it, and as the attention gives it. The second becomes the embeddi
 losses and the retrieval work with. RIB takes either, by ``MODEL.LOSSES.RIB.EMBEDDING``.
 """
 
+import functools
 from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
+
+from fastreid_rib.losses import RIBLoss
 
 FOR_RIB = "features_for_rib"
 """Key of a head's outputs: (batch, dim), what RIB takes in place of its ``"features"``."""
@@ -54,6 +57,24 @@ def give_before_neck(head: nn.Module) -> None:
 
 def _pass_by(neck: nn.Module, args: Tuple[Any, ...], output: Tensor) -> Optional[Tensor]:
     return None if neck.training else args[0]
+
+
+def add_camera_noise(head: nn.Module, rib: RIBLoss) -> None:
+    """Lets a head's neck, and so its classifier, get RIB's embedding with camera noise in training.
+
+    Args:
+        head: FastReID's ``EmbeddingHead``, or one whose ``bottleneck`` gets what RIB gets.
+        rib: of the same model.
+    """
+    neck: Any = head.bottleneck
+    neck.register_forward_pre_hook(functools.partial(_with_noise, rib))
+
+
+def _with_noise(rib: RIBLoss, neck: nn.Module, args: Tuple[Any, ...]) -> Optional[Tuple[Tensor]]:
+    if not neck.training:
+        return None
+    pooled: Tensor = args[0]
+    return (rib.add_camera_noise(pooled.flatten(1)).view_as(pooled),)
 
 
 def embedding_and_labels(args: Tuple[Any, ...]) -> Optional[Tuple[Tensor, Tensor]]:

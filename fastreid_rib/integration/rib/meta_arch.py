@@ -13,7 +13,7 @@ import torch
 
 from fastreid_rib.base.ranks import rank_and_size
 from fastreid_rib.integration import config
-from fastreid_rib.integration.rib.embedding import embedding_and_labels
+from fastreid_rib.integration.rib.embedding import add_camera_noise, embedding_and_labels
 from fastreid_rib.losses import RIBLoss
 from fastreid_rib.ops import backends
 
@@ -59,7 +59,20 @@ class _AddsRIB(torch.nn.Module):
             # What is wrong with a backend that was asked for shows here, not at the first step.
             backends.choose(rib.BACKEND, torch.device(cfg.MODEL.DEVICE))
             self.rib = RIBLoss(cfg.MODEL.HEADS.NUM_CLASSES, config.rib_settings(cfg))
+            if self.rib.settings.camera_noise:
+                self._add_camera_noise(cfg, self.rib)
         self._rib_cameras: Any = None
+
+    def _add_camera_noise(self, cfg: Any, rib: RIBLoss) -> None:
+        head = getattr(self, "heads", None)
+        given = cfg.MODEL.HEADS.NECK_FEAT == "before" and not config.rib_before_attention(cfg)
+        if given and isinstance(getattr(head, "bottleneck", None), torch.nn.Module):
+            add_camera_noise(head, rib)
+        else:
+            logger.info(
+                "RIB: no camera noise (MODEL.LOSSES.RIB.CAMERA_NOISE), since it needs one head "
+                "whose neck gets RIB's embedding"
+            )
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle, ``torch.save`` and copies: the class is made at run time and has no address."""
