@@ -124,7 +124,7 @@ class PartAttention(nn.Module):
             (B, 1 + K, C), float32.
 
         Raises:
-            ValueError: :meth:`find_parts` was not called.
+            ValueError: :meth:`find_parts` was not called, or ``whole`` has another shape.
         """
         return self._pool(maps, whole)[0]
 
@@ -176,6 +176,9 @@ class PartAttention(nn.Module):
         with full_precision(rows.device):
             of_parts = torch.einsum("bpk,bpc->bkc", weights, rows)
         first = rows.mean(dim=1) if whole is None else whole.float()
+        if first.shape != rows[:, 0].shape:
+            expected, found = tuple(rows[:, 0].shape), tuple(first.shape)
+            raise ValueError(f"whole must be (B, C), here {expected}, got {found}: pool it")
         vectors = torch.cat([first[:, None], of_parts], dim=1)
         return vectors, torch.cat([torch.ones_like(shares[:, :1]), shares], dim=1)
 

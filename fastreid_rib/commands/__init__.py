@@ -19,6 +19,9 @@ def read_config(config_file: str, opts: Sequence[Any] = ()) -> Any:
 
 def load_weights(model: Any, state: Mapping[str, Any], path: str) -> None:
     """Loads what a file holds of a network; raises ValueError if it is of another one."""
-    missing = model.load_state_dict(state, strict=False).missing_keys
+    try:
+        missing = model.load_state_dict(state, strict=False).missing_keys
+    except RuntimeError as error:  # of other sizes
+        raise ValueError(f"{path} is of another network: {error}") from error
     if missing:
         raise ValueError(f"{path} is of another network: it lacks {', '.join(missing[:3])}")

@@ -61,6 +61,9 @@ def main(
         sizes = neck.project(cfg, state, embedding_dim)
     elif before:
         neck.leave_out(cfg, state)
+    # Now that a projection has read the pictures. What a PartHead gives before it is fitted stays.
+    for node in ["DATASETS.FOLDER"] + ([] if in_parts else ["TEST"]):
+        config.reset(cfg, node)
     if sizes is not None or before:
         content = {"model": state}
 
@@ -91,6 +94,10 @@ def main(
             "warning: the head is PartHead, whose vector FastReID gives with the plugin only. For "
             "FastReID alone write --embedding-dim 0, which makes one of the whole map."
         )
+        if not any(".parts." in key for key in state):
+            print(
+                "warning: the checkpoint has no parts; an evaluation fits them to the training set."
+            )
     if _is_searched(cfg):
         print(
             "warning: the network is one of MODEL.SEARCH. The key stays, so FastReID loads this "
@@ -99,11 +106,16 @@ def main(
 
 
 def _without_rib(cfg: Any) -> Any:
-    """The config with the plugin's keys at their defaults, which FastReID's dump leaves out."""
+    """The config with the plugin's keys of the training at their defaults.
+
+    FastReID's dump leaves them out.
+    """
     cfg.MODEL.LOSSES.NAME = tuple(name for name in config.loss_names(cfg) if name != "RIBLoss")
     stays = {
         "MODEL.ATTENTION": config.asked_attention(cfg) is not None,
         "MODEL.SEARCH": _is_searched(cfg),
+        "DATASETS.FOLDER": True,
+        "TEST": True,
     }
     for path in config.NODES:
         if not stays.get(path, False):

@@ -77,7 +77,7 @@ def embed(model: Any, data: Any, cfg: Any) -> Tuple[Rows, Tensor]:
         given = embedding_and_labels(args)
         if given is None:
             raise ValueError(f"{type(model).__name__} gives no embedding that RIB could take")
-        pixels = F.adaptive_avg_pool2d(images, PIXEL_GRID).flatten(1)
+        pixels = F.adaptive_avg_pool2d(images, PIXEL_GRID).flatten(1).cpu()
         parts.append((given[0].detach().float().cpu(), given[1].cpu(), pixels))
         return {"loss_rib": torch.zeros(())}
 

@@ -54,9 +54,11 @@ def project(cfg: Any, state: Dict[str, Tensor], dim: int) -> Tuple[int, int]:
     if config.in_parts(cfg):
         cfg.MODEL.HEADS.NAME = "EmbeddingHead"  # which it is, without its parts
     data = training_pictures(cfg)
-    cfg.MODEL.HEADS.NUM_CLASSES = data.num_classes
     built = cfg.clone()
     built.MODEL.BACKBONE.PRETRAIN = False
+    built.MODEL.HEADS.NUM_CLASSES = len(state.get("heads.weight", ()))
+    if not torch.cuda.is_available():
+        built.MODEL.DEVICE = "cpu"
     model = build_model(built)
     head = getattr(model, "heads", None)
     if not isinstance(head, EmbeddingHead) or isinstance(head, ClasHead):
@@ -74,7 +76,9 @@ def project(cfg: Any, state: Dict[str, Tensor], dim: int) -> Tuple[int, int]:
     mean, projection = gaussian_bottleneck(embeddings, labels, dim)
     size, dim = projection.shape
 
+    cfg.MODEL.HEADS.NUM_CLASSES = data.num_classes
     cfg.MODEL.HEADS.EMBEDDING_DIM, cfg.MODEL.HEADS.WITH_BNNECK = dim, True
+    cfg.MODEL.HEADS.NORM = "BN"
     _drop_neck(state)
     projected = (embeddings - mean) @ projection
     counts = torch.bincount(labels, minlength=data.num_classes).clamp(min=1)

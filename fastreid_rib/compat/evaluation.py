@@ -1,4 +1,4 @@
-"""Evaluation: FastReID's compiled ranking, and the CUHK03 protocol."""
+"""Evaluation: FastReID's compiled ranking, the CUHK03 protocol, and what it writes."""
 
 import functools
 import hashlib
@@ -17,7 +17,7 @@ from typing import Any, Optional
 
 from fastreid_rib.base import cache
 from fastreid_rib.base.patching import overlay, replace
-from fastreid_rib.base.whole_files import renamed_to
+from fastreid_rib.base.whole_files import renamed_to, written_whole
 from fastreid_rib.compat.cpu import no_cuda
 from fastreid_rib.compat.repairs import Stock, repair
 
@@ -153,6 +153,28 @@ def aqe_gallery(
     """All pictures are taken."""
     qe_k = min(qe_k, len(query_feat) + len(gallery_feat) - 1)
     return stock(query_feat, gallery_feat, qe_times, qe_k, alpha)
+
+
+@repair(
+    "fastreid.engine.defaults:default_setup",
+    defect="an evaluation overwrites the config.yaml of the training whose OUTPUT_DIR it has",
+)
+def training_config(stock: Stock, cfg: Any, args: Any) -> None:
+    """A `config.yaml` that is there stays as it is; the log of the evaluation has its own.
+
+    The training's is what resumes it and what an export reads.
+    """
+    from fastreid.utils.comm import get_rank
+
+    path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
+    if not getattr(args, "eval_only", False) or not os.path.isfile(path) or get_rank():
+        stock(cfg, args)
+        return
+    with open(path, "rb") as file:
+        kept = file.read()
+    stock(cfg, args)
+    with written_whole(path, "wb") as file:
+        file.write(kept)
 
 
 @repair(

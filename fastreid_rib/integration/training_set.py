@@ -1,6 +1,6 @@
 """FastReID's training set, as an evaluation shows it, and what a network makes of it."""
 
-from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -14,30 +14,29 @@ def training_pictures(cfg: Any) -> Any:
     from fastreid.data import build_reid_train_loader
     from fastreid.data.transforms import build_transforms
 
-    data = build_reid_train_loader(cfg, combineall=cfg.DATASETS.COMBINEALL).dataset
+    combined = cfg.DATASETS.COMBINEALL
+    # A sampler that nobody uses: the config's may not fit to this number of processes.
+    data = build_reid_train_loader(cfg, combineall=combined, sampler=range(1)).dataset
     data.transform = build_transforms(cfg, is_train=False)
     return data
 
 
 def in_batches(data: Any, cfg: Any) -> Iterable[Dict[str, Any]]:
-    """A data set of FastReID's in order, as its networks take it.
+    """A data set of FastReID's in order, in the batches of an evaluation, on the device.
+
+    With several ranks each has its share.
 
     Args:
         data: whose pictures are transformed to one size.
-        cfg: says how many are in a batch, and how many processes read them.
+        cfg: says how many are in a batch.
 
     Returns:
         Batches of FastReID's: "images", (B, 3, H, W), "targets", (B,), and others.
     """
-    from fastreid.data.build import fast_batch_collator
-    from torch.utils.data import DataLoader
+    from fastreid.data import build_reid_test_loader
 
-    return DataLoader(
-        data,
-        cfg.TEST.IMS_PER_BATCH,
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
-        collate_fn=fast_batch_collator,
-    )
+    loader, _ = build_reid_test_loader(cfg, test_set=data)
+    return loader  # type: ignore[no-any-return]
 
 
 def embed(
@@ -46,7 +45,6 @@ def embed(
     take: Callable[[Tensor], Tensor],
     data: Any,
     cfg: Any,
-    which: Optional[Sequence[int]] = None,
 ) -> Tuple[Tensor, Tensor]:
     """What a model's module is given for the images of a data set, in evaluation mode.
 
@@ -57,21 +55,16 @@ def embed(
         module: one of its modules, which is called once for each batch.
         take: what of the module's first input, (B, ...) for (B, ...).
         data: as :func:`in_batches` takes it, with ``cfg``.
-        which: the numbers in the data set of those that are wanted; None: all.
 
     Returns:
         (N, ...), and the identities, (N,), int64: in their order, the same on every rank.
     """
-    from torch.utils.data import Subset
-
-    which = range(len(data)) if which is None else which
-    own = Subset(data, which[ranks.own_slice(len(which))])
     taken: List[Tensor] = []
     labels: List[Tensor] = []
     handle = module.register_forward_pre_hook(lambda module, args: taken.append(take(args[0])))
     try:
         with evaluated(model):
-            for batch in in_batches(own, cfg):
+            for batch in in_batches(data, cfg):
                 model(batch)
                 labels.append(batch["targets"])
     finally:

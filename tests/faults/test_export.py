@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 
 import pytest
 import torch
@@ -135,6 +136,36 @@ def test_a_projection_is_what_fastreid_alone_gives(dim, trained, tmp_path, run_s
     mean, projection = gaussian_bottleneck(rows, labels, 6)
     expected = (before_norm({"images": images(9)}) - mean) @ projection
     assert torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+def test_a_projection_of_another_classifier_and_another_norm(trained, tmp_path, run_script, capsys):
+    """Of 20 classes, of which the pictures show 8; FastReID's own neck holds a batch norm."""
+    folder, _ = trained({"MODEL.HEADS.NUM_CLASSES": 20, "MODEL.HEADS.NORM": "GN"})
+    out = tmp_path / "exported"
+    command = ["export", str(folder / "model_final.pth"), "--output", str(out)]
+    assert main([*command, "--embedding-dim", "0"]) == 0
+    embedded = by_fastreid_alone(out, tmp_path, run_script)
+    assert embedded.shape == (8, 512)
+    content = torch.load(out / "model_final.pth")["model"]
+    assert content["heads.weight"].shape == (8, 512)
+    assert "NORM: BN" in (out / "config.yaml").read_text()
+
+
+def test_a_projection_of_own_pictures(trained, tmp_path, capsys):
+    from fastreid_rib.data.synthetic import SyntheticReIDTiny
+
+    pictures = tmp_path / "people"
+    for path, *_ in SyntheticReIDTiny(root=os.environ["FASTREID_DATASETS"]).train:
+        person, name = os.path.basename(path).split("_", 1)
+        (pictures / person).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, pictures / person / name)
+    own = {"DATASETS.NAMES": ("FolderReID",), "DATASETS.TESTS": ("FolderReID",)}
+    folder, _ = trained({**own, "DATASETS.FOLDER.PATH": str(pictures)})
+    out = tmp_path / "exported"
+    command = ["export", str(folder / "model_final.pth"), "--output", str(out)]
+    assert main([*command, "--embedding-dim", "0"]) == 0
+    assert "embedding: 512 numbers" in capsys.readouterr().out
+    assert "FOLDER:" not in (out / "config.yaml").read_text()
 
 
 def test_parts_stay_with_the_plugin_or_become_a_projection(trained, tmp_path, run_script, capsys):

@@ -104,3 +104,20 @@ def test_a_full_disk_is_told_and_the_last_checkpoint_stays(tmp_path):
     with pytest.raises(OSError, match="No space left on device"):
         checkpointer.save("model_0001")
     assert (tmp_path / "last_checkpoint").read_text() == "model_best.pth"
+
+
+def test_an_evaluation_leaves_the_config_of_the_training(make_small_cfg):
+    """It would be what the training resumes with, and what an export reads."""
+    folder = make_small_cfg().OUTPUT_DIR
+    path = os.path.join(folder, "config.yaml")
+    default_setup(make_small_cfg(), TRAINING)
+    with open(path) as file:
+        written = file.read()
+    other = make_small_cfg({"MODEL.HEADS.NAME": "PartHead"})
+    default_setup(other, argparse.Namespace(eval_only=True))
+    with open(path) as file:
+        assert file.read() == written and "PartHead" not in written
+    os.remove(path)
+    default_setup(other, argparse.Namespace(eval_only=True))
+    with open(path) as file:
+        assert "PartHead" in file.read()

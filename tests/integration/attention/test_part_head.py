@@ -1,5 +1,6 @@
 """PartHead in FastReID: trains as its EmbeddingHead, is fitted by an evaluation, is saved."""
 
+import os
 import random
 
 import numpy as np
@@ -55,7 +56,10 @@ def test_an_evaluation_fits_it_to_the_training_set(make_small_cfg, heard):
     said = heard(part_head.logger)
     results = DefaultTrainer.test(cfg, model)
     assert 0 < results["mAP"] <= 100 and model.training
-    assert said() == [f"PartHead: the parts are fitted to {len(training_pictures(cfg))} pictures"]
+    assert said() == [
+        "PartHead: fits its parts to the training set, DATASETS.NAMES SyntheticReIDTiny",
+        f"PartHead: the parts are fitted to {len(training_pictures(cfg))} pictures",
+    ]
 
     # The same by hand, in any PyTorch loop.
     model.eval()
@@ -72,11 +76,11 @@ def test_an_evaluation_fits_it_to_the_training_set(make_small_cfg, heard):
     assert torch.allclose(found, expected, atol=1e-4)
 
     DefaultTrainer.test(cfg, model)  # of the same weights: nothing is fitted anew
-    assert len(said()) == 1
+    assert len(said()) == 2
     a_step(model)
     assert not model.heads.parts.fitted
     DefaultTrainer.test(cfg, model)
-    assert len(said()) == 2
+    assert len(said()) == 4
 
 
 def test_a_fit_draws_no_random_number_of_the_training(make_small_cfg):
@@ -108,10 +112,49 @@ def test_a_checkpoint_holds_it(make_small_cfg, tmp_path, heard):
     assert "the checkpoint has no parts" in said()[0] and not loaded.heads.parts.fitted
 
 
-@pytest.mark.parametrize("changes", [{"MODEL.HEADS.EMBEDDING_DIM": 64}, MGN_R50])
-def test_another_neck_is_refused(make_cfg, changes):
-    with pytest.raises(ValueError, match="MODEL.HEADS.NAME PartHead .* Write 0, or EmbeddingHead"):
+@pytest.mark.parametrize("period", [0, 2, 3])
+def test_the_last_checkpoint_holds_it(make_small_cfg, period):
+    """Also where FastReID writes it before the last evaluation."""
+    cfg = make_small_cfg({**PARTS, "TEST.EVAL_PERIOD": period})
+    os.makedirs(cfg.OUTPUT_DIR)  # as default_setup does
+    trainer = DefaultTrainer(cfg)
+    trainer.train()
+    state = torch.load(f"{cfg.OUTPUT_DIR}/model_final.pth")["model"]
+    assert "heads.parts.projections" in state
+    fitted = trainer.model.heads.parts.projections
+    assert torch.equal(state["heads.parts.projections"], fitted)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"MODEL.HEADS.EMBEDDING_DIM": 64}, "Write 0, or EmbeddingHead"),
+        (MGN_R50, "needs a network of one head, and MGN has several. Write EmbeddingHead"),
+    ],
+)
+def test_another_neck_is_refused(make_cfg, changes, message):
+    with pytest.raises(ValueError, match=f"MODEL.HEADS.NAME PartHead .*{message}"):
         build_model(make_cfg({**changes, **PARTS}))
+
+
+def test_what_cannot_be_fitted_is_named(make_small_cfg, monkeypatch):
+    cfg = make_small_cfg({**PARTS, "MODEL.HEADS.POOL_LAYER": "Identity"})
+    with pytest.raises(ValueError, match=r"fitted to DATASETS.NAMES SyntheticReIDTiny: whole must"):
+        part_head.fit(cfg, seeded(cfg))
+    cfg = make_small_cfg(PARTS)
+    model = seeded(cfg)
+    model.another = seeded(cfg).heads
+    with pytest.raises(ValueError, match="a network of one head, and Baseline has 2"):
+        part_head.fit(cfg, model)
+
+
+def test_its_batches_are_those_of_an_evaluation(make_small_cfg):
+    """And the training's sampler, which fits to another number of processes, is not asked."""
+    changes = {"DATALOADER.NUM_INSTANCE": 32, "SOLVER.IMS_PER_BATCH": 16, "TEST.IMS_PER_BATCH": 6}
+    cfg = make_small_cfg({**PARTS, **changes})
+    data = training_pictures(cfg)
+    sizes = [len(batch["targets"]) for batch in in_batches(data, cfg)]
+    assert sum(sizes) == len(data) and set(sizes[:-1]) == {6}
 
 
 def test_a_backbone_without_a_map_stops_at_the_first_step(make_cfg):
