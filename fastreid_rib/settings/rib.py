@@ -60,8 +60,8 @@ class RIBSettings(Settings):
     gamma: float = setting(
         1.0,
         at_least(0),
-        "Most that the compression counts. Its multiplier is this, times the odds that the "
-        "statistics take an image for another identity, over the same odds across cameras "
+        "Most that the compression counts. Its multiplier is this, times a number of 0 to 1: the "
+        "odds of `'error'` in the log over those of `'error_across'`, or `'error'` without cameras "
         '(ours). 0 leaves the compression out. With `relevance` `"paper"` at most 1.',
         symbol="gamma",
     )
