@@ -99,7 +99,7 @@ def to_tensors(state: State) -> Dict[str, Tensor]:
     if statistics is not None:
         for name, value in zip(_STATISTICS, statistics):
             if isinstance(value, float):
-                value = torch.tensor(value, dtype=torch.float32)
+                value = torch.tensor(value, dtype=torch.float64)
             if value is not None:
                 found[name] = value.contiguous()
     if bank is not None:

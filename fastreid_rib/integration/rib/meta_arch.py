@@ -83,6 +83,8 @@ class _AddsRIB(torch.nn.Module):
         """As the architecture does; a training step that RIB did not reach is an error."""
         if self.training and isinstance(batched_inputs, dict):
             self._rib_cameras = batched_inputs.get("camids")
+        if self.training and torch.is_grad_enabled() and self.rib is not None:
+            self._follow_epoch(self.rib)  # first: the neck's camera noise is of its statistics
         outputs = super().forward(batched_inputs)
         if self.training and not (isinstance(outputs, dict) and "loss_rib" in outputs):
             raise RuntimeError(_how_to_add(type(self).__name__))
@@ -104,7 +106,6 @@ class _AddsRIB(torch.nn.Module):
                 "RIB trains against identities, but MODEL.HEADS.NUM_CLASSES is 0: write their "
                 "number (FastReID's DefaultTrainer does so by itself)."
             )
-        self._follow_epoch(self.rib)
         cameras, self._rib_cameras = _cameras_of(self._rib_cameras, labels), None
         loss_dict["loss_rib"] = self.rib(embeddings, labels, cameras=cameras) * self.rib_scale
         return loss_dict
