@@ -64,7 +64,7 @@ class _AddsRIB(torch.nn.Module):
         self._rib_cameras: Any = None
 
     def _add_camera_noise(self, cfg: Any, rib: RIBLoss) -> None:
-        head = getattr(self, "heads", None)
+        head: Any = getattr(self, "heads", None)
         given = cfg.MODEL.HEADS.NECK_FEAT == "before" and not config.rib_before_attention(cfg)
         if given and isinstance(getattr(head, "bottleneck", None), torch.nn.Module):
             add_camera_noise(head, rib)
