@@ -82,6 +82,7 @@ def embed(model: Any, data: Any, cfg: Any) -> Tuple[Rows, Tensor]:
         return {"loss_rib": torch.zeros(())}
 
     model.losses = losses  # in place of its own, for as long as it lives: it is ours
+    model.rib = None  # which would follow the epochs of a training
     with evaluated(model):
         for part in model.modules():  # batch normalisation and dropout as in evaluation,
             part.training = part is model or hasattr(part, "pool_layer")  # outputs as in training
