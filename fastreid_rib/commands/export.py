@@ -51,7 +51,7 @@ def main(
         )
     in_parts = config.in_parts(cfg) and embedding_dim is None
     before = cfg.TEST.NECK_FEAT == "before" and not in_parts
-    cfg = _without_rib(cfg)
+    cfg.MODEL.LOSSES.NAME = tuple(name for name in config.loss_names(cfg) if name != "RIBLoss")
 
     content = read_checkpoint(checkpoint)
     state, removed = content["model"], content.pop(KEY, {})
@@ -61,9 +61,7 @@ def main(
         sizes = neck.project(cfg, state, embedding_dim)
     elif before:
         neck.leave_out(cfg, state)
-    # Now that a projection has read the pictures. What a PartHead gives before it is fitted stays.
-    for node in ["DATASETS.FOLDER"] + ([] if in_parts else ["TEST"]):
-        config.reset(cfg, node)
+    _reset_keys(cfg, in_parts)  # now that a projection has read the pictures
     if sizes is not None or before:
         content = {"model": state}
 
@@ -105,22 +103,19 @@ def main(
         )
 
 
-def _without_rib(cfg: Any) -> Any:
-    """The config with the plugin's keys of the training at their defaults.
+def _reset_keys(cfg: Any, in_parts: bool) -> None:
+    """Puts the plugin's keys back to their defaults, which FastReID's dump leaves out.
 
-    FastReID's dump leaves them out.
+    Except those of a network that needs the plugin.
     """
-    cfg.MODEL.LOSSES.NAME = tuple(name for name in config.loss_names(cfg) if name != "RIBLoss")
     stays = {
         "MODEL.ATTENTION": config.asked_attention(cfg) is not None,
         "MODEL.SEARCH": _is_searched(cfg),
-        "DATASETS.FOLDER": True,
-        "TEST": True,
+        "TEST": in_parts,  # what a PartHead gives before its parts are fitted
     }
     for path in config.NODES:
         if not stays.get(path, False):
             config.reset(cfg, path)
-    return cfg
 
 
 def _is_searched(cfg: Any) -> bool:

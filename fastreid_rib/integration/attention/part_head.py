@@ -89,6 +89,7 @@ def fit(cfg: Any, model: Any) -> None:
     Raises:
         ValueError: the model has several heads, or they cannot be fitted to this training set.
     """
+    model = getattr(model, "module", model)  # of DistributedDataParallel, whose ranks go in step
     heads = [module for module in model.modules() if isinstance(module, PartHead)]
     if not heads or heads[0].parts.fitted:
         return
